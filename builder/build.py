@@ -102,7 +102,18 @@ def build_verified(plan: BuildPlan) -> Verified:
                 if step.precision == target.precision:
                     raise
                 unavailable.add(step.precision)  # it was not requested, such as bf16 after an fp16 that failed
-            attempts.append(_failed_attempt(step, error, started))
+            problem = Problem(error.code, first_line(error))
+            attempts.append(
+                Attempt(
+                    precision=step.precision,
+                    how=step.description,
+                    passed=False,
+                    nodes=step.nodes,
+                    seconds=round(time.monotonic() - started, 2),
+                    problems=(problem,),
+                    miss=LimitExcess(words=problem.message),
+                )
+            )
             continue
         attempts.append(_attempt(step, verified.verdict, built.fp32_nodes, started))
         if verified.verdict.passed or not request.repair:
@@ -201,20 +212,6 @@ def _steps(plan: BuildPlan) -> Iterable[PrecisionStep]:
         names: tuple[Precision, ...] = (target.precision, "fp32")
         steps = [PrecisionStep(precision, "the whole model", copy_graph) for precision in names]
     return takewhile(lambda step: step.precision == target.precision, steps) if plan.request.strict else steps
-
-
-def _failed_attempt(step: PrecisionStep, error: ArtifactError, started: float) -> Attempt:
-    """The record of an attempt whose graph could not be built or loaded."""
-    problem = Problem(error.code, first_line(error))
-    return Attempt(
-        precision=step.precision,
-        how=step.description,
-        passed=False,
-        nodes=step.nodes,
-        seconds=round(time.monotonic() - started, 2),
-        problems=(problem,),
-        miss=LimitExcess(words=problem.message),
-    )
 
 
 def _attempt(step: PrecisionStep, verdict: Verdict, fp32_nodes: tuple[str, ...], started: float) -> Attempt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,9 +16,6 @@ from tritonkit.options import options_of
 from tritonkit.runtimes.tensorrt_plan import TITLES
 from tritonkit.system.console import JsonOption, application, print_json, print_text, progress, reports_errors, table
 from tritonkit.system.files import check_can_write
-
-if TYPE_CHECKING:
-    from builder.show import ShowResult
 
 # Without this, torch's threads spin between batches and take the cores from ONNX Runtime. Torch reads it at import.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -112,11 +109,7 @@ def show_command(
     result = show(path)
     if as_json:
         print_json(result)
-    else:
-        table(["", str(result.path)], _rows(result))
-
-
-def _rows(result: ShowResult) -> list[list[str]]:
+        return
     rows: list[list[str]] = []
     if (spec := result.spec) is not None:
         rows += [
@@ -139,4 +132,4 @@ def _rows(result: ShowResult) -> list[list[str]]:
     if result.manifest is not None:
         tool_versions = ", ".join(f"{tool} {version}" for tool, version in result.manifest.tools.items())
         rows += [["made from", result.manifest.source], ["made with", tool_versions]]
-    return [row for row in rows if row[1]]
+    table(["", str(result.path)], [row for row in rows if row[1]])

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from builder.build import BuildPlan, Verified, build_verified
-from builder.interface import describe_difference, interface_of
+from builder.interface import check_interface
 from builder.onnx.export import onnx_interface
 from builder.plan import ExportPlan, plan
 from builder.repository.encoded import remove_companions, update_companions
@@ -25,7 +25,7 @@ from builder.verification.labelled import LabelledSet
 from builder.verification.report import VERDICT_PAGE, write_page
 from builder.verification.report_images import ReportAnswers, collect_answers
 from tritonkit.comparison import PROBES
-from tritonkit.errors import ArtifactError, CheckFailedError, TritonkitError
+from tritonkit.errors import CheckFailedError, TritonkitError
 from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.config_rules import unverified_accelerators
@@ -55,11 +55,7 @@ class PublishedVersion(Frozen):
     """Why the precision is not the requested one; None where it is."""
 
 
-def _ignore(step: str) -> None:
-    """Report no progress."""
-
-
-def export(request: ExportRequest, report: ProgressCallback = _ignore) -> PublishedVersion:
+def export(request: ExportRequest, report: ProgressCallback = lambda step: None) -> PublishedVersion:
     """Plan, build, verify and publish the next version of a model.
 
     report: called with a sentence when a step starts.
@@ -111,8 +107,7 @@ def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
     spec, folder = plan.context.spec, verified.job.folder
     plan.job.report("publishing")
     # A failed verdict can be forced, but not a file that Triton would not load.
-    if found := describe_difference(onnx_interface(verified.job.graph), interface_of(spec), "its spec says"):
-        raise ArtifactError(f"{spec.name}: the artifact {found}", code="artifact.interface")
+    check_interface(spec, onnx_interface(verified.job.graph))
     answers = _answers(plan, verified)
     probed = next((batch.expected for batch in answers.batches if batch.inputs.name == PROBES), {})
     replace(plan.context.golden, outputs=answers.expected, probe_outputs=probed).save(folder / GOLDEN_FILE)

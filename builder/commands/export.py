@@ -10,14 +10,7 @@ from tritonkit.options import options_of
 from tritonkit.system.console import JsonOption, print_json, print_text, progress, reports_errors, warn
 
 if TYPE_CHECKING:
-    from builder.pipeline import PublishedVersion
     from tritonkit.spec import ModelSpec
-
-
-_DRY_RUN = (
-    "The export would run this command, with the graph in its precision as model.onnx. A plan that you build by hand "
-    "is neither verified nor published: run the export itself where Docker has a GPU."
-)
 
 
 @reports_errors
@@ -48,28 +41,14 @@ def export(request: ExportRequest, as_json: JsonOption = False) -> None:
             published = run_export(request, report)
     if request.dry_run:
         print_json({"command": command}) if as_json else print_text(command)
-        warn(_DRY_RUN)
-    elif as_json:
+        warn(
+            "The export would run this command, with the graph in its precision as model.onnx. A plan that you build "
+            "by hand is neither verified nor published: run the export itself where Docker has a GPU."
+        )
+        return
+    if as_json:
         print_json(published)
-    else:
-        _print_published(published)
-
-
-def _build_command(spec: ModelSpec, request: ExportRequest) -> str:
-    """The Docker command that would build the plan, with the current folder in place of the temporary one."""
-    from builder.plan import configs_of, largest_batch
-    from builder.tensorrt.container import container_for_build
-    from tritonkit.repository.build_record import BuildSettings
-    from tritonkit.triton.releases import image_for
-
-    max_batch = largest_batch(request, *configs_of(request, spec.name))
-    settings = BuildSettings(**request.build.model_dump(), max_batch=max_batch, opt_batch=request.opt_batch)
-    settings.check()
-    image = request.image or image_for(request.repository)
-    return container_for_build(image, spec.input, settings, Path.cwd()).command_line()
-
-
-def _print_published(published: PublishedVersion) -> None:
+        return
     verdict = published.verdict
     state = "PUBLISHED ALTHOUGH THE VERDICT FAILED" if verdict.forced else "verdict passed"
     print_text(f"{state}: {verdict.summary()}")
@@ -88,3 +67,17 @@ def _print_published(published: PublishedVersion) -> None:
         print_text(f"Load it into a running server with: server reload {published.model}")
     if published.instead is not None:
         print_text(published.instead)
+
+
+def _build_command(spec: ModelSpec, request: ExportRequest) -> str:
+    """The Docker command that would build the plan, with the current folder in place of the temporary one."""
+    from builder.plan import configs_of, largest_batch
+    from builder.tensorrt.container import container_for_build
+    from tritonkit.repository.build_record import BuildSettings
+    from tritonkit.triton.releases import image_for
+
+    max_batch = largest_batch(request, *configs_of(request, spec.name))
+    settings = BuildSettings(**request.build.model_dump(), max_batch=max_batch, opt_batch=request.opt_batch)
+    settings.check()
+    image = request.image or image_for(request.repository)
+    return container_for_build(image, spec.input, settings, Path.cwd()).command_line()

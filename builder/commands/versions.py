@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,11 +10,6 @@ from tritonkit.errors import InputError
 from tritonkit.export_options import RetentionOptions
 from tritonkit.options import options_of
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table
-
-if TYPE_CHECKING:
-    from builder.repository.versions import Model, Version
-
-_HEADER = ["version", "created", "format", "verdict", "MB", "served", "marked"]
 
 
 @reports_errors
@@ -55,26 +50,23 @@ def versions(
     if as_json:
         print_json({**listing.model_dump(mode="json"), "retention": removed})
         return
-    _print_versions(listing)
+    table(
+        ["version", "created", "format", "verdict", "MB", "served", "marked"],
+        [
+            [
+                str(version.version),
+                f"{version.created:%Y-%m-%d %H:%M}" if version.created else "",
+                " ".join(filter(None, (version.format, version.precision))),
+                version.verdict,
+                f"{version.bytes / 1e6:.1f}",
+                "yes" if version.served else "",
+                "" if version.mark is None else version.mark.note or "yes",
+            ]
+            for version in listing.versions
+        ],
+    )
+    pinned = not (listing.policy.startswith("latest") or listing.policy == "all")
+    hint = f"; to follow the newest again: builder promote {listing.name} latest" if pinned else ""
+    print_text(f"{listing.folder}: {len(listing.versions)} versions, Triton serves {listing.policy}{hint}")
     if removed is not None:
         print_text(removed.summary())
-
-
-def _print_versions(model: Model) -> None:
-    table(_HEADER, [_row(version) for version in model.versions])
-    pinned = not (model.policy.startswith("latest") or model.policy == "all")
-    hint = f"; to follow the newest again: builder promote {model.name} latest" if pinned else ""
-    print_text(f"{model.folder}: {len(model.versions)} versions, Triton serves {model.policy}{hint}")
-
-
-def _row(version: Version) -> list[str]:
-    marked = "" if version.mark is None else version.mark.note or "yes"
-    return [
-        str(version.version),
-        f"{version.created:%Y-%m-%d %H:%M}" if version.created else "",
-        " ".join(filter(None, (version.format, version.precision))),
-        version.verdict,
-        f"{version.bytes / 1e6:.1f}",
-        "yes" if version.served else "",
-        marked,
-    ]

@@ -20,7 +20,6 @@ _ARTIFACT_FIELDS = {
     "default_model_filename",
     "cc_model_filenames",
 }
-_MAP_FIELDS = ("parameters", "metric_tags")
 _TENSOR_FIELDS = ("name", "data_type", "dims", "label_filename", "format")
 
 
@@ -43,12 +42,14 @@ def merge_config(generated: ModelConfig, user_config: ModelConfig, fixed: Collec
     result = type(generated)()
     result.CopyFrom(generated)
     result.max_batch_size = user_config.max_batch_size or generated.max_batch_size
+    settings = type(user_config)()
+    settings.CopyFrom(user_config)
     for field, _ in user_config.ListFields():
-        if field.name in _MAP_FIELDS:
-            _merge_entries(result, user_config, field.name)
-        elif field.name not in _ARTIFACT_FIELDS:
+        if field.name in _ARTIFACT_FIELDS:
+            settings.ClearField(field.name)
+        elif field.name not in ("parameters", "metric_tags"):
             result.ClearField(field.name)
-            _copy_field(result, user_config, field.name)
+    result.MergeFrom(settings)  # merges maps entry by entry
     formats = {tensor.name: tensor.format for tensor in user_config.input}
     for tensor in result.input:
         tensor.format = formats.get(tensor.name, tensor.format)
@@ -70,19 +71,6 @@ def conflicts(generated: ModelConfig, user_config: ModelConfig, fixed: Collectio
             yield Problem("config.not_for_a_network", f"{field}: the file has it, but the artifact is a single network")
     for side in ("input", "output"):
         yield from _tensor_conflicts(side, getattr(generated, side), getattr(user_config, side))
-    yield from _file_conflicts(generated, user_config)
-    for key in fixed:
-        actual, expected = (
-            config.parameters[key].string_value if key in config.parameters else ""
-            for config in (user_config, generated)
-        )
-        if actual not in ("", expected):
-            yield Problem(
-                "config.parameter", f"parameter {key!r}: the file says {actual!r}, the artifact needs {expected!r}"
-            )
-
-
-def _file_conflicts(generated: ModelConfig, user_config: ModelConfig) -> Iterator[Problem]:
     if user_config.default_model_filename not in ("", expected := backend_files(generated).file):
         names = f"the file says {user_config.default_model_filename!r}, the artifact is {expected!r}"
         yield Problem("config.model_file", f"default_model_filename: {names}")
@@ -90,12 +78,20 @@ def _file_conflicts(generated: ModelConfig, user_config: ModelConfig) -> Iterato
         if (plan := generated.cc_model_filenames.get(capability, "no plan for it")) != name:
             names = f"the file says {name!r}, the artifact has {plan!r}"
             yield Problem("config.plan_file", f"cc_model_filenames {capability!r}: {names}")
-    published = {WARMUP_FILE, *warmup_sizes(generated)}
     for name in warmup_sizes(user_config):
-        if name not in published:
+        if name not in {WARMUP_FILE, *warmup_sizes(generated)}:
             yield Problem(
                 "config.warmup_file",
                 f"model_warmup: the file reads {name!r}, which is not published; use random_data, or --warmup",
+            )
+    for key in fixed:
+        actual, needed = (
+            config.parameters[key].string_value if key in config.parameters else ""
+            for config in (user_config, generated)
+        )
+        if actual not in ("", needed):
+            yield Problem(
+                "config.parameter", f"parameter {key!r}: the file says {actual!r}, the artifact needs {needed!r}"
             )
 
 
@@ -123,20 +119,3 @@ def _tensor_conflicts(side: str, generated: Any, user_tensors: Any) -> Iterator[
                 yield Problem(
                     "config.tensor_field", f"{side} {tensor.name!r}: the file sets {field.name}, the artifact has none"
                 )
-
-
-def _merge_entries(result: ModelConfig, user_config: ModelConfig, name: str) -> None:
-    for key, value in getattr(user_config, name).items():
-        if isinstance(value, str):
-            getattr(result, name)[key] = value
-        else:
-            getattr(result, name)[key].CopyFrom(value)
-
-
-def _copy_field(result: ModelConfig, user_config: ModelConfig, name: str) -> None:
-    copy = type(user_config)()
-    copy.CopyFrom(user_config)
-    for field, _ in user_config.ListFields():
-        if field.name != name:
-            copy.ClearField(field.name)
-    result.MergeFrom(copy)

@@ -24,11 +24,31 @@ def apply_serving(config: ModelConfig, serving: ServingOptions, image: TensorSpe
         _set_instances(config, serving)
     _set_batching(config, serving)
     if serving.cuda_graphs is not None:
-        _set_cuda_graphs(config, serving.cuda_graphs, image)
+        largest, sizes = config.max_batch_size, serving.cuda_graphs
+        if sizes is True:
+            sizes = tuple({1 << power for power in range(largest.bit_length())} | {largest})
+        config.optimization.cuda.graphs = bool(sizes)
+        del config.optimization.cuda.graph_spec[:]
+        for size in sorted(
+            sizes or ()
+        ):  # each one: with dynamic batching Triton would capture only the preferred sizes
+            config.optimization.cuda.graph_spec.add(batch_size=size).input[image.name].dim.extend(image.shape)
     if serving.accelerator is not None:
-        _set_accelerators(config, serving.accelerator)
+        config.optimization.ClearField("execution_accelerators")
+        for text in serving.accelerator:  # `NAME` or `NAME:key=value,key=value`
+            name, _, pairs = text.partition(":")
+            section = config.optimization.execution_accelerators
+            is_cpu = ACCELERATORS.get(name) == "cpu"
+            entries = section.cpu_execution_accelerator if is_cpu else section.gpu_execution_accelerator
+            entries.add(name=name, parameters=dict(pair.split("=", 1) for pair in pairs.split(",") if pair))
     if serving.versions is not None:
-        _set_version_policy(config, serving.versions)
+        config.ClearField("version_policy")
+        if serving.versions == "all":
+            config.version_policy.all.SetInParent()
+        elif serving.versions.startswith("latest:"):
+            config.version_policy.latest.num_versions = int(serving.versions.removeprefix("latest:"))
+        else:
+            config.version_policy.specific.versions.extend(map(int, serving.versions.split(",")))
     if serving.response_cache is not None:
         config.ClearField("response_cache")
         config.response_cache.enable = serving.response_cache
@@ -83,17 +103,6 @@ def _set_batching(config: ModelConfig, serving: ServingOptions) -> None:
             setattr(batching.default_queue_policy, name, value)
 
 
-def _set_cuda_graphs(config: ModelConfig, sizes: bool | tuple[int, ...], image: TensorSpec) -> None:
-    """List each size: with dynamic batching Triton would capture only the preferred sizes and the largest."""
-    largest, cuda = config.max_batch_size, config.optimization.cuda
-    if sizes is True:
-        sizes = tuple({1 << power for power in range(largest.bit_length())} | {largest})
-    cuda.graphs = bool(sizes)
-    del cuda.graph_spec[:]
-    for size in sorted(sizes or ()):
-        cuda.graph_spec.add(batch_size=size).input[image.name].dim.extend(image.shape)
-
-
 def fit_graphs(config: ModelConfig, image: TensorSpec) -> None:
     """Set the image size in the CUDA graphs of a configuration that contain one."""
     for spec in config.optimization.cuda.graph_spec if config.optimization.HasField("cuda") else ():
@@ -101,25 +110,3 @@ def fit_graphs(config: ModelConfig, image: TensorSpec) -> None:
             if graph.input:
                 graph.ClearField("input")
                 graph.input[image.name].dim.extend(image.shape)
-
-
-def _set_accelerators(config: ModelConfig, accelerators: tuple[str, ...]) -> None:
-    """accelerators: each as `NAME` or `NAME:key=value,key=value`."""
-    config.optimization.ClearField("execution_accelerators")
-    for text in accelerators:
-        name, _, pairs = text.partition(":")
-        section = config.optimization.execution_accelerators
-        is_cpu = ACCELERATORS.get(name) == "cpu"
-        entries = section.cpu_execution_accelerator if is_cpu else section.gpu_execution_accelerator
-        entries.add(name=name, parameters=dict(pair.split("=", 1) for pair in pairs.split(",") if pair))
-
-
-def _set_version_policy(config: ModelConfig, policy: str) -> None:
-    """policy: `all`, `latest:N`, or version numbers with commas between them."""
-    config.ClearField("version_policy")
-    if policy == "all":
-        config.version_policy.all.SetInParent()
-    elif policy.startswith("latest:"):
-        config.version_policy.latest.num_versions = int(policy.removeprefix("latest:"))
-    else:
-        config.version_policy.specific.versions.extend(map(int, policy.split(",")))

@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2
 
 from builder.config.config_merge import merge_config
 from builder.config.serving_config import apply_serving, check_config, fit_graphs
-from builder.interface import Interface, describe_difference, interface_of
+from builder.interface import Interface, check_interface
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.export_options import UNCHANGED_SERVING, ServingOptions
 from tritonkit.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
@@ -45,14 +45,31 @@ def config_for(
     Raises ArtifactError where the artifact's interface is not the spec's, InputError where the user's configuration
     contradicts the artifact, where older versions do not load with this backend, or for what Triton would refuse.
     """
-    _check_interface(spec, interface)
+    check_interface(spec, interface)
     if current_config is not None and (other_versions is None or other_versions):
-        _check_older_versions_load(spec, current_config, loading)
+        current = backend_files(current_config, loading.parameters)
+        if not current.backend:  # Triton chooses the backend by the file
+            current = replace(current, backend=loading.backend)
+        if not current.same(loading):
+            raise InputError(
+                f"{spec.name}: its versions are {current}, the new one is {loading}. Triton has one config.pbtxt for "
+                "all versions of a model, so the older ones would not load, or give other answers: export with another "
+                "--name",
+                code="config.other_backend",
+            )
     config = _base_config(current_config, max_batch, spec.input)
     config.name, config.backend, config.max_batch_size = spec.name, loading.backend, max_batch
     config.default_model_filename = loading.default_model_filename
     config.cc_model_filenames.update(loading.plans)
-    _add_tensors(config, spec, interface)
+    inputs, outputs = interface
+    for tensor in inputs:
+        config.input.add(name=tensor.name, data_type=_data_type(tensor), dims=tensor.shape)
+    for tensor in outputs:
+        entry = config.output.add(name=tensor.name, data_type=_data_type(tensor), dims=tensor.shape)
+        task = spec.heads.get(tensor.name, spec)
+        # The last axis is not the labels in a mask.
+        if task.labels and task.embedding_size is None and tensor.shape == (len(task.labels),):
+            entry.label_filename = f"labels.{tensor.name}.txt" if spec.heads else "labels.txt"
     for key, value in loading.parameters.items():
         config.parameters[key].string_value = value
     if user_config is not None:
@@ -62,24 +79,6 @@ def config_for(
     apply_serving(config, serving, spec.input)
     check_config(config)
     return config
-
-
-def _check_interface(spec: ModelSpec, interface: Interface) -> None:
-    if text := describe_difference(interface, interface_of(spec), "its spec says"):
-        raise ArtifactError(f"{spec.name}: the artifact {text}", code="artifact.interface")
-
-
-def _check_older_versions_load(spec: ModelSpec, current_config: ModelConfig, loading: BackendFiles) -> None:
-    """Raise InputError where the other versions need another backend or file name; one configuration is for all."""
-    current = backend_files(current_config, loading.parameters)
-    if not current.backend:  # Triton chooses the backend by the file
-        current = replace(current, backend=loading.backend)
-    if not current.same(loading):
-        raise InputError(
-            f"{spec.name}: its versions are {current}, the new one is {loading}. Triton has one config.pbtxt for all "
-            "versions of a model, so the older ones would not load, or give other answers: export with another --name",
-            code="config.other_backend",
-        )
 
 
 def _base_config(current_config: ModelConfig | None, max_batch: int, image: TensorSpec) -> ModelConfig:
@@ -99,18 +98,6 @@ def _base_config(current_config: ModelConfig | None, max_batch: int, image: Tens
     return config
 
 
-def _add_tensors(config: ModelConfig, spec: ModelSpec, interface: Interface) -> None:
-    for tensor in interface[0]:
-        config.input.add(name=tensor.name, data_type=_data_type(tensor), dims=tensor.shape)
-    for tensor in interface[1]:
-        config.output.add(
-            name=tensor.name,
-            data_type=_data_type(tensor),
-            dims=tensor.shape,
-            label_filename=_label_file(spec, tensor),
-        )
-
-
 def config_to_text(config: ModelConfig) -> str:
     """The text of `config.pbtxt`. Raises ArtifactError where reading it back gives another configuration."""
     text: str = text_format.MessageToString(config, as_utf8=True)
@@ -127,28 +114,20 @@ def tensors_of(entries: Any) -> tuple[TensorSpec, ...]:
 
     Raises ArtifactError for a tensor without a type that image models use, or without fixed sizes.
     """
-    return tuple(map(_tensor, entries))
-
-
-def _tensor(entry: Any) -> TensorSpec:
-    dtype = model_config_pb2.DataType.Name(entry.data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
-    type_text = "no data_type" if dtype == "INVALID" else f"data_type {dtype}"
-    try:
-        return TensorSpec.model_validate({"name": entry.name, "dtype": dtype, "shape": list(entry.dims)})
-    except ValidationError as error:
-        raise ArtifactError(
-            f"{entry.name!r} has {type_text} and dims {list(entry.dims)}; expected one of "
-            f"{', '.join(get_args(DType))}, and fixed sizes of 1 or more",
-            code="config.tensor",
-        ) from error
-
-
-def _label_file(spec: ModelSpec, tensor: TensorSpec) -> str:
-    """The label file of an output; empty where the last axis is not the labels, as for a mask."""
-    task = spec.heads.get(tensor.name, spec)
-    if not task.labels or task.embedding_size is not None or tensor.shape != (len(task.labels),):
-        return ""
-    return f"labels.{tensor.name}.txt" if spec.heads else "labels.txt"
+    tensors = []
+    for entry in entries:
+        dtype = model_config_pb2.DataType.Name(entry.data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
+        try:
+            tensor = TensorSpec.model_validate({"name": entry.name, "dtype": dtype, "shape": list(entry.dims)})
+        except ValidationError as error:
+            type_text = "no data_type" if dtype == "INVALID" else f"data_type {dtype}"
+            raise ArtifactError(
+                f"{entry.name!r} has {type_text} and dims {list(entry.dims)}; expected one of "
+                f"{', '.join(get_args(DType))}, and fixed sizes of 1 or more",
+                code="config.tensor",
+            ) from error
+        tensors.append(tensor)
+    return tuple(tensors)
 
 
 def fit_sizes(config: ModelConfig, max_batch: int) -> None:

@@ -57,10 +57,9 @@ class VerificationContext:
             verdict = with_causes(verdict, self.network, candidate, self.golden, graph)
         try:
             found = describe_difference(onnx_interface(graph), interface_of(self.spec), "expected")
-            difference = found and f"the graph {found}"
+            interface = [Problem("verdict.interface", f"the graph {found}")] if found else []
         except ArtifactError as error:
-            difference = str(error)
-        interface = [Problem("verdict.interface", difference)] if difference else []
+            interface = [Problem("verdict.interface", str(error))]
         problems = (*interface, *spec_problems(graph, self.spec), *verdict.problems)
         return verdict.model_copy(update={"problems": problems, "passed": not problems})
 

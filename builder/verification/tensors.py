@@ -41,17 +41,22 @@ def changed_tensors(artifact: Path, network: Network) -> Iterator[Problem]:
         right, found = expected[name], actual[name]
         if name in ("mean", "std"):
             values = [(array.ravel() / 255).round(4).tolist() for array in (found, right)]
-            text = f"mean or std is wrong: the graph's {name} is {values[0]}, expected {values[1]}"
-            yield Problem("verdict.normalization", text)
+            yield Problem(
+                "verdict.normalization",
+                f"mean or std is wrong: the graph's {name} is {values[0]}, expected {values[1]}",
+            )
         elif not np.isfinite(found).all():
             yield Problem("verdict.weight_not_finite", f"weight tensor {name} holds NaN or infinity")
         elif not found.any():
-            text = f"weight tensor {name} {list(found.shape)} is all zeros; in the checkpoint it is not"
-            yield Problem("verdict.weight_zero", text)
+            yield Problem(
+                "verdict.weight_zero",
+                f"weight tensor {name} {list(found.shape)} is all zeros; in the checkpoint it is not",
+            )
         else:
             largest = float(np.abs(found - right).max())
-            text = f"weight tensor {name} {list(found.shape)} differs by up to {largest:.2e}"
-            yield Problem("verdict.weight_changed", text)
+            yield Problem(
+                "verdict.weight_changed", f"weight tensor {name} {list(found.shape)} differs by up to {largest:.2e}"
+            )
 
 
 def _initializers(path: Path) -> dict[str, NDArray[Any]]:

@@ -305,20 +305,30 @@ class _Verification:
         """Whether names, shapes and types of the outputs are as expected, and all values finite; else report it."""
         for name, right in expected.items():
             if name not in actual:
-                message = f"has no output {name!r}; it has {', '.join(actual)}"
-                self.problems.append(Problem("verdict.interface", message))
+                self.problems.append(
+                    Problem("verdict.interface", f"has no output {name!r}; it has {', '.join(actual)}")
+                )
                 return False
             array = actual[name]
             if array.shape != right.shape or array.dtype != right.dtype:
-                message = f"output {name} is {array.dtype} {list(array.shape)}"
-                expectation = f"expected {right.dtype} {list(right.shape)}"
-                self.problems.append(Problem("verdict.interface", f"{inputs.name}: {message}, {expectation}"))
+                self.problems.append(
+                    Problem(
+                        "verdict.interface",
+                        f"{inputs.name}: output {name} is {array.dtype} {list(array.shape)}, "
+                        f"expected {right.dtype} {list(right.shape)}",
+                    )
+                )
                 return False
             bad = np.logical_not(np.isfinite(array.reshape(len(array), -1)).all(axis=1))
             if bad.any():
-                kind, first = "NaN" if np.isnan(array).any() else "infinity", inputs.titles[int(bad.argmax())]
-                message = f"output {name} holds {kind} for {int(bad.sum())} of {len(bad)} images, first for {first}"
-                self.problems.append(Problem("verdict.nan", f"{inputs.name}: {message}"))
+                kind = "NaN" if np.isnan(array).any() else "infinity"
+                self.problems.append(
+                    Problem(
+                        "verdict.nan",
+                        f"{inputs.name}: output {name} holds {kind} for {int(bad.sum())} of {len(bad)} images, "
+                        f"first for {inputs.titles[int(bad.argmax())]}",
+                    )
+                )
                 return False
         return True
 
