@@ -65,7 +65,15 @@ def measure_points(
     points = []
     for size in sizes:
         on_size(size)
-        points.append(_measure_point(runner, batches_of(images, size), seconds))
+        batches = batches_of(images, size)
+        for _ in range(2):  # the first calls allocate and choose kernels
+            runner.infer(batches[0])
+        calls, start, elapsed_s = 0, time.perf_counter(), 0.0
+        while elapsed_s < seconds or calls < MIN_CALLS:
+            runner.infer(batches[calls % len(batches)])
+            calls += 1
+            elapsed_s = time.perf_counter() - start
+        points.append(LimitPoint(batch=size, images_per_s=calls * size / elapsed_s, mean_ms=elapsed_s / calls * 1e3))
     return tuple(points)
 
 
@@ -84,15 +92,3 @@ def limit_of(before: tuple[LimitPoint, ...], after: tuple[LimitPoint, ...], thre
     ]
     best = best_of(tuple(points))
     return Limit(images_per_s=best.images_per_s, batch=best.batch, threads=threads, before=before, after=after)
-
-
-def _measure_point(runner: Runner, batches: Sequence[ImageArray], seconds: float) -> LimitPoint:
-    for _ in range(2):  # the first calls allocate and choose kernels
-        runner.infer(batches[0])
-    calls, start, elapsed_s = 0, time.perf_counter(), 0.0
-    while elapsed_s < seconds or calls < MIN_CALLS:
-        runner.infer(batches[calls % len(batches)])
-        calls += 1
-        elapsed_s = time.perf_counter() - start
-    size = len(batches[0])
-    return LimitPoint(batch=size, images_per_s=calls * size / elapsed_s, mean_ms=elapsed_s / calls * 1e3)

@@ -144,24 +144,7 @@ def measure_level(
                 raise results.first_error
             stable = is_stable(_last_windows(boundaries, results))
             on_window(len(boundaries) - 1)
-    # Summarize after the senders stopped: they may have added requests that ended before the last boundary.
-    return _summarize(concurrency, boundaries, results, stable)
-
-
-def _last_windows(boundaries: Sequence[WindowBoundary], results: SenderResults) -> list[Window]:
-    """Return the last three windows, or all if fewer."""
-    last = [boundary.time_ns for boundary in boundaries[-STABLE_WINDOWS - 1 :]]
-    return split_into_windows(last, results.finished.copy())
-
-
-def _read_boundary(counters: Callable[[], Statistics] | None) -> WindowBoundary:
-    return WindowBoundary(time.perf_counter_ns(), time.process_time_ns(), counters() if counters else None)
-
-
-def _summarize(
-    concurrency: int, boundaries: Sequence[WindowBoundary], results: SenderResults, stable: bool
-) -> LevelMeasurement:
-    """Summarize the last three windows; errors count from the warm-up on. Raises if no request ended in them."""
+    # The senders have stopped: they may have added requests that ended before the last boundary.
     windows = _last_windows(boundaries, results)
     figures = merge_windows(windows)
     if figures is None:
@@ -185,6 +168,16 @@ def _summarize(
         queue_us=counted.queue_us if counted else None,
         client_cores=(last.cpu_ns - first.cpu_ns) / (last.time_ns - first.time_ns),
     )
+
+
+def _last_windows(boundaries: Sequence[WindowBoundary], results: SenderResults) -> list[Window]:
+    """Return the last three windows, or all if fewer."""
+    last = [boundary.time_ns for boundary in boundaries[-STABLE_WINDOWS - 1 :]]
+    return split_into_windows(last, results.finished.copy())
+
+
+def _read_boundary(counters: Callable[[], Statistics] | None) -> WindowBoundary:
+    return WindowBoundary(time.perf_counter_ns(), time.process_time_ns(), counters() if counters else None)
 
 
 @contextmanager

@@ -60,12 +60,20 @@ def write_report(path: Path, records: Sequence[Record]) -> None:
 def report_html(records: Sequence[Record]) -> str:
     """Return the page for one record, or for the comparison of several."""
     names = unique_names(records)
+    has_limit = any(record.limit for record in records)
+    chart_entries = [entry for entry in CHARTS if has_limit or entry[2] is not charts.in_process_figure]
+    drawn = []
+    for number, (title, caption, figure) in enumerate(chart_entries):
+        html = figure(names, records).to_html(
+            full_html=False, include_plotlyjs=False, config=CHART_OPTIONS, div_id=f"chart-{number}"
+        )
+        drawn.append(Chart(title, caption, Markup(html)))  # noqa: S704 - Plotly escapes its input
     return (
         pages.templates(Path(__file__).parent)
         .get_template(TEMPLATE)
         .render(
             records=list(zip(names, records, charts.COLOURS * len(records), strict=False)),
-            charts=_charts(names, records),
+            charts=drawn,
             plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own script
             notes=notes,
             remarks=remarks,
@@ -83,18 +91,3 @@ def unique_names(records: Sequence[Record]) -> list[str]:
 def _add_suffix_to_duplicates(names: Sequence[str], suffixes: Sequence[str]) -> list[str]:
     counts = Counter(names)
     return [f"{name} {addition}" if counts[name] > 1 else name for name, addition in zip(names, suffixes, strict=True)]
-
-
-def _charts(names: Sequence[str], records: Sequence[Record]) -> list[Chart]:
-    chart_entries = [
-        entry for entry in CHARTS if entry[2] is not charts.in_process_figure or any(record.limit for record in records)
-    ]
-    return [
-        Chart(title, caption, _html(figure(names, records), f"chart-{number}"))
-        for number, (title, caption, figure) in enumerate(chart_entries)
-    ]
-
-
-def _html(figure: go.Figure, identifier: str) -> Markup:
-    html = figure.to_html(full_html=False, include_plotlyjs=False, config=CHART_OPTIONS, div_id=identifier)
-    return Markup(html)  # noqa: S704 - Plotly escapes its input

@@ -18,7 +18,25 @@ def print_record(record: Record) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, PIPE_WIDTH)
-    console.print(_levels(record))
+    title = f"{record.name} at {record.subject.url}, batch {record.load.batch}, {record.started_utc:%Y-%m-%d %H:%M} UTC"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
+    latencies = ("p50 ms", "p90 ms", "p95 ms", "p99 ms")
+    for heading in ("concurrency", "images/s", "of limit", *latencies, "mean batch", "queue µs", "requests"):
+        table.add_column(heading, justify="right")
+    table.add_column("notes", style="yellow")
+    for level in record.levels:
+        table.add_row(
+            str(level.concurrency),
+            f"{level.images_per_s:,.1f}",
+            "" if level.share_of_limit is None else f"{level.share_of_limit:.0%}",
+            *(f"{latency:,.2f}" for latency in (level.p50_ms, level.p90_ms, level.p95_ms, level.p99_ms)),
+            "" if level.mean_batch is None else f"{level.mean_batch:.2f}",
+            "" if level.queue_us is None else f"{level.queue_us:,.0f}",
+            f"{level.requests:,}",
+            notes(level),
+            style="bold" if level is record.best else "",
+        )
+    console.print(table)
     for line in remarks(record):
         console.print(Text(line))
     console.print()
@@ -65,30 +83,3 @@ def _limit(record: Record) -> str:
         f"limit: {limit.images_per_s:,.1f} images/s, the same artifact in process at batch {limit.batch} on "
         f"{threads} ({before:,.1f} before the load, {after} after)"
     )
-
-
-def _levels(record: Record) -> Table:
-    title = f"{record.name} at {record.subject.url}, batch {record.load.batch}, {record.started_utc:%Y-%m-%d %H:%M} UTC"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
-    for heading in ("concurrency", "images/s", "of limit", "p50 ms", "p90 ms", "p95 ms", "p99 ms"):
-        table.add_column(heading, justify="right")
-    for heading in ("mean batch", "queue µs", "requests"):
-        table.add_column(heading, justify="right")
-    table.add_column("notes", style="yellow")
-    for level in record.levels:
-        table.add_row(*_row(level), style="bold" if level is record.best else "")
-    return table
-
-
-def _row(level: Level) -> list[str]:
-    latencies = (level.p50_ms, level.p90_ms, level.p95_ms, level.p99_ms)
-    return [
-        str(level.concurrency),
-        f"{level.images_per_s:,.1f}",
-        "" if level.share_of_limit is None else f"{level.share_of_limit:.0%}",
-        *(f"{latency:,.2f}" for latency in latencies),
-        "" if level.mean_batch is None else f"{level.mean_batch:.2f}",
-        "" if level.queue_us is None else f"{level.queue_us:,.0f}",
-        f"{level.requests:,}",
-        notes(level),
-    ]

@@ -106,21 +106,16 @@ def _typed_result(name: str, answer: Answer, task_spec: TaskSpec) -> Result:
             regions = tuple(Region(region["label"], region["share"]) for region in fields["regions"])
             return MaskResult(name, fields, answer.mask, regions)
         case "heads":
-            return HeadsResult(name, fields, _head_results(name, answer, task_spec))
+            results: dict[str, Result] = {}
+            offset = 0  # the answer's embedding holds those of all heads, one after the other
+            for head, head_spec in task_spec.heads.items():
+                vector = None
+                if head_spec.embedding_size is not None and answer.embedding is not None:
+                    vector = answer.embedding[offset : offset + head_spec.embedding_size]
+                    offset += head_spec.embedding_size
+                results[head] = _typed_result(name, Answer(fields[head], embedding=vector), head_spec)
+            return HeadsResult(name, fields, results)
     return Result(name, fields)  # the task of a plug-in
-
-
-def _head_results(name: str, answer: Answer, task_spec: TaskSpec) -> dict[str, Result]:
-    """Return one result for each head. The answer's embedding holds those of all heads, one after the other."""
-    results: dict[str, Result] = {}
-    offset = 0
-    for head, head_spec in task_spec.heads.items():
-        vector = None
-        if head_spec.embedding_size is not None and answer.embedding is not None:
-            vector = answer.embedding[offset : offset + head_spec.embedding_size]
-            offset += head_spec.embedding_size
-        results[head] = _typed_result(name, Answer(answer.fields[head], embedding=vector), head_spec)
-    return results
 
 
 def _ranking(fields: Mapping[str, Any]) -> tuple[Ranked, ...]:

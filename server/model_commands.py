@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -58,6 +58,7 @@ def status(
     """
     from server.lifecycle import Status
     from server.process import find_servers
+    from server.runtimes.table import runtime_of
 
     files = (tls_ca, tls_cert, tls_key)
     _check_server_options(grpc_port, url, files)
@@ -73,7 +74,13 @@ def status(
         with _models_of(running, address, files, 20) as manager:
             shown.append((address, running, manager.status()))
     if as_json:
-        print_json([_status_document(address, running, state) for address, running, state in shown])
+        documents = []
+        for address, running, state in shown:
+            fields = running.model_dump(mode="json", exclude={"tokens"}) if running else {}
+            if running is not None:
+                fields["restarts"] = runtime_of(running).restart_count(running)
+            documents.append({"url": address, **fields, **state.model_dump(mode="json")})
+        print_json(documents)
     else:
         for row in shown:
             _print_server(*row)
@@ -250,12 +257,3 @@ def _print_server(address: str, running: Server | None, status: Status) -> None:
     for row in status.models:
         if row.reason:
             print_text(f"{row.model} version {row.version}: {row.reason}")
-
-
-def _status_document(address: str, running: Server | None, status: Status) -> dict[str, Any]:
-    from server.runtimes.table import runtime_of
-
-    fields = running.model_dump(mode="json", exclude={"tokens"}) if running else {}
-    if running is not None:
-        fields["restarts"] = runtime_of(running).restart_count(running)
-    return {"url": address, **fields, **status.model_dump(mode="json")}

@@ -41,7 +41,12 @@ class Supervisor:
         pause_s = _FIRST_PAUSE_S / 2
         while True:
             started_s = time.monotonic()
-            code = self._run_once()
+            # A signal may arrive before `_process` is set; the check below handles it.
+            self._process = subprocess.Popen(self._command, preexec_fn=stop_with_parent())
+            if self._is_stopping:
+                self._process.terminate()
+            code = self._process.wait()
+            self._process = None
             if code == 0 or self._is_stopping or not self._ready_file.exists():
                 return code if code >= 0 else 128 - code
             pause_s = (
@@ -49,7 +54,9 @@ class Supervisor:
             )
             reason = f"signal {-code}" if code < 0 else f"exit code {code}"
             print(f"{RESTART_PREFIX} in {pause_s:.0f} s: Triton ended with {reason}", flush=True)
-            self._sleep(pause_s)
+            until = time.monotonic() + pause_s
+            while not self._is_stopping and time.monotonic() < until:
+                time.sleep(0.1)
             if self._is_stopping:
                 return 0
 
@@ -58,20 +65,6 @@ class Supervisor:
         self._is_stopping = True
         if self._process is not None:
             self._process.terminate()
-
-    def _run_once(self) -> int:
-        # A signal may arrive before `_process` is set; the check below handles it.
-        self._process = subprocess.Popen(self._command, preexec_fn=stop_with_parent())
-        if self._is_stopping:
-            self._process.terminate()
-        code = self._process.wait()
-        self._process = None
-        return code
-
-    def _sleep(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while not self._is_stopping and time.monotonic() < until:
-            time.sleep(0.1)
 
 
 def stop_with_parent() -> Callable[[], None]:

@@ -86,7 +86,15 @@ def check_backbone(name: str, folder: Path) -> BackboneResult:
         done["exported"] = published.verdict.passed
         traced = _export(fitted.checkpoint, True, folder / "torchscript")
         done["traced"] = traced.verdict.passed
-        done["error"] = _served_error(fitted.checkpoint, published.model, folder / "repository")
+        golden = golden_of_checkpoint(fitted.checkpoint)
+        if golden is None:
+            raise ArtifactError(f"{fitted.checkpoint}: training wrote no golden sample", code="golden.not_found")
+        with (
+            serve(folder / "repository") as triton,
+            TritonRunner(TritonClient(triton.options.grpc_url), published.model) as runner,
+        ):
+            answers = runner.infer(golden.images[:4])["probabilities"]
+        done["error"] = float(np.abs(answers - golden.outputs["probabilities"][:4]).max())
         done["served"] = done["error"] < 1e-4
     except TritonkitError as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -114,15 +122,6 @@ def _config(name: str, folder: Path) -> Config:
 def _export(checkpoint: Path, torchscript: bool, repository: Path) -> PublishedVersion:
     request = ExportRequest(source=checkpoint, repository=repository, max_batch=MAX_BATCH, torchscript=torchscript)
     return export(request)
-
-
-def _served_error(checkpoint: Path, model: str, repository: Path) -> float:
-    golden = golden_of_checkpoint(checkpoint)
-    if golden is None:
-        raise ArtifactError(f"{checkpoint}: training wrote no golden sample", code="golden.not_found")
-    with serve(repository) as triton, TritonRunner(TritonClient(triton.options.grpc_url), model) as runner:
-        answers = runner.infer(golden.images[:4])["probabilities"]
-    return float(np.abs(answers - golden.outputs["probabilities"][:4]).max())
 
 
 def measure(names: Annotated[list[str] | None, typer.Argument(metavar="NAME...")] = None) -> Result:

@@ -5,8 +5,6 @@ A network with the initial weights of its library gives nearly the same answer f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
@@ -46,19 +44,15 @@ def calibrated_network(name: str) -> Network:
 def calibrate(network: Network, images: ImageArray) -> Network:
     """Fit batch-norm statistics and the last layer to uint8 images [N, H, W, 3], N of 4 or more; in place."""
     with torch.no_grad():
-        _open_branches(network)
+        # Raise norms and layer scales near 0: they switch residual branches off in an untrained network.
+        for name, parameter in network.named_parameters():
+            if parameter.ndim == 1 and name.endswith(("weight", "gamma", "gamma_1", "gamma_2", "layer_scale.scale")):
+                parameter[parameter.abs() < 0.1] = 0.5
         _fit_norms(network, images)
-        for layer in _last_layers(network):
+        heads = head_of(network.backbone).modules()
+        for layer in [module for module in heads if isinstance(module, nn.Linear | nn.Conv2d)][-1:]:
             _fit_logits(network, layer, images)
     return network.eval()
-
-
-def _open_branches(network: Network) -> None:
-    """Raise norms and layer scales near 0: they switch residual branches off in an untrained network."""
-    for name, parameter in network.named_parameters():
-        if parameter.ndim == 1 and name.endswith(("weight", "gamma", "gamma_1", "gamma_2", "layer_scale.scale")):
-            is_small = parameter.abs() < 0.1
-            parameter[is_small] = 0.5
 
 
 def _fit_norms(network: Network, images: ImageArray) -> None:
@@ -74,12 +68,6 @@ def _fit_norms(network: Network, images: ImageArray) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.eval()
-
-
-def _last_layers(network: Network) -> Iterator[nn.Linear | nn.Conv2d]:
-    heads = head_of(network.backbone).modules()
-    layers = [module for module in heads if isinstance(module, nn.Linear | nn.Conv2d)]
-    yield from layers[-1:]
 
 
 def _fit_logits(network: Network, layer: nn.Linear | nn.Conv2d, images: ImageArray) -> None:

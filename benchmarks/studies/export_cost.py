@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -57,7 +56,8 @@ def measure(model: Annotated[str, typer.Option(help="A ResNet of timm.")] = "res
             BUILDER: [builder, "export", checkpoint, "--onnx", "fp16", "--repository", repository],
             BARE: [sys.executable, "-c", BARE_PROGRAM, checkpoint, folder / ONNX.file, model],
         }
-        costs = in_turns({name: partial(_cost, words) for name, words in commands.items()}, rounds)
+        outcomes = in_turns({name: partial(run_process, words, 0.02) for name, words in commands.items()}, rounds)
+        costs = {name: [cost for cost, _ in rows] for name, rows in outcomes.items()}
     summary = summarize(costs)
     ratio = summary["ratio"]
     return Result(
@@ -84,10 +84,6 @@ def summarize(costs: dict[str, list[ProcessCost]]) -> dict[str, dict[str, float]
     }
     by_command = {command: {name: figures[name][command] for name in figures} for command in costs}
     return {**by_command, "ratio": {name: round(both[BUILDER] / both[BARE], 2) for name, both in figures.items()}}
-
-
-def _cost(words: Sequence[object]) -> ProcessCost:
-    return run_process(words, sample_s=0.02)[0]
 
 
 if __name__ == "__main__":

@@ -165,7 +165,16 @@ def _measure(
             return result.model_copy(update={"problem": "the answers contain NaN or infinity"})
         measurements: dict[str, float] = {"relative": relative_error(network.reference, answers)}
         if result.runtime != SIMULATION:
-            measurements["images_per_s"] = _rate(infer, network.images, settings)
+            # The median of runs of one batch, including the copies to the GPU and back.
+            batch = network.images[np.arange(settings.batch) % len(network.images)]
+            for _ in range(min(_WARM_UPS, settings.runs)):
+                infer(batch)
+            durations_s = []
+            for _ in range(settings.runs):
+                started = time.perf_counter()
+                infer(batch)
+                durations_s.append(time.perf_counter() - started)
+            measurements["images_per_s"] = settings.batch / statistics.median(durations_s)
             if result.precision == "fp16":
                 measurements["against_simulation"] = relative_error(network.simulated_answers, answers)
         return result.model_copy(update=measurements)
@@ -240,16 +249,3 @@ def _tensorrt_infer(flavour: Flavour, network: _NetworkUnderTest, precision: Pre
     build(network.graphs[precision], plan, build_settings, lambda step: None)
     runner = TensorRtRunner(plan, spec=network.network.spec)
     return lambda batch: runner.infer(batch)["probabilities"]
-
-
-def _rate(infer: Infer, images: ImageArray, settings: RunSettings) -> float:
-    """Return images per second: the median of runs of one batch, including the copies to the GPU and back."""
-    batch = images[np.arange(settings.batch) % len(images)]
-    for _ in range(min(_WARM_UPS, settings.runs)):
-        infer(batch)
-    durations_s = []
-    for _ in range(settings.runs):
-        started = time.perf_counter()
-        infer(batch)
-        durations_s.append(time.perf_counter() - started)
-    return settings.batch / statistics.median(durations_s)

@@ -79,13 +79,15 @@ def infer(
     from client.outputs.job import job_settings_of
     from client.outputs.output_config import OutputConfig, Tally, open_outputs
     from client.sources import find_pictures, prefetch_content
+    from client.sources.argument_files import may_contain_video
     from tritonkit.runtimes.augmented import with_augmentation
 
     if source is not None and (model or version):
         raise InputError(
             "--from answers in this process; --model and --version select a model of a server", code="option.from_model"
         )
-    _check_frame_step(context, paths, every)
+    if is_set_on_command_line(context, "every") and not may_contain_video(paths):
+        raise InputError(f"--every {every}: applies to videos, and the paths contain none", code="option.every_unused")
     check_threshold(threshold)
     outputs = output or []
     folders = {"mask": masks, "overlay": overlays, "cutout": cutouts}
@@ -119,13 +121,6 @@ def infer(
         warn(skipped)
     if tally.failed or writer.earlier_failed:
         raise typer.Exit(1)
-
-
-def _check_frame_step(context: typer.Context, paths: Sequence[str], every: int) -> None:
-    from client.sources.argument_files import may_contain_video
-
-    if is_set_on_command_line(context, "every") and not may_contain_video(paths):
-        raise InputError(f"--every {every}: applies to videos, and the paths contain none", code="option.every_unused")
 
 
 def _print_table(tally: Tally, task: Task, outputs: Sequence[Path]) -> None:

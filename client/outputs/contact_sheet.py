@@ -54,16 +54,12 @@ class ContactSheet:
 
     def save(self, path: Path, title: str, origin: str) -> None:
         """Write the page. Raises OSError."""
-        write_contact_sheet(path, self._tiles(), title, f"answered by {origin}", self.total, self.failed)
-
-    def _tiles(self) -> list[ContactSheetTile]:
-        answered = [row for row in self._rows if row.answer is not None]
-        captions = iter(
-            self._task.captions([row.answer for row in answered if row.answer], [row.name for row in answered])
-        )
-        return [
+        answered = [(row.name, row.answer) for row in self._rows if row.answer is not None]
+        captions = iter(self._task.captions([answer for _, answer in answered], [name for name, _ in answered]))
+        tiles = [
             ContactSheetTile(name=row.name, image=row.thumbnail, caption=next(captions))
             if row.answer is not None
             else ContactSheetTile(name=row.name, image=None, caption=row.error or "", failed=True)
             for row in self._rows
         ]
+        write_contact_sheet(path, tiles, title, f"answered by {origin}", self.total, self.failed)

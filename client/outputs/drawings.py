@@ -8,9 +8,10 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -116,34 +117,22 @@ class Drawings:
         An image that can no longer be read gives a row with an error. Raises OSError if a file cannot be written,
         InputError if it would replace an image.
         """
-        try:
-            written = (
-                {}
-                if answer.mask is None
-                else self._draw_files(MaskedImage(picture, answer.mask), picture.relative_path)
-            )
-        except ImageError as error:
-            return Row(picture.name, error=str(error))
-        image_data = self._thumbnail(picture, answer) if picture.name in self.thumbnail_names else None
+        masked_image = None if answer.mask is None else MaskedImage(picture, answer.mask)
+        written, image_data = {}, None
+        if masked_image is not None:
+            try:
+                for key, draw in self.draws.items():
+                    path = self.folders[key] / picture.relative_path.with_suffix(SUFFIX)
+                    _check_not_source_folder(path, picture)
+                    with atomic_write(path) as partial_path:
+                        draw(masked_image).save(partial_path, "PNG", compress_level=_COMPRESSION)
+                    written[key] = as_unicode(path)
+            except ImageError as error:
+                return Row(picture.name, error=str(error))
+        if picture.name in self.thumbnail_names:
+            with suppress(ImageError):
+                image_data = thumbnail(picture.decode() if masked_image is None else draw_overlay(masked_image))
         return Row(picture.name, replace(answer, fields=answer.fields | written, mask=None), thumbnail=image_data)
-
-    def _draw_files(self, masked_image: MaskedImage, relative_path: PurePath) -> dict[str, str]:
-        written = {}
-        for key, draw in self.draws.items():
-            path = self.folders[key] / relative_path.with_suffix(SUFFIX)
-            _check_not_source_folder(path, masked_image.source)
-            with atomic_write(path) as partial_path:
-                draw(masked_image).save(partial_path, "PNG", compress_level=_COMPRESSION)
-            written[key] = as_unicode(path)
-        return written
-
-    def _thumbnail(self, picture: Picture, answer: Answer) -> str | None:
-        try:
-            if answer.mask is None:
-                return thumbnail(picture.decode())
-            return thumbnail(draw_overlay(MaskedImage(picture, answer.mask)))
-        except ImageError:
-            return None
 
 
 def with_unique_paths(pictures: Iterable[Picture]) -> Iterator[Picture]:
@@ -180,29 +169,23 @@ def check_folders(folders: Mapping[str, Path], inputs: Sequence[str]) -> None:
 
     Raises InputError.
     """
-    for folder in folders.values():
-        check_can_write(folder / SUFFIX)
-        _check_has_no_inputs(folder.resolve(), inputs)
+    check_can_write(*(folder / SUFFIX for folder in folders.values()))
+    for folder in filter(Path.is_dir, map(Path.resolve, folders.values())):
+        for text in inputs:
+            try:
+                path = Path(text).resolve()
+                is_input = path.is_relative_to(folder) and path.exists()
+                contains_inputs = folder.is_relative_to(path) and path.is_dir() and pictures_below(folder)
+            except OSError:
+                continue  # a name that the file system cannot have
+            if is_input or contains_inputs:
+                raise InputError(
+                    f"{folder}: contains images to answer, those of {text}; choose another folder",
+                    code="drawing.input_folder",
+                )
     for inner, outer in itertools.permutations(folders.values(), 2):
         if inner.resolve().is_relative_to(outer.resolve()):
             raise InputError(
                 f"{inner}: is inside {outer}; choose separate folders for masks, overlays and cutouts",
                 code="drawing.nested_folders",
-            )
-
-
-def _check_has_no_inputs(folder: Path, inputs: Sequence[str]) -> None:
-    if not folder.is_dir():
-        return
-    for text in inputs:
-        try:
-            path = Path(text).resolve()
-            is_input = path.is_relative_to(folder) and path.exists()
-            contains_inputs = folder.is_relative_to(path) and path.is_dir() and pictures_below(folder)
-        except OSError:
-            continue  # a name that the file system cannot have
-        if is_input or contains_inputs:
-            raise InputError(
-                f"{folder}: contains images to answer, those of {text}; choose another folder",
-                code="drawing.input_folder",
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,7 +56,14 @@ class Filter:
                 "of this model has the same name; omit the options, and filter the rows of --output",
                 code="filter.key_taken",
             )
-        if problems := [_unknown_label(label, labels) for label in classes if label not in labels]:
+        problems = []
+        for label in classes:
+            if label not in labels:
+                similar = difflib.get_close_matches(label, labels, n=3)
+                labels_text = ", ".join([*labels[:10], "…"] if len(labels) > 10 else labels)
+                hint = f"did you mean {' or '.join(similar)}?" if similar else f"its labels are {labels_text}"
+                problems.append(Problem("filter.label", f"--class {label}: the model has no such label; {hint}"))
+        if problems:
             raise InputError("\n".join(problem.message for problem in problems), code="filter.label", problems=problems)
         return cls(task_spec, frozenset(classes), min_probability or 0.0)
 
@@ -74,9 +81,18 @@ class Filter:
         )
 
     def _keeps_fields(self, fields: Mapping[str, Any]) -> bool:
+        """Whether one answer, or that of one head, has a label to keep."""
+        entries: list[tuple[str, float]] = []
+        if "regions" in fields:
+            entries = [(region["label"], 1.0) for region in fields["regions"]]
+        elif "label" in fields:
+            entries = [(fields["label"], fields["probability"])]
+        elif "labels" in fields:
+            chosen = set(fields["labels"])
+            entries = [(entry["label"], entry["probability"]) for entry in fields["top"] if entry["label"] in chosen]
         return any(
             probability >= self.min_probability and (not self.classes or label in self.classes)
-            for label, probability in _label_probabilities(fields)
+            for label, probability in entries
         )
 
 
@@ -96,23 +112,3 @@ def with_filter(finish: FinishRow, answer_filter: Filter | None) -> FinishRow:
 def is_filtered_out(row: Row) -> bool:
     """Whether a filter removed this row's answer."""
     return row.answer is not None and row.answer.fields.get(KEPT) is False
-
-
-def _label_probabilities(fields: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the labels of one answer with their probabilities."""
-    if "regions" in fields:
-        yield from ((region["label"], 1.0) for region in fields["regions"])
-    elif "label" in fields:
-        yield fields["label"], fields["probability"]
-    elif "labels" in fields:
-        chosen_labels = set(fields["labels"])
-        yield from (
-            (entry["label"], entry["probability"]) for entry in fields["top"] if entry["label"] in chosen_labels
-        )
-
-
-def _unknown_label(label: str, labels: Sequence[str]) -> Problem:
-    similar = difflib.get_close_matches(label, labels, n=3)
-    labels_text = ", ".join([*labels[:10], "…"] if len(labels) > 10 else labels)
-    hint = f"did you mean {' or '.join(similar)}?" if similar else f"its labels are {labels_text}"
-    return Problem("filter.label", f"--class {label}: the model has no such label; {hint}")

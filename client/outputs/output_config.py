@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 from collections import Counter
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from client.infer import FinishRow, Row
 from client.outputs.contact_sheet import ContactSheet
@@ -38,7 +36,6 @@ from tritonkit.errors import InputError
 from tritonkit.images.picture_files import SkippedFiles
 from tritonkit.images.preprocess import Geometry
 from tritonkit.runtimes import Runner
-from tritonkit.spec import TensorSpec
 from tritonkit.system.files import check_can_write, check_is_html, delete_partial_files
 from tritonkit.tasks import Answer, Task
 
@@ -251,18 +248,16 @@ def model_title(origin: str, version: str) -> str:
 
 def example_answer(runner: Runner, task: Task, top: int = 1) -> Answer:
     """Return an answer of this model with every field filled, which shows the fields of its answers."""
-    outputs = runner.spec.outputs
     height, width = runner.spec.input.shape[:2]
     full_box = (0.0, 0.0, float(width), float(height))
-    example_outputs = {output.name: _example_output(output, len(runner.spec.labels)) for output in outputs}
+    mask_classes = np.arange(max(len(runner.spec.labels), 2))
+    example_outputs = {
+        output.name: np.resize(mask_classes, output.shape).astype("uint8")  # a mask that has every class
+        if output.dtype == "UINT8"
+        else np.ones(output.shape, "float32")
+        for output in runner.spec.outputs
+    }
     return task.answer(example_outputs, Geometry((width, height), full_box, full_box), top)
-
-
-def _example_output(output: TensorSpec, labels: int) -> NDArray[Any]:
-    """Return all ones, or a mask that has every class."""
-    if output.dtype != "UINT8":
-        return np.ones(output.shape, "float32")
-    return (np.arange(math.prod(output.shape)) % max(labels, 2)).astype("uint8").reshape(output.shape)
 
 
 class Tally:

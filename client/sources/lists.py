@@ -91,21 +91,20 @@ class Column:
         rows = table_rows(self.path, errors="surrogateescape")
         try:
             _, header = next(rows, (1, list[str]()))
-            column = self._column_index(header)
+            present = [name for name in ([self.name] if self.name else IMAGE_COLUMNS) if name in header]
+            if not present:
+                expected = self.name or f"{', '.join(IMAGE_COLUMNS[:-1])} or {IMAGE_COLUMNS[-1]}"
+                if not header:
+                    raise InputError(
+                        f"{self.path}: expected a column {expected}, but the file is empty", code="csv.empty"
+                    )
+                raise InputError(
+                    f"{self.path}: expected a column {expected}, got {as_unicode(', '.join(header)):.200}; "
+                    "set the column with --column",
+                    code="csv.column",
+                )
+            column = header.index(present[0])
             for line, row in rows:
                 yield line, row[column] if column < len(row) else ""
         except TableError as error:
             raise ImageError(str(error)) from error
-
-    def _column_index(self, header: list[str]) -> int:
-        present = [name for name in ([self.name] if self.name else IMAGE_COLUMNS) if name in header]
-        if not present:
-            expected = self.name or f"{', '.join(IMAGE_COLUMNS[:-1])} or {IMAGE_COLUMNS[-1]}"
-            if not header:
-                raise InputError(f"{self.path}: expected a column {expected}, but the file is empty", code="csv.empty")
-            raise InputError(
-                f"{self.path}: expected a column {expected}, got {as_unicode(', '.join(header)):.200}; "
-                "set the column with --column",
-                code="csv.column",
-            )
-        return header.index(present[0])

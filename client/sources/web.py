@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import SplitResult, unquote
+from urllib.parse import unquote
 
 from client.sources.naming import split_address
 from tritonkit.errors import first_line
@@ -92,6 +92,8 @@ def _download(address: str, file: BinaryIO, policy: FetchPolicy, max_bytes: int,
 
 def _read_chunks(address: str, policy: FetchPolicy, max_bytes: int) -> Iterator[bytes]:
     """Yield one attempt's chunks, up to `max_bytes`. Raises ImageError, and _RetryableError if a retry may help."""
+    from urllib.request import getproxies, proxy_bypass
+
     import urllib3
 
     try:
@@ -100,7 +102,9 @@ def _read_chunks(address: str, policy: FetchPolicy, max_bytes: int) -> Iterator[
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             headers |= urllib3.make_headers(basic_auth=user)
-        response = _connection_pool(_proxy_of(parts)).request(
+        # The proxy of the environment: http_proxy, https_proxy, no_proxy; one without a scheme uses HTTP.
+        proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+        response = _connection_pool(proxy if not proxy or "://" in proxy else f"http://{proxy}").request(
             "GET",
             parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
             headers=headers,
@@ -139,14 +143,6 @@ def _connection_pool(proxy: str | None) -> PoolManager:
     from urllib3 import PoolManager, ProxyManager
 
     return ProxyManager(proxy, maxsize=_CONNECTIONS) if proxy else PoolManager(maxsize=_CONNECTIONS)
-
-
-def _proxy_of(parts: SplitResult) -> str | None:
-    """Return the proxy of the environment: http_proxy, https_proxy, no_proxy; one without a scheme uses HTTP."""
-    from urllib.request import getproxies, proxy_bypass
-
-    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
 def _translated_error(error: Exception, policy: FetchPolicy) -> Exception:

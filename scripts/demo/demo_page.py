@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from benchmarks.charts import throughput_figure
-from benchmarks.record import Record, read_record
+from benchmarks.record import read_record
 from benchmarks.report import CHART_OPTIONS
 from tritonkit import pages
 from tritonkit.pages.contact_sheet import ContactSheetTile, thumbnail
@@ -41,6 +41,9 @@ def write_page(demo: Path) -> None:
     test, record = json.loads((demo / "test.json").read_text()), read_record(demo / "record.json")
     digits, photos = read_rows(demo / "digits.jsonl"), read_rows(demo / "photos.jsonl")
     run = Path(test["checkpoint"]).parent
+    chart = throughput_figure([record.name], [record]).to_html(
+        full_html=False, include_plotlyjs=True, config=CHART_OPTIONS, div_id="throughput"
+    )
     page = pages.templates(Path(__file__).parent).get_template("demo_page.html.jinja")
     text = page.render(
         test=test,
@@ -54,7 +57,7 @@ def write_page(demo: Path) -> None:
         ],
         right=sum(is_correct(row) for row in digits),
         record=record,
-        chart=_chart(record),
+        chart=Markup(chart),  # noqa: S704 - Plotly escapes its input
     )
     (demo / "index.html").write_text(text, encoding="utf-8")
 
@@ -93,12 +96,6 @@ def _export(demo: Path, name: str) -> ExportSummary:
         decisions_kept=min(comparison.decisions_kept for comparison in verdict.comparisons),
         images=verdict.images,
     )
-
-
-def _chart(record: Record) -> Markup:
-    figure = throughput_figure([record.name], [record])
-    html = figure.to_html(full_html=False, include_plotlyjs=True, config=CHART_OPTIONS, div_id="throughput")
-    return Markup(html)  # noqa: S704 - Plotly escapes its input
 
 
 def data_url(picture: Path) -> str:

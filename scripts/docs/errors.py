@@ -51,7 +51,7 @@ class Entry(NamedTuple):
 
 def entries() -> list[Entry]:
     """Return all codes of the source, sorted, without duplicates of code and message."""
-    unique_entries = {Entry(kind.code, kind.__name__, _first_line(kind)) for kind in error_classes()}
+    unique_entries = {Entry(kind.code, kind.__name__, (kind.__doc__ or "").splitlines()[0]) for kind in error_classes()}
     files = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in files.split():
         if name.startswith(PACKAGES):
@@ -128,10 +128,6 @@ def _cell(text: str) -> str:
     for character, escaped in (("|", "\\|"), ("<", "&lt;"), ("*", "\\*"), ("_", "\\_"), ("[", "\\[")):
         plain = plain.replace(character, escaped)
     return plain
-
-
-def _first_line(kind: type) -> str:
-    return (kind.__doc__ or "").splitlines()[0]
 
 
 if __name__ == "__main__":

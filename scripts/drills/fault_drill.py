@@ -143,7 +143,9 @@ def drill(
     started = time.monotonic()
     make_pictures(folder / "pictures", pictures)
     outputs = [folder / name / "answers.jsonl" for name in ("undisturbed", "disturbed")]
-    faults = _faults(kills)
+    faults = []
+    for number in range(kills):
+        faults += [("client", "server")[number % 2], *["network"] * (number % 4 == 1)]
     with ExitStack() as stack:
         triton = stack.enter_context(serve(repository))
         proxy = stack.enter_context(open_proxy(triton.options.grpc_port))
@@ -171,13 +173,6 @@ def drill(
         failures=tuple(failures),
         seconds=round(time.monotonic() - started, 1),
     )
-
-
-def _faults(kills: int) -> list[str]:
-    faults = []
-    for number in range(kills):
-        faults += [("client", "server")[number % 2], *["network"] * (number % 4 == 1)]
-    return faults
 
 
 def _disturb(

@@ -116,18 +116,12 @@ class Traffic:
             except TritonkitError as error:
                 self.failures.append(f"failed: {error}")
                 continue
-            problem = self._problem(int(version), outputs, sent)
+            if not self.networks.match(int(version), outputs):
+                self.failures.append(f"version {version}: the answers are not those of its network")
+            elif not self.ledger.was_live(int(version), sent, time.monotonic()):
+                self.failures.append(f"version {version}: answered although it was not live")
             with self._lock:
                 self.answered[int(version)] += 1
-            if problem:
-                self.failures.append(f"version {version}: {problem}")
-
-    def _problem(self, version: int, outputs: Outputs, sent: float) -> str:
-        if not self.networks.match(version, outputs):
-            return "the answers are not those of its network"
-        if not self.ledger.was_live(version, sent, time.monotonic()):
-            return "answered although it was not live"
-        return ""
 
 
 def drill(

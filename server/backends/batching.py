@@ -48,7 +48,8 @@ class BatchingModel(ABC):
         settings = config.as_dict()
         if settings["input"] and settings["output"]:
             return config
-        path = _artifact_path()
+        # This method gets no path, but the stub's first argument is the path of the artifact.
+        path = _resolve_file(Path(os.fsdecode(Path("/proc/self/cmdline").read_bytes().split(b"\0")[1])))
         inputs, outputs = cls.interface(path)
         batches = all(tensor.shape[:1] == (-1,) for tensor in (*inputs, *outputs))
         if settings["max_batch_size"] and not batches:
@@ -114,17 +115,13 @@ class BatchingModel(ABC):
         return [response for request in requests for response in self.execute([request])]
 
     def _run_batch(self, requests: list[Any]) -> list[Any]:
-        batches = [self._arrays(request) for request in requests]
-        inputs = batches[0] if len(batches) == 1 else [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-        return self._respond(batches, self.run(inputs))
-
-    def _arrays(self, request: Any) -> list[Any]:
-        return [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
-
-    def _respond(self, batches: list[list[Any]], outputs: list[Any]) -> list[Any]:
-        """Split the outputs between the requests. A single request gets all outputs, of any shape."""
+        batches = [
+            [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
+            for request in requests
+        ]
         if len(batches) == 1:
-            return [self._response(outputs)]
+            return [self._response(self.run(batches[0]))]  # outputs of any shape
+        outputs = self.run([np.concatenate(parts) for parts in zip(*batches, strict=True)])
         responses, start = [], 0
         for batch in batches:
             stop = start + len(batch[0])
@@ -135,11 +132,6 @@ class BatchingModel(ABC):
     def _response(self, arrays: list[Any]) -> Any:
         tensors = [pb_utils.Tensor(name, array) for name, array in zip(self.outputs, arrays, strict=True)]
         return pb_utils.InferenceResponse(tensors)
-
-
-def _artifact_path() -> Path:
-    """Return the artifact path from the stub's first argument: `auto_complete_config` gets no path."""
-    return _resolve_file(Path(os.fsdecode(Path("/proc/self/cmdline").read_bytes().split(b"\0")[1])))
 
 
 def _resolve_file(path: Path) -> Path:

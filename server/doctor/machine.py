@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -39,22 +40,19 @@ def inspect_machine(runtime: RuntimeName = "pip") -> Machine:
     """Read free memory and GPU; for the docker runtime also ask the Docker engine."""
     gpu = find_gpu()
     free_mib = next(iter(query_gpus("memory.free")), "") if gpu else ""
+    containers_have_gpu = None
+    if runtime == "docker":
+        from server.runtimes.docker_runtime import engine_has_gpu
+
+        with suppress(InputError, ServerError):  # `start_findings` and the start report this
+            containers_have_gpu = engine_has_gpu()
     return Machine(
         memory_bytes=min(psutil.virtual_memory().available, _cgroup_free_bytes()),
         shared_memory_bytes=shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0,
         gpu=gpu,
         gpu_memory_bytes=int(free_mib) * _MIB if free_mib.isdecimal() else None,
-        containers_have_gpu=_containers_have_gpu() if runtime == "docker" else None,
+        containers_have_gpu=containers_have_gpu,
     )
-
-
-def _containers_have_gpu() -> bool | None:
-    from server.runtimes.docker_runtime import engine_has_gpu
-
-    try:
-        return engine_has_gpu()
-    except (InputError, ServerError):  # `start_findings` and the start report this
-        return None
 
 
 def _cgroup_free_bytes() -> int:

@@ -64,9 +64,20 @@ def _check_gpu_memory(models: Sequence[ModelFolder], target: TargetEnvironment) 
 
 
 def _check_shared_memory(models: Sequence[ModelFolder], target: TargetEnvironment) -> Iterator[Finding]:
-    needed_bytes = sum(_shared_bytes(model) for model in models if target.is_python_based(model.backend))
+    needed_bytes = 0
+    for model in models:
+        if target.is_python_based(model.backend):
+            image_bytes = sum(
+                prod(max(dim, 1) for dim in tensor.dims) * (TYPE_BYTES.get(tensor.data_type, 1) or _ENCODED_IMAGE_BYTES)
+                for tensor in (*model.config.input, *model.config.output)
+            )
+            instance_bytes = _SEGMENT_BYTES + max(model.config.max_batch_size, 1) * image_bytes
+            needed_bytes += _instances(model) * max(len(model.loaded_versions), 1) * instance_bytes
+    free_bytes = target.machine.shared_memory_bytes
     in_container = target.options.runtime == "docker"
-    free_bytes = _container_shm_bytes(target) if in_container else target.machine.shared_memory_bytes
+    if in_container:
+        size = _DOCKER_SIZE.fullmatch((setting(SHM_VARIABLE, target.repository) or DEFAULT_CONTAINER_SHM).lower())
+        free_bytes = int(float(size[1]) * _DOCKER_UNITS[size[2]]) if size else 0
     if needed_bytes > free_bytes:
         needed, free = _mib_text(needed_bytes), _mib_text(free_bytes)
         message = f"Python models need about {needed} of shared memory at full batches; {free} are free"
@@ -78,11 +89,6 @@ def _check_shared_memory(models: Sequence[ModelFolder], target: TargetEnvironmen
         )
         fix = f"{advice}; or export with a smaller --max-batch or fewer --instances"
         yield warning(SHARED_MEMORY, message, fix, code="machine.shared_memory")
-
-
-def _container_shm_bytes(target: TargetEnvironment) -> int:
-    size = _DOCKER_SIZE.fullmatch((setting(SHM_VARIABLE, target.repository) or DEFAULT_CONTAINER_SHM).lower())
-    return int(float(size[1]) * _DOCKER_UNITS[size[2]]) if size else 0
 
 
 def _check_release(target: TargetEnvironment) -> Iterator[Finding]:
@@ -125,17 +131,6 @@ def _is_on_gpu(model: ModelFolder, target: TargetEnvironment) -> bool:
         return False
     group = next(iter(model.config.instance_group), None)
     return group is None or group.KIND_CPU not in kinds
-
-
-def _shared_bytes(model: ModelFolder) -> int:
-    batch = max(model.config.max_batch_size, 1)
-    tensors = [*model.config.input, *model.config.output]
-    image_bytes: int = sum(
-        prod(max(dim, 1) for dim in tensor.dims) * (TYPE_BYTES.get(tensor.data_type, 1) or _ENCODED_IMAGE_BYTES)
-        for tensor in tensors
-    )
-    instance_bytes: int = _SEGMENT_BYTES + batch * image_bytes
-    return _instances(model) * max(len(model.loaded_versions), 1) * instance_bytes
 
 
 def _largest_models(models: Sequence[ModelFolder]) -> str:

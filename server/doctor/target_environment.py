@@ -7,7 +7,7 @@ from pathlib import Path
 
 from server.doctor.machine import Machine
 from server.options import Options
-from server.runtimes.pip_environment import TORCH_VARIABLE, PipEnvironment, find_pip_environment
+from server.runtimes.pip_environment import TORCH_VARIABLE, find_pip_environment
 from tritonkit.errors import InputError, ServerError
 from tritonkit.repository.finding import Finding, error, warning
 from tritonkit.runtimes.formats import ONNX, OPENVINO, TORCHSCRIPT
@@ -53,11 +53,15 @@ def inspect_target(options: Options, machine: Machine) -> tuple[TargetEnvironmen
     if options.runtime == "docker":
         return _container_environment(options, machine)
     try:
-        return TargetEnvironment(options, machine, backends=frozenset(_installed_backends(find_pip_environment()))), []
+        environment = find_pip_environment()
     except ServerError as reason:
         return TargetEnvironment(options, machine), [
             error(options.repository, str(reason), "make setup", code=reason.code)
         ]
+    site = Path(environment.interpreter.site)
+    libraries = {known.backend for known in (ONNX, OPENVINO) if (site / known.library).is_dir()}
+    torch = {TORCHSCRIPT.backend} if environment.environment()[TORCH_VARIABLE] else set()
+    return TargetEnvironment(options, machine, backends=frozenset({PYTHON, ENSEMBLE} | libraries | torch)), []
 
 
 def _container_environment(options: Options, machine: Machine) -> tuple[TargetEnvironment, list[Finding]]:
@@ -78,10 +82,3 @@ def _container_environment(options: Options, machine: Machine) -> tuple[TargetEn
         ]
     cpu_backends = frozenset({ONNX.backend, OPENVINO.backend, PYTHON, ENSEMBLE})  # the CPU image of deploy/Dockerfile
     return TargetEnvironment(options, machine, image, None if image else cpu_backends), findings
-
-
-def _installed_backends(environment: PipEnvironment) -> set[str]:
-    site = Path(environment.interpreter.site)
-    libraries = {known.backend for known in (ONNX, OPENVINO) if (site / known.library).is_dir()}
-    torch = {TORCHSCRIPT.backend} if environment.environment()[TORCH_VARIABLE] else set()
-    return {PYTHON, ENSEMBLE} | libraries | torch

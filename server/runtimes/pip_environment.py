@@ -126,15 +126,6 @@ def find_pip_environment() -> PipEnvironment:
             "nvidia-pytriton and onnxruntime.",
             code="server.no_triton",
         )
-    environment = PipEnvironment(folder, _inspect_interpreter(folder))
-    if (problem := environment.problem()) is not None:
-        raise ServerError(
-            f"{folder}: {problem}. Remove it and run `make setup` again.", code="server.broken_environment"
-        )
-    return environment
-
-
-def _inspect_interpreter(folder: Path) -> Interpreter:
     result = subprocess.run(
         [str(folder / "bin" / "python"), "-I", "-c", _INTERPRETER_QUERY], capture_output=True, text=True, check=False
     )
@@ -143,4 +134,9 @@ def _inspect_interpreter(folder: Path) -> Interpreter:
             f"{folder}: its Python does not run ({result.stderr.strip()}). Run `make setup` again.",
             code="server.broken_environment",
         )
-    return Interpreter(**json.loads(result.stdout))
+    environment = PipEnvironment(folder, Interpreter(**json.loads(result.stdout)))
+    if (problem := environment.problem()) is not None:
+        raise ServerError(
+            f"{folder}: {problem}. Remove it and run `make setup` again.", code="server.broken_environment"
+        )
+    return environment

@@ -86,7 +86,8 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     task.prepare([sample.truth for sample in samples])
     digests, problems = check_files(samples, task, task_spec)
     data.problems += problems + find_leaks(data.samples, digests) + check_labels(samples, digests, task, data.notes)
-    missing = _missing_parts(config, data.samples)
+    ratios = {"test": config.test_ratio, "val": config.val_ratio}
+    missing = {part: ratio for part, ratio in ratios.items() if ratio and not data.samples[part]}
     if task_spec is not None:
         by_picture = (config.split_by or task.split_by) == "picture"
         data.problems += task.validate_splits(_truths(data.samples), task_spec, minimum=1 + len(missing) * by_picture)
@@ -99,7 +100,12 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     parts |= split_parts(parts["train"], missing, task, by, seed, digests)
     raise_if_any(config.path, task.validate_splits(_truths(parts), task_spec, minimum=1))
     ordered = {part: tuple(sorted(parts[part], key=lambda sample: sample.path)) for part in PARTS}
-    fingerprint = _fingerprint(digests, task, ordered)
+    lines = [
+        f"{hashlib.sha256(task.fingerprint_bytes(sample.truth)).hexdigest()}\t{digests[sample.path]}\n"
+        for part in ordered.values()
+        for sample in part
+    ]
+    fingerprint = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
     return Splits(**ordered, task_spec=task_spec, fingerprint=fingerprint, group=config.group)
 
 
@@ -144,15 +150,3 @@ def _task_spec(task: TrainingTask, data: LoadedData) -> TaskSpec | None:
     except SpecError as error:
         data.problems.append(Problem(error.code, str(error)))
     return None
-
-
-def _missing_parts(config: DataConfig, samples: Mapping[str, Sequence[Sample]]) -> dict[str, float]:
-    """Return the parts that must be split off from train, with their ratios."""
-    ratios = {"test": config.test_ratio, "val": config.val_ratio}
-    return {part: ratio for part, ratio in ratios.items() if ratio and not samples[part]}
-
-
-def _fingerprint(digests: Mapping[Path, str], task: TrainingTask, parts: Mapping[str, Sequence[Sample]]) -> str:
-    samples = [sample for part in parts.values() for sample in part]
-    lines = [f"{hashlib.sha256(task.fingerprint_bytes(s.truth)).hexdigest()}\t{digests[s.path]}\n" for s in samples]
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()

@@ -11,10 +11,8 @@ import torch
 
 from train.config.loading import Config
 from train.engine.run_folder import RunFolder
-from tritonkit.errors import ConfigError, ExternalError, TritonkitError
+from tritonkit.errors import ConfigError, ExternalError, TritonkitError, is_external_failure
 
-_DISK_AND_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
-_NO_PROCESSES = (errno.EAGAIN, errno.ENOMEM)
 _SHARED_MEMORY = ("unable to allocate shared memory", "unable to write to file </torch_", "Bus error")
 _DESCRIPTORS = ("Too many open files", "items of ancdata")
 _KILLED = ("DataLoader worker (pid", "exited unexpectedly")
@@ -56,8 +54,19 @@ def machine_failure(error: Exception, config: Config) -> ExternalError | None:
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return None
-    if isinstance(error, OSError) and error.errno in (*_DISK_AND_FILES, *_NO_PROCESSES):
-        return _system_failure(error, config)
+    if _has(text, _DESCRIPTORS) or (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return ExternalError(
+            f"too many open files, the limit is {limit}: raise it with `ulimit -n`, or set workers=0",
+            code="machine.open_files",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EAGAIN, errno.ENOMEM) and error.filename is None:
+        return ExternalError(
+            f"the machine cannot start more processes ({error.strerror}): lower workers ({config.workers})",
+            code="machine.processes",
+        )
+    if isinstance(error, OSError) and error.errno and (is_external_failure(error) or error.errno == errno.EROFS):
+        return ExternalError(f"{error.filename or 'the run'}: {error.strerror}", code="machine.disk")
     if isinstance(error, MemoryError) or _has(text, _MEMORY):
         return ExternalError(
             f"too little memory for batch_size {config.batch_size} and {config.workers} workers; lower one of them",
@@ -68,33 +77,12 @@ def machine_failure(error: Exception, config: Config) -> ExternalError | None:
             "no shared memory left for the workers: set workers=0, or use a container with a larger --shm-size",
             code="machine.shared_memory",
         )
-    if _has(text, _DESCRIPTORS):
-        return _too_many_files()
     if _has(text, _KILLED):
         return ExternalError(
             f"a worker was killed, usually for lack of memory: lower workers ({config.workers}) or batch_size",
             code="machine.worker_killed",
         )
     return None
-
-
-def _system_failure(error: OSError, config: Config) -> ExternalError:
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return _too_many_files()
-    if error.errno in _NO_PROCESSES and error.filename is None:
-        return ExternalError(
-            f"the machine cannot start more processes ({error.strerror}): lower workers ({config.workers})",
-            code="machine.processes",
-        )
-    return ExternalError(f"{error.filename or 'the run'}: {error.strerror}", code="machine.disk")
-
-
-def _too_many_files() -> ExternalError:
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return ExternalError(
-        f"too many open files, the limit is {limit}: raise it with `ulimit -n`, or set workers=0",
-        code="machine.open_files",
-    )
 
 
 def _without_traceback(error: Exception) -> Exception | None:

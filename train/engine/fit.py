@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +127,13 @@ def _train(plan: TrainingPlan, run: RunFolder) -> tuple[list[Path], list[dict[st
         enable_version_counter=False,
     )
     trainer, is_resumed = _trainer(plan, run, best), run.last_state.is_file()
-    epoch = _finished_epochs(run.last_state, config.total_epochs) if is_resumed else 0
+    epoch = 0
+    if is_resumed:
+        state = read_state(run.last_state)
+        stopped_early = any(
+            isinstance(each, dict) and each.get("stopped_epoch") for each in state["callbacks"].values()
+        )
+        epoch = config.total_epochs if stopped_early else int(state["epoch"]) + 1
     if epoch < config.total_epochs:
         train, val = _loaders(plan, epoch)
         draw_batches(plan, run, train)
@@ -145,17 +149,16 @@ def _train(plan: TrainingPlan, run: RunFolder) -> tuple[list[Path], list[dict[st
     return [path for path in paths if path.is_file()] or [run.last_state], rows
 
 
-def _finished_epochs(last: Path, epochs: int) -> int:
-    """Return the number of finished epochs; all of them if early stopping ended the run."""
-    state = read_state(last)
-    stopped = any(isinstance(each, dict) and each.get("stopped_epoch") for each in state["callbacks"].values())
-    return epochs if stopped else int(state["epoch"]) + 1
-
-
 def _trainer(plan: TrainingPlan, run: RunFolder, best: ModelCheckpoint) -> Trainer:
     config, history = plan.config, History(run.metrics)
     # Without a monitored metric, Lightning keeps the newest state.
     last = ModelCheckpoint(run.states, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    optional: list[Callback] = []
+    if (decay := config.ema) is not None:
+        # This form leaves equal values, such as constant buffers, exactly unchanged.
+        optional.append(WeightAveraging(avg_fn=lambda average, current, _: average + (current - average) * (1 - decay)))
+    if config.patience is not None:
+        optional.append(EarlyStopping(f"val_{plan.task.monitor}", mode="max", patience=config.patience))
     reporting = (history, CurvesCallback(plan, run, history), EpochLogger())
     return Trainer(
         devices=1,
@@ -164,23 +167,11 @@ def _trainer(plan: TrainingPlan, run: RunFolder, best: ModelCheckpoint) -> Train
         accumulate_grad_batches=config.accumulate,
         logger=False,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[*_optional(config, f"val_{plan.task.monitor}"), *reporting, *plan.callbacks, best, last],
+        callbacks=[*optional, *reporting, *plan.callbacks, best, last],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-
-
-def _optional(config: Config, monitor: str) -> Iterator[Callback]:
-    if config.ema is not None:
-        yield WeightAveraging(avg_fn=_moving_average(1 - config.ema))
-    if config.patience is not None:
-        yield EarlyStopping(monitor, mode="max", patience=config.patience)
-
-
-def _moving_average(share: float) -> Callable[[Tensor, Tensor, Any], Tensor]:
-    """Return a moving average in a form that leaves equal values, such as constant buffers, exactly unchanged."""
-    return lambda average, current, _count: average + (current - average) * share
 
 
 def _loaders(plan: TrainingPlan, epoch: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
@@ -197,23 +188,14 @@ def _loaders(plan: TrainingPlan, epoch: int) -> tuple[DataLoader[Any], DataLoade
     )
 
 
-@contextmanager
-def _leave_cores_for(workers: int) -> Iterator[None]:
-    """Reduce torch's threads by the number of workers: with more threads than cores, torch becomes very slow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads - workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _run(
     trainer: Trainer, module: TrainingModule, train: DataLoader[Any], val: DataLoader[Any], state: Path | None
 ) -> None:
+    threads = torch.get_num_threads()
     try:
-        with _leave_cores_for(train.num_workers):
-            trainer.fit(module, train, val, ckpt_path=state, weights_only=True)
+        # With more threads and workers than cores, torch becomes very slow.
+        torch.set_num_threads(max(1, threads - train.num_workers))
+        trainer.fit(module, train, val, ckpt_path=state, weights_only=True)
     except SystemExit as stop:
         # Lightning turns both signals into exits: Ctrl+C into exit code 1, SIGTERM into 0. Neither fits here.
         if trainer.received_sigterm:
@@ -228,3 +210,5 @@ def _run(
         if trainer.received_sigterm:
             raise KeyboardInterrupt("stopped by SIGTERM") from error
         raise
+    finally:
+        torch.set_num_threads(threads)

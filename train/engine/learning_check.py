@@ -30,14 +30,13 @@ def learning_warnings(
             name: max((row[key] for row in rows if (key := f"val_{head}{name}") in row), default=1.0)
             for name in baseline_metrics
         }
-        if all(best[name] <= _limit(baseline, len(truths)) for name, baseline in baseline_metrics.items()):
+        if all(
+            best[name] <= baseline + 2 * math.sqrt(baseline * (1 - baseline) / max(len(truths), 1))
+            for name, baseline in baseline_metrics.items()
+        ):
             comparison = ", ".join(
                 f"val_{head}{name} {best[name]:.4f} (a guess: {baseline:.4f})"
                 for name, baseline in baseline_metrics.items()
             )
             warnings.append(f"no epoch is clearly better than a guess on {len(truths)} images of val: {comparison}")
     return tuple(warnings)
-
-
-def _limit(baseline: float, count: int) -> float:
-    return baseline + 2 * math.sqrt(baseline * (1 - baseline) / max(count, 1))

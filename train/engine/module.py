@@ -14,7 +14,7 @@ from train.engine.optim import make_optimizer, make_schedule
 from train.engine.state_files import CONFIG_KEY
 from train.tasks import TrainingTask
 from tritonkit.errors import ConfigError, DataError
-from tritonkit.networks.network import Logits, Network
+from tritonkit.networks.network import Network
 
 TRAIN_LOSS, VAL_LOSS = "train_loss", "val_loss"
 
@@ -61,7 +61,9 @@ class TrainingModule(lightning.LightningModule):
         if self.task.has_val_loss:
             loss = self.loss(logits, targets)
             self.log(VAL_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(images))
-        self.measures.update(self._outputs(logits), targets)
+        answers = (answer.float() if answer.is_floating_point() else answer for answer in self.network.answers(logits))
+        outputs = {output.name: answer for output, answer in zip(self.network.spec.outputs, answers, strict=True)}
+        self.measures.update(outputs, targets)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics. Raises DataError if the metric that selects the best epoch cannot be measured."""
@@ -83,7 +85,3 @@ class TrainingModule(lightning.LightningModule):
         optimizer = make_optimizer(self, self.config.optimizer)
         schedule = make_schedule(optimizer, self.config, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _outputs(self, logits: Logits) -> dict[str, Tensor]:
-        answers = (answer.float() if answer.is_floating_point() else answer for answer in self.network.answers(logits))
-        return {output.name: answer for output, answer in zip(self.network.spec.outputs, answers, strict=True)}

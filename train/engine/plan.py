@@ -25,7 +25,7 @@ from tritonkit.networks.network import Network, load_weights
 from tritonkit.networks.weight_matching import match_weights
 from tritonkit.networks.weights import ForeignWeights, read_foreign
 from tritonkit.plugins import find_plugin, load_plugins
-from tritonkit.spec import Architecture, ModelSpec, TaskSpec, image_input
+from tritonkit.spec import Architecture, ModelSpec, image_input
 from tritonkit.system.console import warn
 from tritonkit.tasks import task_for
 
@@ -68,16 +68,25 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
     splits = _collect_errors(lambda: read_splits(data or config.data, task, config.seed), errors)
     if splits is not None:
         _collect_errors(lambda: _check_measurable(task, splits), errors)
-    loss = None if splits is None else _collect_errors(lambda: _loss(task, splits), errors)
+    truths = [] if splits is None else [sample.truth for sample in splits.train]
+    loss = None if splits is None else _collect_errors(lambda: task.loss(splits.task_spec, truths), errors)
     if architecture is None or precision is None or callbacks is None or splits is None or loss is None or errors:
         problems = [problem for error in errors for problem in error.problems or [Problem(error.code, str(error))]]
         message = "\n".join(map(str, errors))
         if splits is None:
             raise DataError(message, code="data.invalid", problems=problems)
         raise ConfigError(message, code="config.invalid", problems=problems)
-    network = Network(
-        _spec(config, architecture, splits.task_spec), pretrained=config.model.pretrained and not is_resumed
+    image = image_input(config.image.preprocess)
+    spec = ModelSpec(
+        **splits.task_spec.model_dump(),
+        name=config.name,
+        architecture=architecture,
+        input=image,
+        outputs=task_for(splits.task_spec).outputs(image),
+        preprocess=config.image.preprocess,
+        normalize=normalize_of(architecture),
     )
+    network = Network(spec, pretrained=config.model.pretrained and not is_resumed)
     network.check_patch_multiple("image.size")
     _check_image_shape(network)
     _show_class_weights(loss)
@@ -154,24 +163,6 @@ def _check_measurable(task: TrainingTask, splits: Splits) -> None:
             f"{task.monitor}, which selects the best epoch, cannot be measured: {problem}; add images",
             code="data.monitor_not_measurable",
         )
-
-
-def _loss(task: TrainingTask, splits: Splits) -> nn.Module:
-    return task.loss(splits.task_spec, [sample.truth for sample in splits.train])
-
-
-def _spec(config: Config, architecture: Architecture, task_spec: TaskSpec) -> ModelSpec:
-    preprocess = config.image.preprocess
-    image = image_input(preprocess)
-    return ModelSpec(
-        **task_spec.model_dump(),
-        name=config.name,
-        architecture=architecture,
-        input=image,
-        outputs=task_for(task_spec).outputs(image),
-        preprocess=preprocess,
-        normalize=normalize_of(architecture),
-    )
 
 
 def _check_image_shape(network: Network) -> None:

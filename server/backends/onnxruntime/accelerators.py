@@ -46,7 +46,10 @@ def providers_for(config: Mapping[str, Any], args: Mapping[str, str], available:
     if on_gpu and _CUDA in available and _CUDA not in [name for name, _ in providers]:
         providers.append((_CUDA, {"device_id": args["model_instance_device_id"]}))
     providers.sort(key=lambda provider: provider[0] == _CUDA)  # CUDA is the fallback of the other providers
-    providers += [_cpu_provider(entry) for entry in cpu_entries]
+    for entry in cpu_entries:
+        if entry["name"] != "openvino":
+            raise _unknown_accelerator_error(entry)
+        providers.append((_OPENVINO, {"device_type": "CPU"}))
     for name, _ in providers:
         if name not in available:
             raise pb_utils.TritonModelException(
@@ -71,12 +74,6 @@ def _gpu_provider(entry: Mapping[str, Any], device: str) -> Provider:
         else:
             raise pb_utils.TritonModelException(f"execution accelerator tensorrt: unknown parameter {name} = {value!r}")
     return _TENSORRT, options
-
-
-def _cpu_provider(entry: Mapping[str, Any]) -> Provider:
-    if entry["name"] != "openvino":
-        raise _unknown_accelerator_error(entry)
-    return _OPENVINO, {"device_type": "CPU"}
 
 
 def _unknown_accelerator_error(entry: Mapping[str, Any]) -> Exception:

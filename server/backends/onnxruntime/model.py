@@ -51,10 +51,18 @@ class TritonPythonModel(BatchingModel):
         return [_tensor(node) for node in session.get_inputs()], [_tensor(node) for node in session.get_outputs()]
 
     def open(self, args: dict[str, str]) -> None:
-        """Open the graph."""
+        """Open the graph, with the parameters of NVIDIA's backend; by default instances share the cores."""
         providers = providers_for(self.config, args, onnxruntime.get_available_providers())
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.cores
+        for kind in ("intra", "inter"):
+            if threads := self.parameter(f"{kind}_op_thread_count"):
+                setattr(options, f"{kind}_op_num_threads", int(threads))
+        # Spinning threads would take CPU time from Triton and its clients.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(str(self.path), self._options(), providers=providers)
+            self._session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
         except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented as error:
             raise pb_utils.TritonModelException(
                 f"{self.path}: {error}. ONNX Runtime has no kernel for it here; a graph in bf16 needs the TensorRT "
@@ -72,21 +80,6 @@ class TritonPythonModel(BatchingModel):
         """Infer one batch."""
         outputs: list[Any] = self._session.run(self.outputs, dict(zip(self.inputs, arrays, strict=True)))
         return outputs
-
-    def _options(self) -> Any:
-        """Return the session options, from the parameters of NVIDIA's backend; by default instances share the cores."""
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = self.cores
-        for parameter, attribute in (
-            ("intra_op_thread_count", "intra_op_num_threads"),
-            ("inter_op_thread_count", "inter_op_num_threads"),
-        ):
-            if value := self.parameter(parameter):
-                setattr(options, attribute, int(value))
-        # Spinning threads would take CPU time from Triton and its clients.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        return options
 
 
 def _tensor(node: Any) -> TensorInfo:

@@ -59,12 +59,22 @@ class TritonPythonModel(BatchingModel):
         """Compile the model for the CPU, the only device of NVIDIA's backend, even on a machine with GPUs."""
         try:
             model = _read(self.path)
-            compiled = openvino.Core().compile_model(model, "CPU", self._settings(model))
+            requested = "bf16" if self.parameter("HINT_BF16").lower() == "yes" else "f32"
+            if model.has_rt_info(PRECISION_KEY):
+                requested = str(model.get_rt_info(PRECISION_KEY).astype(str))
+            compiled = openvino.Core().compile_model(model, "CPU", self._settings(requested))
         except RuntimeError as error:
             raise _load_error(self.path, error) from error
         self.check_names("inputs", self.inputs, [tensor.get_any_name() for tensor in compiled.inputs])
         self.check_names("outputs", self.outputs, [tensor.get_any_name() for tensor in compiled.outputs])
-        self._log_precision(compiled, self._precision(model))
+        actual = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        pb_utils.Logger.log_info(f"{self.path}: OpenVINO runs it in {actual}")
+        if actual != requested:
+            pb_utils.Logger.log_warn(
+                f"{self.path}: needs {requested}, which this CPU does not support; OpenVINO runs it in {actual}"
+            )
+        if actual == "f32" and self.parameter("HINT_BF16"):
+            pb_utils.Logger.log_warn(f"{self.path}: HINT_BF16 is ignored, because the file requires {requested}")
         self._request = compiled.create_infer_request()
 
     def run(self, arrays: list[Any]) -> list[Any]:
@@ -72,8 +82,8 @@ class TritonPythonModel(BatchingModel):
         outputs = self._request.infer(dict(zip(self.inputs, arrays, strict=True)), share_inputs=True)
         return [outputs[name] for name in self.outputs]
 
-    def _settings(self, model: openvino.Model) -> dict[str, Any]:
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self._precision(model)}
+    def _settings(self, precision: str) -> dict[str, Any]:
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
         # The parameter counts the threads of all instances: in NVIDIA's backend they share one compiled model.
         threads = self._number("INFERENCE_NUM_THREADS")
         settings["INFERENCE_NUM_THREADS"] = max(1, threads // self.instances) if threads else self.cores
@@ -84,26 +94,11 @@ class TritonPythonModel(BatchingModel):
                 settings[name] = value.upper()
         return settings
 
-    def _precision(self, model: openvino.Model) -> str:
-        if model.has_rt_info(PRECISION_KEY):
-            return str(model.get_rt_info(PRECISION_KEY).astype(str))
-        return "bf16" if self.parameter("HINT_BF16").lower() == "yes" else "f32"
-
     def _number(self, name: str) -> int:
         value = self.parameter(name)
         if value and not value.isdecimal():
             raise pb_utils.TritonModelException(f"parameter {name}: expected a non-negative number, got {value!r}")
         return int(value or 0)
-
-    def _log_precision(self, compiled: openvino.CompiledModel, requested: str) -> None:
-        actual = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        pb_utils.Logger.log_info(f"{self.path}: OpenVINO runs it in {actual}")
-        if actual != requested:
-            pb_utils.Logger.log_warn(
-                f"{self.path}: needs {requested}, which this CPU does not support; OpenVINO runs it in {actual}"
-            )
-        if actual == "f32" and self.parameter("HINT_BF16"):
-            pb_utils.Logger.log_warn(f"{self.path}: HINT_BF16 is ignored, because the file requires {requested}")
 
 
 def _read(path: Path) -> openvino.Model:

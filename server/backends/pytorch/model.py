@@ -48,8 +48,16 @@ class TritonPythonModel(BatchingModel):
             reason = str(error).strip().splitlines()[0].partition(". ")[0]  # without torch's advice
             raise pb_utils.TritonModelException(f"{self.path}: torch cannot load it: {reason}") from error
         self._arguments = [argument.name for argument in self._module.forward.schema.arguments[1:]]
-        self._indices = _output_indices(self.outputs)
-        _check_inputs(self.inputs, self._arguments)
+        # The index of each output in the module's result: from `<name>__<index>` if all have one, else in order.
+        indices = [name.partition("__")[2] for name in self.outputs]
+        if all("__" in name for name in self.outputs) and all(index.isdecimal() or not index for index in indices):
+            self._indices = [int(index or 0) for index in indices]
+        else:
+            self._indices = list(range(len(self.outputs)))
+        if len(self.inputs) != len(self._arguments):
+            raise pb_utils.TritonModelException(
+                f"config.pbtxt has the inputs {self.inputs}, but forward takes {', '.join(self._arguments)}"
+            )
 
     def run(self, arrays: list[Any]) -> list[Any]:
         """Infer one batch."""
@@ -78,18 +86,3 @@ def _import_torch() -> Any:
             f"{version} with torch, or serve with NVIDIA's image"
         ) from error
     return torch
-
-
-def _check_inputs(configured: list[str], arguments: list[str]) -> None:
-    if len(configured) != len(arguments):
-        raise pb_utils.TritonModelException(
-            f"config.pbtxt has the inputs {configured}, but forward takes {', '.join(arguments)}"
-        )
-
-
-def _output_indices(outputs: list[str]) -> list[int]:
-    """Return the index of each output in the module's result: from `<name>__<index>` if all have one, else in order."""
-    indices = [name.partition("__")[2] for name in outputs]
-    if all("__" in name for name in outputs) and all(index.isdecimal() or not index for index in indices):
-        return [int(index or 0) for index in indices]
-    return list(range(len(outputs)))
