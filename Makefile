@@ -38,7 +38,7 @@ test: setup data ## Run the tests of units and, on a real Triton, of everything 
 test-all: setup data ## Run all tests: also the drills and the shell blocks of the documentation
 	$(PYTEST)
 
-coverage: setup data ## Run tests and show what they reach, also as htmlcov/index.html (TESTS="tests/client" for a part)
+coverage: setup data ## Run tests and show what they reach, also as htmlcov/index.html (TESTS="tests/unit/client" for a part)
 	$(PYTEST) --cov --cov-report term --cov-report html $(TESTS)
 
 docker-test: setup data ## Serve in real containers, where root and Debian 12 are at hand

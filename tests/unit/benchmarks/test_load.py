@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from benchmarks.load import Timing, batches_of, concurrency_levels, measure_level
+from tests.errors import raises
+from tritonkit.errors import InferenceError, InputError
+from tritonkit.runtimes.base import Runner
+from tritonkit.spec import ModelSpec, Outputs
+from tritonkit.triton.client import Statistics
+
+QUICK = Timing(window_s=0.1, max_windows=3, warm_up_s=0.05)
+
+
+class Sleeper(Runner):
+    """Answers after a while, or fails; notes how many wait at once."""
+
+    def __init__(self, spec: ModelSpec, latency_s: float, fails_every: int = 0) -> None:
+        self.spec, self.origin, self.latency_s, self.fails_every = spec, "sleeper", latency_s, fails_every
+        self.calls, self.waiting, self.max_waiting = itertools.count(1), 0, 0
+        self.lock = threading.Lock()
+
+    def _infer(self, batch: NDArray[Any]) -> Outputs:
+        with self.lock:
+            self.waiting += 1
+            self.max_waiting = max(self.max_waiting, self.waiting)
+        time.sleep(self.latency_s)
+        with self.lock:
+            self.waiting -= 1
+        if self.fails_every and next(self.calls) % self.fails_every == 0:
+            raise InferenceError("the server is tired", code="inference.tired")
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("text", "levels"),
+    [
+        ("4", (4,)),
+        ("1:64", (1, 2, 4, 8, 16, 32, 64)),
+        ("1:6", (1, 2, 4, 6)),
+        ("3:20", (3, 6, 12, 20)),
+        ("5:5", (5,)),
+        ("8,1,32", (1, 8, 32)),
+    ],
+)
+def test_concurrency_levels(text: str, levels: tuple[int, ...]) -> None:
+    assert concurrency_levels(text) == levels
+
+
+@pytest.mark.parametrize("text", ["", "0", "0:4", "8:4", "-1", "a", "1:2:3", "1,,2", "1:", "2,0", "4096"])
+def test_concurrency_is_refused_when_it_is_no_level(text: str) -> None:
+    with raises(InputError, "option.concurrency"):
+        concurrency_levels(text)
+
+
+def test_batches_go_through_all_images(images: NDArray[np.uint8]) -> None:
+    batches = batches_of(images, 2)
+    assert [batch.shape[0] for batch in batches] == [2, 2, 2]
+    assert np.array_equal(np.concatenate(batches), images[[0, 1, 2, 3, 4, 0]])
+
+
+def test_as_many_requests_are_in_flight_as_asked(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
+    sleeper = Sleeper(spec, latency_s=0.02)
+    measured = measure_level(sleeper, batches_of(images, 1), concurrency=3, timing=QUICK)
+    assert sleeper.max_waiting == 3
+    assert sleeper.waiting == 0
+    assert measured.figures.p50_ms >= 20
+    assert measured.figures.requests > 0
+    assert (measured.errors, measured.mean_batch, measured.queue_us) == (0, None, None)
+
+
+def test_measuring_stops_when_three_windows_agree(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
+    timing = Timing(window_s=0.4, max_windows=12, warm_up_s=0.05)
+    measured = measure_level(Sleeper(spec, latency_s=0.02), batches_of(images, 1), concurrency=1, timing=timing)
+    assert measured.stable
+    assert 3 <= measured.windows < 12
+
+
+def test_server_side_figures_come_from_what_was_counted_in_between(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
+    steps = itertools.count()
+
+    def counters() -> Statistics:
+        step = next(steps)
+        return Statistics(
+            images=7 + 60 * step, executions=3 + 20 * step, queue_count=30 * step, queue_ns=step * 3_000_000
+        )
+
+    measured = measure_level(Sleeper(spec, latency_s=0.01), batches_of(images, 2), 2, QUICK, counters)
+    assert measured.mean_batch == pytest.approx(3)
+    assert measured.queue_us == pytest.approx(100)
+
+
+def test_errors_are_counted_when_some_requests_fail(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
+    sleeper = Sleeper(spec, latency_s=0.005, fails_every=5)
+    measured = measure_level(sleeper, batches_of(images, 1), concurrency=2, timing=QUICK)
+    assert measured.errors > 0
+    assert measured.first_error == "the server is tired"
+    assert measured.figures.requests > 0
+
+
+def test_the_error_itself_is_raised_when_all_requests_fail(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
+    with raises(InferenceError, "inference.tired"):
+        measure_level(Sleeper(spec, latency_s=0.005, fails_every=1), batches_of(images, 1), 2, QUICK)
+
+
+def test_longer_windows_are_asked_for_when_nothing_ends_in_one(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
+    with raises(InputError, "benchmark.no_request_ended"):
+        measure_level(Sleeper(spec, latency_s=1.2), batches_of(images, 1), 1, QUICK)
