@@ -53,7 +53,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.name)
 def test_shell_blocks_run(page: Path, workplace: Path, tmp_path: Path) -> None:
     script = "\n".join(["set -eux", *runnable(page)])

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 KILLS = 50
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_repository_loads_and_answers_after_fifty_killed_exports(tmp_path: Path) -> None:
     """Run as its user runs it."""
     record = tmp_path / "drill.json"

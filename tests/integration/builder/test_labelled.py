@@ -109,7 +109,6 @@ class GraphSource(Source):
         return self
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("task", TASK_SPECS)
 def test_artifact_keeps_the_quality_of_its_checkpoint_when_the_graph_is_right(
     task: str, network_of: NetworkOf, data: Path, tmp_path: Path
@@ -138,7 +137,6 @@ def test_train_test_runs_a_graph_in_place_of_the_checkpoint(
         assert set(metrics["metrics"]) == HIGHER_IS_BETTER["multiclass"]
 
 
-@pytest.mark.slow
 def test_verdict_fails_when_an_artifact_loses_accuracy_on_labelled_images(
     make_network: Make, data: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from tritonkit.triton.client import TritonClient
 from tritonkit.triton.connection import Connection
 
 
+@pytest.mark.drill
 def test_every_answer_is_of_a_live_version_when_versions_change_under_load(tmp_path: Path) -> None:
     completed = drill(tmp_path, seconds=8, every_s=1, threads=2, protocol="grpc", report=lambda step: None)
     assert (completed.failed, completed.failures) == (0, ())

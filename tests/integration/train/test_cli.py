@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 
-import pytest
 from typer.testing import Result
 
 from train.engine.fit import FitResult
@@ -84,7 +83,6 @@ def test_commands_exit_with_2_when_the_input_is_wrong(command: Command, tmp_path
     assert (error["type"], error["problems"][0]["code"]) == ("DataError", "data.not_found")
 
 
-@pytest.mark.slow
 def test_runs_leave_no_checkpoint_when_stopped(folder: Path, tmp_path: Path, write_config: Callable[..., Path]) -> None:
     config = write_config(tmp_path / "config.yaml", folder, epochs=1000)
     words = [sys.executable, "-c", TRAIN, "fit", str(config)]
@@ -110,7 +108,6 @@ def test_runs_leave_no_checkpoint_when_stopped(folder: Path, tmp_path: Path, wri
     assert not list(tmp_path.rglob("*.safetensors*"))
 
 
-@pytest.mark.slow
 def test_run_names_the_resume_command_when_its_process_group_is_terminated(
     folder: Path, tmp_path: Path, write_config: Callable[..., Path]
 ) -> None:

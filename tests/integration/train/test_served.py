@@ -28,7 +28,6 @@ def document(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
-@pytest.mark.slow
 def test_served_model_measures_and_answers_as_it_was_trained(
     run: FitResult,
     case: str,
