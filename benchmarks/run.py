@@ -108,7 +108,7 @@ def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lamb
     artifact = _find_limit_artifact(plan, target)
     environment, started = read_environment(target.server.release()), datetime.now(UTC)
     _check_outputs(target)
-    before = _measure_limit(target, artifact, lambda text, fraction: on_progress(text, fraction))
+    before = _measure_limit(target, artifact, on_progress)
 
     subject = MeasuredModel(
         model=plan.model,
@@ -151,13 +151,13 @@ def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lamb
             environment=environment,
         )
 
+    def counters() -> Statistics:
+        return Statistics.total(target.server.statistics(plan.model).values())
+
     for phase, concurrency in enumerate(plan.concurrency, start=1):
 
         def on_window(windows: int, phase: int = phase, concurrency: int = concurrency) -> None:
             on_progress(f"concurrency {concurrency}, {windows} windows", phase + windows / plan.timing.max_windows)
-
-        def counters() -> Statistics:
-            return Statistics.total(target.server.statistics(plan.model).values())
 
         on_window(0)
         level = measure_level(target.runner, target.batches, concurrency, plan.timing, counters, on_window)

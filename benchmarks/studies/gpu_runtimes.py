@@ -135,7 +135,10 @@ class _NetworkUnderTest:
         onnx_from_network(self.network, self.graphs["fp32"])
         attempt = next(PrecisionSearch(self.graphs["fp32"], self.images).steps("fp16", "onnxruntime"))
         attempt.write(self.graphs["fp16"])
-        self.simulate = _simulation_infer(self.graphs["fp16"])
+        # The simulation that a verdict uses without a GPU, on the CPU even if ONNX Runtime finds a GPU.
+        simulation = simulate_rounding(onnx.load(self.graphs["fp16"])).SerializeToString()
+        session = onnxruntime.InferenceSession(simulation, providers=["CPUExecutionProvider"])
+        self.simulate: Infer = lambda batch: session.run(None, {session.get_inputs()[0].name: batch})[0]
         self.simulated_answers = self.simulate(self.images)
 
 
@@ -204,20 +207,6 @@ def _torch_infer(network: Network, device: str, precision: Precision) -> Infer:
             (answers,) = model.answers(logits)
             probabilities: Answers = answers.cpu().numpy()
         return probabilities
-
-    return infer
-
-
-def _simulation_infer(graph: Path) -> Infer:
-    """Open the simulation that a verdict uses without a GPU, on the CPU even if ONNX Runtime finds a GPU."""
-    session = onnxruntime.InferenceSession(
-        simulate_rounding(onnx.load(graph)).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    name = session.get_inputs()[0].name
-
-    def infer(batch: ImageArray) -> Answers:
-        answers: Answers = session.run(None, {name: batch})[0]
-        return answers
 
     return infer
 

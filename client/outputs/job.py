@@ -291,7 +291,17 @@ def open_job(
     path = job_path(outputs[0])
     with _locked(path), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         with _database_errors(path):
-            _prepare_database(database, path)
+            if not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+                database.executescript(_SCHEMA)
+            header = [database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+            if header != [_APPLICATION_ID, 1]:
+                raise InputError(
+                    f"{path}: is not a job of this version of `client infer`, but has the name of one; move the file "
+                    "away, or set another --output",
+                    code="job.invalid",
+                )
+            database.execute("PRAGMA journal_mode = WAL")  # a killed client loses no committed row
+            database.execute("PRAGMA synchronous = NORMAL")
         job, is_started = Job(outputs, database), False
         try:
             with _database_errors(path), database:
@@ -310,21 +320,6 @@ def open_job(
                 say(f"{rows} rows are kept in {path}; run the same command{options} to continue")
             with contextlib.suppress(sqlite3.Error):
                 database.execute("PRAGMA journal_mode = DELETE")  # one file, which can be copied
-
-
-def _prepare_database(database: sqlite3.Connection, path: Path) -> None:
-    """Make an empty file a new job. Raises InputError for any other file that is not a job."""
-    if not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-        database.executescript(_SCHEMA)
-    header = [database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-    if header != [_APPLICATION_ID, 1]:
-        raise InputError(
-            f"{path}: is not a job of this version of `client infer`, but has the name of one; move the file away, or "
-            "set another --output",
-            code="job.invalid",
-        )
-    database.execute("PRAGMA journal_mode = WAL")  # a killed client loses no committed row
-    database.execute("PRAGMA synchronous = NORMAL")
 
 
 @contextmanager

@@ -48,29 +48,24 @@ class Video:
     def pictures(self, file: BinaryIO, name: str, relative_path: PurePath) -> Iterator[Picture]:
         """Yield the upright frames. Raises ImageError, and InputError if PyAV is missing."""
         with file, _open_video(file) as (container, stream):
-            for number, content in enumerate(self._frames(container, stream)):
-                if content is not None:
-                    yield Picture(f"{name}#{number}", relative_path / f"{number:06}", content)
+            from av.error import FFmpegError
 
-    def _frames(self, container: Any, stream: Any) -> Iterator[Callable[[], bytes | Image.Image] | None]:
-        """Yield the content of each selected frame, and None for the others."""
-        from av.error import FFmpegError
-
-        number, packets = 0, iter(container.demux(stream))
-        while True:
-            try:
-                packet = next(packets, None)
-            except FFmpegError as error:
-                raise ImageError(f"cannot be read further ({first_line(error)})") from error
-            if packet is None:
-                return
-            try:
-                frames = packet.decode()
-            except FFmpegError as error:
-                frames = [error]  # usually a packet contains one frame
-            for frame in frames:
-                yield None if number % self.frame_step else self._content(frame)
-                number += 1
+            number, packets = 0, iter(container.demux(stream))
+            while True:
+                try:
+                    packet = next(packets, None)
+                except FFmpegError as error:
+                    raise ImageError(f"cannot be read further ({first_line(error)})") from error
+                if packet is None:
+                    return
+                try:
+                    frames = packet.decode()
+                except FFmpegError as error:
+                    frames = [error]  # usually a packet contains one frame
+                for frame in frames:
+                    if number % self.frame_step == 0:
+                        yield Picture(f"{name}#{number}", relative_path / f"{number:06}", self._content(frame))
+                    number += 1
 
     def _content(self, frame: Any) -> Callable[[], bytes | Image.Image]:
         if isinstance(frame, Exception):

@@ -68,12 +68,11 @@ class TritonImages:
     def _prepare_pillow_image(self, base: str) -> str:
         """Return NVIDIA's image with Pillow; without Pillow if that image cannot be built."""
         image = f"{base}{PILLOW_SUFFIX}"
-        if "@" not in base and self._exists(image):
+        has_digest = "@" in base  # such a name cannot get a suffix
+        if not has_digest and self._exists(image):
             return image
         self._pull_if_missing(base)
-        if (
-            "@" in base or not (_ROOT / _GPU_DOCKERFILE).is_file()
-        ):  # the name of an image with a digest cannot get a suffix
+        if has_digest or not (_ROOT / _GPU_DOCKERFILE).is_file():
             self.report(f"serving with {base} without Pillow: models that take encoded images will refuse them")
             return base
         advice = f"`--image {base}` serves without Pillow, and refuses encoded images; see docs/docker.md"
