@@ -428,7 +428,6 @@ def test_segmentation_is_exported_with_probability_and_another_threshold(
         ),
         (TASK_SPECS["multilabel"], OutputOptions(probability=True), "option.probability_unused"),
         (TASK_SPECS["heads"], OutputOptions(probability=True), "option.probability_unused"),
-        (TASK_SPECS["multilabel"], OutputOptions(threshold=1.0), "option.threshold_range"),
         (
             TaskSpec(task="heads", heads={"vector": TASK_SPECS["embedding"]}),
             OutputOptions(threshold=0.4),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from scripts.drills.reload_drill import KEEP, MAX_FAILURES_LISTED, MODEL, Ledger, Networks, Traffic, drill, summarize
 from tritonkit.spec import ModelSpec

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from benchmarks.load import Timing, batches_of, concurrency_levels, measure_leve
 from tests.errors import raises
 from tritonkit.errors import InferenceError, InputError
 from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.spec import ModelSpec, Outputs
 from tritonkit.triton.client import Statistics
 
@@ -74,6 +76,17 @@ def test_as_many_requests_are_in_flight_as_asked(spec: ModelSpec, images: NDArra
     assert measured.figures.p50_ms >= 20
     assert measured.figures.requests > 0
     assert (measured.errors, measured.mean_batch, measured.queue_us) == (0, None, None)
+
+
+def test_a_real_model_is_measured_in_process(onnx_file: Path, images: NDArray[np.uint8]) -> None:
+    windows: list[int] = []
+    with OnnxRuntimeRunner(onnx_file, threads=1) as runner:
+        measured = measure_level(runner, batches_of(images, 2), 2, QUICK, on_window=windows.append)
+    figures = measured.figures
+    assert windows == [1, 2, 3]
+    assert 0 < figures.p50_ms <= figures.p90_ms <= figures.p95_ms <= figures.p99_ms
+    assert measured.windows == 3
+    assert measured.client_cores > 0
 
 
 def test_measuring_stops_when_three_windows_agree(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
