@@ -27,7 +27,7 @@ ORT = ArtifactFormat(
     precisions=("fp32", "int8"),
     library="onnxruntime",
     runner="tritonkit.runtimes.onnxruntime:OnnxRuntimeRunner",
-    builder="tests.builder.test_own_format:OrtBuilder",
+    builder="tests.integration.builder.test_own_format:OrtBuilder",
 )
 
 

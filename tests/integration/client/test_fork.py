@@ -9,7 +9,15 @@ from pathlib import Path
 
 
 def test_client_answers_or_is_refused_when_its_process_was_forked(served: str, served_http: str, photos: Path) -> None:
-    words = [sys.executable, "-m", "tests.client.forked_client", served, served_http, "resnet18", photos / "cat.jpg"]
+    words = [
+        sys.executable,
+        "-m",
+        "tests.integration.client.forked_client",
+        served,
+        served_http,
+        "resnet18",
+        photos / "cat.jpg",
+    ]
     ran = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert ran.returncode == 0, ran.stderr
     answers = json.loads(ran.stdout)
