@@ -226,7 +226,9 @@ def test_repository_loads_when_the_builder_is_killed_between_a_model_and_its_ens
     ensemble_states = set()
     for _ in range(8):
         builder = subprocess.Popen(
-            [sys.executable, "-m", "tests.builder.republish", tiny_repository], stdout=subprocess.PIPE, cwd=ROOT
+            [sys.executable, "-m", "tests.integration.builder.republish", tiny_repository],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
         )
         assert builder.stdout is not None
         builder.stdout.readline()
