@@ -239,8 +239,14 @@ class Job:
             old_settings, old_rows = _files_of_version_0_1(self.path)
             for file in (*self._files(), *([old_settings, old_rows] if old_settings.exists() else [])):
                 file.unlink(missing_ok=True)
-        if text := str(self._value("SELECT settings FROM job")):
-            settings.check_same(JobSettings.model_validate_json(text), self.path)
+        previous = str(self._value("SELECT settings FROM job"))
+        is_deleted = bool(self._value("SELECT complete FROM job")) and not any(file.exists() for file in self._files())
+        if previous and is_deleted and JobSettings.model_validate_json(previous) != settings:
+            for table in ("job", "row", "file"):  # its outputs were deleted to make room for other answers
+                self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - names of this module
+            previous = ""
+        if previous:
+            settings.check_same(JobSettings.model_validate_json(previous), self.path)
             self._check_own(self._files())
         else:
             _check_unused(self._files(), self.path)

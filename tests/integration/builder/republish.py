@@ -1,4 +1,4 @@
-"""Publish a model in an endless loop, each time with another image size: `python -m tests.integration.builder.republish`.
+"""Publish a model in an endless loop, each time with another image size.
 
 It imports no torch, so it starts fast: a test starts and kills it many times.
 """

@@ -160,6 +160,16 @@ def test_deleted_output_is_written_again_and_a_changed_one_is_refused(tmp_path: 
     assert (tmp_path / "all.csv").read_text() == "path,note\n"
 
 
+def test_other_settings_start_a_new_job_when_the_outputs_were_deleted(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl")
+    (tmp_path / "a.jsonl").unlink()
+    settings = JobSettings(model="other", spec="0" * 64, top=1, outputs=("a.jsonl",))
+    with open_job([tmp_path / "a.jsonl"], settings, Answer({"label": "x"}), lambda message: None) as opened:
+        assert opened.earlier == 0
+        opened.write(Row("new", Answer({"label": "x"})))
+    assert rows_of(tmp_path / "a.jsonl") == ["new"]
+
+
 def test_interrupted_job_is_one_file_with_its_rows(tmp_path: Path) -> None:
     interrupted(tmp_path, "a.jsonl", "all.csv")
     assert set(files(tmp_path)) == {"a.jsonl.job"}
