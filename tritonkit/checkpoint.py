@@ -51,18 +51,17 @@ def read_spec(path: Path) -> ModelSpec:
 
 def read_weights(path: Path) -> Weights:
     """Read all tensors of a `.safetensors` file, by name. Raises CheckpointError."""
+    weights: Weights = {}
     with _open_checkpoint(path) as file:
-        return {key: _read_tensor(file, key, path) for key in file.keys()}  # noqa: SIM118 - not a mapping
-
-
-def _read_tensor(file: Any, key: str, path: Path) -> NDArray[Any]:
-    dtype: str = file.get_slice(key).get_dtype()
-    if dtype.startswith(_NOT_IN_NUMPY):
-        raise CheckpointError(
-            f"{path}: {key} has type {dtype}, which numpy lacks; save the weights as float32", code="checkpoint.dtype"
-        )
-    array: NDArray[Any] = file.get_tensor(key)
-    return array
+        for key in file.keys():  # noqa: SIM118 - not a mapping
+            dtype: str = file.get_slice(key).get_dtype()
+            if dtype.startswith(_NOT_IN_NUMPY):
+                raise CheckpointError(
+                    f"{path}: {key} has type {dtype}, which numpy lacks; save the weights as float32",
+                    code="checkpoint.dtype",
+                )
+            weights[key] = file.get_tensor(key)
+    return weights
 
 
 def _open_checkpoint(path: Path) -> Any:

@@ -72,7 +72,9 @@ class ComparisonInput:
         """Compare outputs of equal shapes; for an image at several positions the worst output counts."""
         selected = self
         if self.indices is not None and len(self.indices) > len(set(self.indices.tolist())):
-            rows = _worst_rows(self.indices, _distances(expected, actual))
+            order = np.lexsort((-_distances(expected, actual), self.indices))
+            _, first = np.unique(self.indices[order], return_index=True)
+            rows = order[first]
             selected, expected, actual = self.select(rows), select_rows(expected, rows), select_rows(actual, rows)
         variation_source = selected.variation(expected, of_golden)
         return compare(selected.name, task, expected, actual, selected.geometries, limits, variation_source)
@@ -142,13 +144,6 @@ def _distances(expected: Outputs, actual: Outputs) -> NDArray[np.float64]:
         if not np.issubdtype(array.dtype, np.floating):
             largest = np.maximum(largest, (array != actual[name]).reshape(len(array), -1).mean(axis=1))
     return largest
-
-
-def _worst_rows(numbers: NDArray[np.int_], distances: NDArray[np.float64]) -> NDArray[np.int_]:
-    """Return for each image the row with the largest error, in the order of the images."""
-    order = np.lexsort((-distances, numbers))
-    _, first = np.unique(numbers[order], return_index=True)
-    return order[first]
 
 
 def _with_batch_size(golden: Golden, size: int, numbers: NDArray[np.int_]) -> ComparisonInput:

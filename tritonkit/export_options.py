@@ -129,10 +129,6 @@ def _limit(text: str) -> str:
     return f"{name}={number}"
 
 
-def _limits(value: Any) -> Any:
-    return [f"{name}={number}" for name, number in value.items()] if isinstance(value, dict) else value
-
-
 def _each_limit_once(values: tuple[str, ...]) -> tuple[str, ...]:
     names = [value.partition("=")[0] for value in values]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -292,7 +288,9 @@ class VerificationOptions(Options):
     """Segmentation: the folder of masks for a folder of images."""
     limit: Annotated[
         tuple[Annotated[str, AfterValidator(_limit)], ...],
-        BeforeValidator(_limits),
+        BeforeValidator(
+            lambda value: [f"{name}={number}" for name, number in value.items()] if isinstance(value, dict) else value
+        ),
         AfterValidator(_each_limit_once),
         CommandLine(metavar="NAME=NUMBER"),
     ] = ()

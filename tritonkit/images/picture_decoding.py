@@ -74,7 +74,12 @@ def decode_picture(file: PictureFile, image: Image.Image, reduction: int = 1) ->
     reduction: factor by which the JPEG decoder reduces both sides.
     """
     try:
-        image = _load_pixels(file, image, reduction)
+        if file.format == "JPEG" and (complete := with_end_marker(file.data)) is not file.data:
+            image = _open_with_exif(dataclasses.replace(file, data=complete))
+        image.seek(0)
+        if reduction > 1:
+            image.draft(None, (image.width // reduction, image.height // reduction))
+        image.load()
         rgb = _to_rgb(file, image)
         orientation = orientation_of(image)  # after loading: Pillow rotates a TIFF itself and removes the tag
     except ImageError:
@@ -95,17 +100,6 @@ def _open_with_exif(file: PictureFile) -> Image.Image:
     return image
 
 
-def _load_pixels(file: PictureFile, image: Image.Image, reduction: int) -> Image.Image:
-    """Load the pixels of an image."""
-    if file.format == "JPEG" and (complete := with_end_marker(file.data)) is not file.data:
-        image = _open_with_exif(dataclasses.replace(file, data=complete))
-    image.seek(0)
-    if reduction > 1:
-        image.draft(None, (image.width // reduction, image.height // reduction))
-    image.load()
-    return image
-
-
 def _to_rgb(file: PictureFile, image: Image.Image) -> Image.Image:
     """Convert to 8-bit RGB on white. Modes that begin with I are grey with 16 bits."""
     if not (image.has_transparency_data or image.mode.startswith("I")):
@@ -114,20 +108,15 @@ def _to_rgb(file: PictureFile, image: Image.Image) -> Image.Image:
     for top in range(0, image.height, rows):
         band = (0, top, image.width, min(top + rows, image.height))
         part = image.crop(band)
-        rgb.paste(_from_16_bit(part, file) if image.mode.startswith("I") else _on_white(part), band)
+        if image.mode.startswith("I"):  # Pillow would clip 16 bits to white
+            levels: NDArray[Any] = np.asarray(part).astype(np.int64)
+            if file.inverted:
+                levels = 65535 - levels
+            if file.transparent_level is not None:
+                levels[levels == file.transparent_level] = 65535
+            part = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+        else:
+            rgba = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")
+            part = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
+        rgb.paste(part.convert("RGB"), band)
     return rgb
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
-
-
-def _from_16_bit(image: Image.Image, file: PictureFile) -> Image.Image:
-    """Scale grey with 16 bits per pixel to 8 bits; Pillow would clip it to white."""
-    levels: NDArray[Any] = np.asarray(image).astype(np.int64)
-    if file.inverted:
-        levels = 65535 - levels
-    if file.transparent_level is not None:
-        levels[levels == file.transparent_level] = 65535
-    return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")

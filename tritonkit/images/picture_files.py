@@ -62,19 +62,13 @@ class PictureSearch:
         """
         seen, links = set[tuple[int, int]](), [folder]
         while links:
-            linked = list[str]()
-            for link in links:
-                yield from self._tree(link, seen, linked)
-            links = linked
-
-    def _tree(self, root: str, seen: set[tuple[int, int]], linked: list[str]) -> Iterator[str]:
-        waiting = [(root, True)]
-        while waiting:
-            path, is_folder = waiting.pop()
-            if is_folder and self._is_new(path, seen):
-                waiting += sorted(self._entries(path, linked), reverse=True)
-            elif not is_folder or path in self.errors:
-                yield path
+            waiting, links = [(link, True) for link in reversed(links)], []
+            while waiting:
+                path, is_folder = waiting.pop()
+                if is_folder and self._is_new(path, seen):
+                    waiting += sorted(self._entries(path, links), reverse=True)
+                elif not is_folder or path in self.errors:
+                    yield path
 
     def _is_new(self, folder: str, seen: set[tuple[int, int]]) -> bool:
         try:

@@ -103,18 +103,15 @@ def open_header(file: PictureFile) -> ImageFile:
         raise ImageError(
             f"the {file.format} header is broken, or its variant is not supported ({error})", code="image.header"
         ) from error
-    _check_opened(file, image)
-    return image
-
-
-def _check_opened(file: PictureFile, image: ImageFile) -> None:
-    """Raise ImageError for images that Pillow opens and misreads."""
     # Pillow ignores a palette of greys, and reads the bits of an index as a level.
-    if file.format == "BMP" and {"1": 1, "L": 8}.get(image.mode, bits := _bmp_bits(file.data)) != bits:
-        raise unsupported_error(f"BMP with {bits} bits per pixel and this palette of greys")
+    if file.format == "BMP":
+        bits = file.data[24 if file.data[14] == 12 else 28]
+        if {"1": 1, "L": 8}.get(image.mode, bits) != bits:
+            raise unsupported_error(f"BMP with {bits} bits per pixel and this palette of greys")
     # Around the frame, the specification requires the background colour, browsers show none, Pillow the first colour.
     if file.format == "GIF" and "transparency" not in image.info and image.tile[0][1] != (0, 0, *image.size):
         raise unsupported_error("GIF whose first frame does not cover the whole image")
+    return image
 
 
 def _format_of(data: bytes) -> str | None:
@@ -147,10 +144,6 @@ def _load_decoder(kind: str) -> None:
         importlib.import_module(f"PIL.{_PLUGINS[kind]}")
     except ImportError as error:
         raise unsupported_error(f"{kind} needs a newer Pillow than {PIL.__version__} and") from error
-
-
-def _bmp_bits(data: bytes) -> int:
-    return data[24 if data[14] == 12 else 28]
 
 
 def _jpeg2000_file(data: bytes) -> PictureFile:

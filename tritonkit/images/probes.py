@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tritonkit.images.preprocess import ImageArray
 
@@ -35,18 +34,15 @@ def probes_of(images: ImageArray) -> dict[str, ImageArray]:
     pictures = iter(np.resize(np.arange(len(images)), len(_DARK) + len(_BRIGHT) + 2))
     for level in (*_DARK, *_BRIGHT):
         number = int(next(pictures))
-        probes[f"image {number + 1} at a mean of {level}"] = _with_mean(images[number], level)
+        values, mean = images[number].astype(np.float64), float(images[number].mean())
+        if level < 128:  # an image already beyond the level is not changed
+            values *= min(1.0, level / max(mean, 1e-9))
+        else:
+            values = 255 - (255 - values) * min(1.0, (255 - level) / max(255 - mean, 1e-9))
+        probes[f"image {number + 1} at a mean of {level}"] = values.astype(np.uint8)
     number = int(next(pictures))
     harsh = np.clip((images[number].astype(np.float32) - 128) * 3 + 128, 0, 255)
     probes[f"image {number + 1} at three times the contrast"] = harsh.astype(np.uint8)
     number = int(next(pictures))
     probes[f"the negative of image {number + 1}"] = 255 - images[number]
     return probes
-
-
-def _with_mean(image: ImageArray, level: int) -> NDArray[np.uint8]:
-    """Darken or brighten an image to a mean of `level`; an image already beyond it is not changed."""
-    values, mean = image.astype(np.float64), float(image.mean())
-    if level < 128:
-        return (values * min(1.0, level / max(mean, 1e-9))).astype(np.uint8)
-    return (255 - (255 - values) * min(1.0, (255 - level) / max(255 - mean, 1e-9))).astype(np.uint8)

@@ -57,9 +57,18 @@ def tiff_file(data: bytes) -> PictureFile:
     """Accept a TIFF of a supported layout. Raises ImageError that names any other layout."""
     tags = _tags(data)
     layout = _layout(tags)
-    if not (_are_samples_supported(layout) and _is_coding_supported(layout)):
+    further = _FURTHER.get((layout.colours, layout.bits), {()})
+    if layout.bits not in _BITS[layout.colours] or layout.further not in further or not _is_coding_supported(layout):
         raise layout.unsupported_error()
-    _check_rest(tags, layout)
+    # Pillow would misread these pages, inks and palettes.
+    if _number(tags, 254, 0) & 1:
+        raise unsupported_error("TIFF whose first page is a thumbnail, as in a camera's raw file,")
+    if layout.bits > 1 and _number(tags, 266, 1) != 1:
+        raise unsupported_error("TIFF with the bits of each byte reversed")
+    if layout.colours == _CMYK and _number(tags, 332, 1) != 1:
+        raise unsupported_error("TIFF with other inks than cyan, magenta, yellow and black")
+    if layout.colours == _PALETTE and 0 < max(_numbers(tags, 320, (65535,))) < 256:
+        raise unsupported_error("TIFF with a palette of 8-bit levels, where 16 bits are the rule,")
     _check_parts(tags, layout)
     if layout.colours == _WHITE_IS_ZERO and layout.bits == 16:
         # Pillow reads this layout in only one byte order, and does not invert it.
@@ -102,11 +111,6 @@ def _layout(tags: ImageFileDirectory_v2) -> _Layout:
     return _Layout(colours, bits[0], further, _number(tags, 259, _RAW), in_planes)
 
 
-def _are_samples_supported(layout: _Layout) -> bool:
-    kind = layout.colours, layout.bits
-    return layout.bits in _BITS[layout.colours] and layout.further in _FURTHER.get(kind, {()})
-
-
 def _is_coding_supported(layout: _Layout) -> bool:
     """Whether compression and planes are supported for these samples."""
     if layout.in_planes and (
@@ -119,18 +123,6 @@ def _is_coding_supported(layout: _Layout) -> bool:
     if layout.compression == _JPEG or layout.colours == _YCBCR:
         return layout.compression == _JPEG and layout.colours in _OF_JPEG and layout.bits == 8 and not layout.further
     return layout.compression in _COMPRESSIONS and (layout.compression not in _FAX or layout.bits == 1)
-
-
-def _check_rest(tags: ImageFileDirectory_v2, layout: _Layout) -> None:
-    """Raise ImageError for pages, inks and palettes that Pillow would misread."""
-    if _number(tags, 254, 0) & 1:
-        raise unsupported_error("TIFF whose first page is a thumbnail, as in a camera's raw file,")
-    if layout.bits > 1 and _number(tags, 266, 1) != 1:
-        raise unsupported_error("TIFF with the bits of each byte reversed")
-    if layout.colours == _CMYK and _number(tags, 332, 1) != 1:
-        raise unsupported_error("TIFF with other inks than cyan, magenta, yellow and black")
-    if layout.colours == _PALETTE and 0 < max(_numbers(tags, 320, (65535,))) < 256:
-        raise unsupported_error("TIFF with a palette of 8-bit levels, where 16 bits are the rule,")
 
 
 def _check_parts(tags: ImageFileDirectory_v2, layout: _Layout) -> None:

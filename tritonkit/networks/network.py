@@ -117,7 +117,14 @@ class Network(nn.Module):
             self.train(training)
         for input_sides, patch in layer_inputs:
             if _leaves_remainder(input_sides, patch):
-                raise SpecError(_size_message(self.spec, patch, option), code="architecture.patch_size")
+                fitting = [-(-side // step) * step for side, step in zip(sides[:2], patch, strict=True)]
+                size, step, fit = ("x".join(map(str, dict.fromkeys(pair))) for pair in (sides[:2], patch, fitting))
+                prefix = "torchvision/" if self.spec.architecture.library == "torchvision" else ""
+                raise SpecError(
+                    f"{option} {size} is not a multiple of the patch size {step} of {prefix}"
+                    f"{self.spec.architecture.name}; use {fit}",
+                    code="architecture.patch_size",
+                )
 
     def _count_features(self) -> int:
         """Count the features of the backbone without its classifier, by a run: libraries store it in many ways."""
@@ -193,14 +200,6 @@ def _cuts_patches(layer: nn.Conv2d) -> bool:
 
 def _leaves_remainder(sides: Sequence[int], patch: Sequence[int]) -> bool:
     return any(side % step for side, step in zip(sides, patch, strict=True))
-
-
-def _size_message(spec: ModelSpec, patch: Sequence[int], option: str) -> str:
-    sides = spec.input.shape[:2]
-    fitting = [-(-side // step) * step for side, step in zip(sides, patch, strict=True)]
-    size, step, fit = ("x".join(map(str, dict.fromkeys(pair))) for pair in (sides, patch, fitting))
-    prefix = "torchvision/" if spec.architecture.library == "torchvision" else ""
-    return f"{option} {size} is not a multiple of the patch size {step} of {prefix}{spec.architecture.name}; use {fit}"
 
 
 def _per_channel(values: tuple[float, float, float]) -> Tensor:

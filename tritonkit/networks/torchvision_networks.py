@@ -119,7 +119,14 @@ def torchvision_network(name: str, classes: int, pretrained: bool, arguments: di
             if hasattr(network, auxiliary):
                 setattr(network, auxiliary, None)
     if classes != outputs:
-        _replace_head(network, classes)
+        path = head_name(network)
+        layer = network.get_submodule(path)
+        head: nn.Module = nn.Identity()
+        if classes and isinstance(layer, nn.Conv2d):
+            head = nn.Conv2d(layer.in_channels, classes, layer.kernel_size)  # type: ignore[arg-type] # it is a pair
+        elif classes and isinstance(layer, nn.Linear):
+            head = nn.Linear(layer.in_features, classes)
+        network.set_submodule(path, head)
     return network
 
 
@@ -127,17 +134,6 @@ def head_name(network: nn.Module) -> str:
     """Return the module path of the last layer, which has one output for each class."""
     layers: list[str] = [path for path, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     return layers[-1]
-
-
-def _replace_head(network: nn.Module, classes: int) -> None:
-    path = head_name(network)
-    layer = network.get_submodule(path)
-    head: nn.Module = nn.Identity()
-    if classes and isinstance(layer, nn.Conv2d):
-        head = nn.Conv2d(layer.in_channels, classes, layer.kernel_size)  # type: ignore[arg-type] # it is a pair
-    elif classes and isinstance(layer, nn.Linear):
-        head = nn.Linear(layer.in_features, classes)
-    network.set_submodule(path, head)
 
 
 def _known() -> list[str]:

@@ -38,10 +38,19 @@ def map_weights(source: State, target: State, origin: str) -> MatchedWeights:
     elif by_order is not None and len(available) == len(required) == len(by_order.keys):
         _check_shapes({key: available[name] for key, name in by_order.keys.items()}, required, origin)
     else:
-        raise CheckpointError(_mismatch_message(available, required, origin), code="checkpoint.no_match")
+        missing = _count_and_first("Missing", [key for key in required if key not in available])
+        extra = _count_and_first("not in the network", [key for key in available if key not in required])
+        raise CheckpointError(
+            f"{origin}: its {len(available)} tensors match the network's {len(required)} neither by name, nor without "
+            f"a prefix, nor by order. {'; '.join(filter(None, [missing, extra]))}. Is --model correct?",
+            code="checkpoint.no_match",
+        )
     counters = {key: tensor for key, tensor in target.items() if key.endswith(_UNUSED)}
     matched = match_weights(source, target, origin)
-    description = matched.description + _unused_note(matched.skipped)
+    description, skipped = matched.description, matched.skipped
+    if skipped:
+        tensors = "1 tensor of the file is" if len(skipped) == 1 else f"{len(skipped)} tensors of the file are"
+        description += f"; {tensors} not used: {', '.join(skipped[:3])}{', …' if len(skipped) > 3 else ''}"
     return replace(matched, weights={**counters, **matched.weights}, description=description)
 
 
@@ -67,8 +76,14 @@ def match_weights(source: State, target: State, origin: str) -> MatchedWeights:
             code="checkpoint.no_match",
         )
     matched = {key: available[name] for key, name in pairs.keys.items()}
-    if pairs.ordered:
-        _check_variances(matched, origin)
+    if pairs.ordered:  # means and variances have equal shapes, so the order may be wrong
+        negative = [key for key, tensor in matched.items() if key.endswith("running_var") and bool((tensor < 0).any())]
+        if negative:
+            raise CheckpointError(
+                f"{origin}: matched by order, {negative[0]} would get negative variances, so the order differs too. "
+                "Rename the file's keys to timm's names, or correct --model.",
+                code="checkpoint.negative_variance",
+            )
     skipped = tuple(name for name in available if name not in set(pairs.keys.values()))
     return MatchedWeights(matched, pairs.description, skipped, tuple(key for key in required if key not in matched))
 
@@ -94,7 +109,9 @@ def _without_counters(state: State) -> State:
 
 def _by_name(available: State, required: State) -> _Pairs:
     """Pair tensors with equal names. If several prefixes match equally many tensors, a moving average is preferred."""
-    starts = dict.fromkeys([*_common_prefixes(available, depth=2), *_nesting_prefixes(available, required)])
+    first = next(iter(required))
+    nesting = [key.removesuffix(first) for key in available if key.endswith("." + first)]
+    starts = dict.fromkeys([*_common_prefixes(available, depth=2), *nesting])
     pairs_by_prefix: dict[str, _Pairs] = {}
     for file_prefix in starts:
         candidates = (
@@ -147,22 +164,6 @@ def _common_prefixes(state: State, depth: int) -> list[str]:
     return ["", *(prefix for prefix, count in counts.items() if count >= len(state) * _MIN_PREFIX_SHARE)]
 
 
-def _nesting_prefixes(available: State, required: State) -> list[str]:
-    first = next(iter(required))
-    return [key.removesuffix(first) for key in available if key.endswith("." + first)]
-
-
-def _unused_note(names: tuple[str, ...]) -> str:
-    if not names:
-        return ""
-    examples = f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
-    return (
-        f"; {len(names)} tensors of the file are not used: {examples}"
-        if len(names) > 1
-        else (f"; 1 tensor of the file is not used: {examples}")
-    )
-
-
 def _check_shapes(tensors: State, required: State, origin: str) -> None:
     wrong = [
         f"  {key}: expected {list(required[key].shape)}, got {list(tensor.shape)}"
@@ -176,27 +177,6 @@ def _check_shapes(tensors: State, required: State, origin: str) -> None:
             + "\n".join(wrong[:10]),
             code="checkpoint.shapes",
         )
-
-
-def _check_variances(ordered: State, origin: str) -> None:
-    """Check that no variance is negative: means and variances have equal shapes, so the order may be wrong."""
-    negative = [key for key, tensor in ordered.items() if key.endswith("running_var") and bool((tensor < 0).any())]
-    if negative:
-        raise CheckpointError(
-            f"{origin}: matched by order, {negative[0]} would get negative variances, so the order differs too. "
-            "Rename the file's keys to timm's names, or correct --model.",
-            code="checkpoint.negative_variance",
-        )
-
-
-def _mismatch_message(available: State, required: State, origin: str) -> str:
-    missing = [key for key in required if key not in available]
-    extra = [key for key in available if key not in required]
-    lists = filter(None, [_count_and_first("Missing", missing), _count_and_first("not in the network", extra)])
-    return (
-        f"{origin}: its {len(available)} tensors match the network's {len(required)} neither by name, nor without a "
-        f"prefix, nor by order. {'; '.join(lists)}. Is --model correct?"
-    )
 
 
 def _count_and_first(title: str, keys: list[str]) -> str:

@@ -68,9 +68,21 @@ def read_foreign(path: Path) -> ForeignWeights:
         with torch.serialization.safe_globals(_ALLOWED_CLASSES), warnings.catch_warnings(action="ignore"):
             document = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if _is_pickled(path):
-            raise CheckpointError(_unsafe_message(path), code="checkpoint.pickled_code") from error
-        raise CheckpointError(f"{path}: {_UNREADABLE}", code="checkpoint.unreadable") from error
+        with path.open("rb") as file:
+            is_pickled = file.read(4).startswith((b"\x80", b"PK"))
+        if not is_pickled:
+            raise CheckpointError(f"{path}: {_UNREADABLE}", code="checkpoint.unreadable") from error
+        try:
+            classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        except Exception:  # noqa: BLE001 - the oldest formats raise various errors
+            classes = []
+        examples = f" ({', '.join(sorted(classes)[:4])}{', …' if len(classes) > 4 else ''})" if classes else ""
+        raise CheckpointError(
+            f"{path}: contains pickled Python objects{examples}, which can run code and are not loaded. Where the file "
+            "was written, save only the weights: torch.save(model.state_dict(), FILE) or safetensors; for a Lightning "
+            'checkpoint, torch.save(checkpoint["state_dict"], FILE).',
+            code="checkpoint.pickled_code",
+        ) from error
     except Exception as error:  # a damaged file can raise any error
         raise CheckpointError(f"{path}: {_UNREADABLE}", code="checkpoint.unreadable") from error
     state, note = _find_state(document, path)
@@ -90,24 +102,6 @@ def class_count(state: State) -> tuple[int, str] | None:
     ]
     usual = [layer for layer in layers if _LAST_LAYER.intersection(layer[1].split(".")[-3:])]
     return (usual or layers)[-1] if layers else None
-
-
-def _is_pickled(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4).startswith((b"\x80", b"PK"))
-
-
-def _unsafe_message(path: Path) -> str:
-    try:
-        classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # noqa: BLE001 - the oldest formats raise various errors
-        classes = []
-    examples = f" ({', '.join(sorted(classes)[:4])}{', …' if len(classes) > 4 else ''})" if classes else ""
-    return (
-        f"{path}: contains pickled Python objects{examples}, which can run code and are not loaded. Where the file was "
-        "written, save only the weights: torch.save(model.state_dict(), FILE) or safetensors; for a Lightning "
-        'checkpoint, torch.save(checkpoint["state_dict"], FILE).'
-    )
 
 
 def _find_state(document: Any, path: Path) -> tuple[State, str]:

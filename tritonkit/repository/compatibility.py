@@ -149,7 +149,10 @@ def _hardware_problems(record: BuildRecord, compute_capability: str, release: Re
                 code="tensorrt.unsupported_gpu",
             )
         )
-    if record.compute_capabilities and not _runs_on(record, compute_capability):
+    runs_here = compute_capability in record.compute_capabilities
+    if record.settings.hardware == "ampere_plus":
+        runs_here = version_numbers(compute_capability) >= _OLDEST_AMPERE
+    if record.compute_capabilities and not runs_here:
         target = f"{record.gpu or 'a GPU'} (compute capability {', '.join(record.compute_capabilities)})"
         problems.append(
             PlanProblem(
@@ -160,12 +163,6 @@ def _hardware_problems(record: BuildRecord, compute_capability: str, release: Re
             )
         )
     return problems
-
-
-def _runs_on(record: BuildRecord, compute_capability: str) -> bool:
-    if record.settings.hardware == "ampere_plus":
-        return version_numbers(compute_capability) >= _OLDEST_AMPERE
-    return compute_capability in record.compute_capabilities
 
 
 def stale_problems(manifest: Manifest) -> list[PlanProblem]:

@@ -50,7 +50,14 @@ def check_ensemble(model: Path, config: ModelConfig) -> Iterator[Finding]:
         if backend_completes_tensors(step_config):  # its inputs and outputs are known only after loading
             unknown |= set(step.output_map.values())
             continue
-        yield from _check_batch(model, config, step.model_name, step_config)
+        if config.max_batch_size > step_config.max_batch_size:
+            yield error(
+                model / CONFIG_FILE,
+                f"its max_batch_size is {config.max_batch_size}, that of its step {step.model_name} is "
+                f"{step_config.max_batch_size}",
+                _EXPORT,
+                code="ensemble.batch",
+            )
         yield from _check_map(model, step.model_name, "input", step.input_map, step_config.input)
         yield from _check_map(model, step.model_name, "output", step.output_map, step_config.output)
         inputs = _with_batch(step_config, step_config.input)
@@ -81,16 +88,6 @@ def _with_batch(config: ModelConfig, entries: Any) -> dict[str, _Tensor]:
     return {entry.name: _Tensor(entry.data_type, list(entry.dims), config.max_batch_size > 0) for entry in entries}
 
 
-def _check_batch(model: Path, config: ModelConfig, step: str, step_config: ModelConfig) -> Iterator[Finding]:
-    if config.max_batch_size > step_config.max_batch_size:
-        yield error(
-            model / CONFIG_FILE,
-            f"its max_batch_size is {config.max_batch_size}, that of its step {step} is {step_config.max_batch_size}",
-            _EXPORT,
-            code="ensemble.batch",
-        )
-
-
 def _check_map(model: Path, step: str, kind: str, mapped: Mapping[str, str], tensors: Any) -> Iterator[Finding]:
     """Check that a map contains only tensors of the step, and all its inputs."""
     names = {tensor.name for tensor in tensors}
@@ -110,20 +107,14 @@ def _check_tensor(
     if source is None:
         message = f"no step produces {name!r}, which {consumer} takes"
         yield error(model / CONFIG_FILE, message, _EXPORT, code="ensemble.missing_input")
-    elif not (_same_type(source, tensor) and _same_sizes(source, tensor)):
+        return
+    types = {source.data_type, tensor.data_type} - {0}  # 0 is a type that Triton chooses
+    # One of the models may have no batch axis.
+    sizes_fit = shapes_fit(source.dims, tensor.dims) or shapes_fit(source.shape, tensor.shape)
+    if len(types) > 1 or not sizes_fit:
         yield error(
             model / CONFIG_FILE,
             f"{name!r} has another type or shape ({source.dims}) than {consumer} takes ({tensor.dims})",
             _EXPORT,
             code="ensemble.tensor_shape",
         )
-
-
-def _same_type(produced: _Tensor, consumed: _Tensor) -> bool:
-    """Whether two types are equal; 0 is a type that Triton chooses."""
-    return produced.data_type == consumed.data_type or 0 in (produced.data_type, consumed.data_type)
-
-
-def _same_sizes(produced: _Tensor, consumed: _Tensor) -> bool:
-    """Whether the sizes fit with or without the batch axis, as one of the models may have none."""
-    return shapes_fit(produced.dims, consumed.dims) or shapes_fit(produced.shape, consumed.shape)

@@ -183,20 +183,16 @@ class Verdict(RepositoryFile):
             return "\n".join(f"  {problem.code}: {problem.message}" for problem in self.problems)
         sizes = ", ".join(map(str, self.sizes))
         probes = f" and {self.of_probes.images} synthetic probes" if self.of_probes is not None else ""
-        return f"{', '.join(self._difference_figures())}, at batch {sizes}, on {self.images}{probes}"
-
-    def _difference_figures(self) -> list[str]:
-        worst = max(self.artifact_comparisons, key=lambda comparison: comparison.max_abs)
-        lowest = {name: min(entry.agreement[name] for entry in self.artifact_comparisons) for name in worst.agreement}
+        compared = self.artifact_comparisons
+        worst = max(compared, key=lambda comparison: comparison.max_abs)
+        lowest = [f"{name} {min(entry.agreement[name] for entry in compared):.4f}" for name in worst.agreement]
         # Without floating-point outputs there is no error to show.
-        error = [f"largest error {worst.max_abs:.1e} (limit {self.limits.max_abs:g})"] if worst.max_abs else []
+        figures = [f"largest error {worst.max_abs:.1e} (limit {self.limits.max_abs:g})"] if worst.max_abs else []
         if self.relative is not None:
-            error.append(f"relative {self.relative:.1e} (limit {self.limits.relative:g})")
-        share = min(comparison.decisions_kept for comparison in self.artifact_comparisons)
-        return [
-            *error,
-            f"{decisions_text(share)} kept ({', '.join(f'{name} {value:.4f}' for name, value in lowest.items())})",
-        ]
+            figures.append(f"relative {self.relative:.1e} (limit {self.limits.relative:g})")
+        share = min(comparison.decisions_kept for comparison in compared)
+        figures.append(f"{decisions_text(share)} kept ({', '.join(lowest)})")
+        return f"{', '.join(figures)}, at batch {sizes}, on {self.images}{probes}"
 
 
 def decisions_text(share: float) -> str:

@@ -201,14 +201,10 @@ def is_plan(path: str | Path) -> bool:
     return record is not None and record.flavour is not None
 
 
-def _known_format(name: str) -> str:
-    return format_named(name).name
-
-
 class Target(Frozen):
     """A format and a precision."""
 
-    format: Annotated[str, AfterValidator(_known_format)] = ONNX.name
+    format: Annotated[str, AfterValidator(lambda name: format_named(name).name)] = ONNX.name
     precision: Precision = "fp32"
 
     def __str__(self) -> str:

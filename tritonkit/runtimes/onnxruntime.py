@@ -40,16 +40,13 @@ class OnnxRuntimeRunner(Runner):
         except Exception as error:  # its errors share no base class
             raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {error}", code="onnx.unreadable") from error
         self.is_on_gpu = self.session.get_providers()[0] != "CPUExecutionProvider"
-        self.spec = spec or self._read_spec()
-
-    def _read_spec(self) -> ModelSpec:
         metadata = self.session.get_modelmeta().custom_metadata_map
-        if METADATA_KEY not in metadata:
+        if spec is None and METADATA_KEY not in metadata:
             raise ArtifactError(
                 f"{self.origin}: contains no model spec; export the model with `builder export`",
                 code="artifact.no_spec",
             )
-        return ModelSpec.from_json(metadata[METADATA_KEY], origin=self.origin)
+        self.spec = spec or ModelSpec.from_json(metadata[METADATA_KEY], origin=self.origin)
 
     def _infer(self, batch: ImageArray) -> Outputs:
         names = [output.name for output in self.session.get_outputs()]

@@ -82,7 +82,12 @@ class OpenVinoRunner(Runner):
             raise ArtifactError(
                 f"{path}: OpenVINO cannot load it: {_reason(error)}", code="openvino.unreadable"
             ) from error
-        self.spec = spec or self._read_spec(model)
+        if spec is None and not model.has_rt_info([METADATA_KEY]):
+            raise ArtifactError(
+                f"{self.origin}: contains no model spec; export the model with `builder export`",
+                code="artifact.no_spec",
+            )
+        self.spec = spec or ModelSpec.from_json(model.get_rt_info([METADATA_KEY]).astype(str), origin=self.origin)
         self._outputs = [output.name for output in self.spec.outputs]
         names = [output.get_any_name() for output in self._compiled.outputs]
         if missing := set(self._outputs) - set(names):
@@ -91,14 +96,6 @@ class OpenVinoRunner(Runner):
                 code="artifact.tensor_mismatch",
             )
         self._local = threading.local()
-
-    def _read_spec(self, model: openvino.Model) -> ModelSpec:
-        if not model.has_rt_info([METADATA_KEY]):
-            raise ArtifactError(
-                f"{self.origin}: contains no model spec; export the model with `builder export`",
-                code="artifact.no_spec",
-            )
-        return ModelSpec.from_json(model.get_rt_info([METADATA_KEY]).astype(str), origin=self.origin)
 
     def _infer(self, batch: ImageArray) -> Outputs:
         if not hasattr(self._local, "request"):

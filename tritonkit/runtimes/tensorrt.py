@@ -83,8 +83,13 @@ class TensorRtRunner(Runner):
             raise ArtifactError(
                 f"{path}: {TITLES[header.flavour]} needs {gpu} to run it. {OTHER_WAYS_TO_RUN}", code="tensorrt.no_gpu"
             )
-        if version_compatible and from_record:
-            _check_trusted(path)
+        # The build record may come from the same untrusted source as the plan.
+        if version_compatible and from_record and os.environ.get(TRUST_VARIABLE) != "1":
+            raise ArtifactError(
+                f"{path}: is version-compatible, so it contains code that would run here with all your permissions. "
+                f"Set {TRUST_VARIABLE}=1 if you trust its builder, or use a Triton server that serves it, with --url",
+                code="tensorrt.untrusted",
+            )
         self.spec = spec or _read_spec(path)
         self._device = device
         self._stream = torch.cuda.Stream() if device == "cuda" else None  # type: ignore[no-untyped-call]
@@ -186,16 +191,6 @@ def _is_recorded_version_compatible(path: Path) -> bool:
         ) from error
     settings = document.get("settings") if isinstance(document, dict) else None
     return isinstance(settings, dict) and settings.get("version_compatible") is True
-
-
-def _check_trusted(path: Path) -> None:
-    """Refuse a plan with code unless the user trusts it; its build record may come from the same untrusted source."""
-    if os.environ.get(TRUST_VARIABLE) != "1":
-        raise ArtifactError(
-            f"{path}: is version-compatible, so it contains code that would run here with all your permissions. "
-            f"Set {TRUST_VARIABLE}=1 if you trust its builder, or use a Triton server that serves it, with --url",
-            code="tensorrt.untrusted",
-        )
 
 
 def _check_version(path: Path, header: PlanHeader, library: str, version_compatible: bool) -> None:

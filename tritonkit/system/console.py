@@ -82,9 +82,12 @@ def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, No
                 raise
             message = _message(error)
             if kwargs.get("as_json"):
+                shown: dict[str, Any] = {"type": type(error).__name__, "code": error_code(error), "message": message}
+                if isinstance(error, TritonkitError) and error.problems:
+                    shown["problems"] = [vars(problem) for problem in error.problems]
                 document = getattr(error, "document", None)
                 extra = {"document": document} if isinstance(error, CheckFailedError) and document else {}
-                print_json({"error": _error_document(error, message), **extra})
+                print_json({"error": shown, **extra})
             exit_with_error(message, code=exit_code(error))
 
     return wrapped
@@ -113,12 +116,6 @@ def error_code(error: BaseException) -> str:
         case OSError():
             return "system.failed" if is_external_failure(error) else "system.file"
     return "internal.error"
-
-
-def _error_document(error: BaseException, message: str) -> dict[str, Any]:
-    problems = error.problems if isinstance(error, TritonkitError) else ()
-    listed = {"problems": [vars(problem) for problem in problems]} if problems else {}
-    return {"type": type(error).__name__, "code": error_code(error), "message": message, **listed}
 
 
 def _message(error: BaseException) -> str:

@@ -23,16 +23,11 @@ def setting(name: str, repository: Path) -> str | None:
         for line in _lines(folder / ENV_FILE, name):
             key, separator, value = line.strip().removeprefix("export ").partition("=")
             if separator and key.strip() == name:
-                return _unquoted(value) or None
+                quote = value.strip()[:1]
+                if quote in ("'", '"'):
+                    return value.strip()[1:].partition(quote)[0] or None
+                return re.split(r"\s#", value)[0].strip() or None  # without the comment
     return None
-
-
-def _unquoted(value: str) -> str:
-    """Remove the quotes of a value, or the comment after a value without quotes."""
-    quote = value.strip()[:1]
-    if quote in ("'", '"'):
-        return value.strip()[1:].partition(quote)[0]
-    return re.split(r"\s#", value)[0].strip()
 
 
 def _lines(path: Path, name: str) -> list[str]:

@@ -29,21 +29,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if (named_error := _with_path(error, temporary, path)) is error:
-            raise
-        raise named_error from error
+        # Libraries leave out the name, or the number too.
+        if type(error) is OSError and error.errno is None:
+            raise OSError(errno.EIO, str(error), str(path)) from error
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _with_path(error: OSError, temporary: Path, path: Path) -> OSError:
-    """Return the error with the target's name; libraries leave out the name, or the number too."""
-    if type(error) is OSError and error.errno is None:
-        return OSError(errno.EIO, str(error), str(path))
-    if error.errno is None or error.filename not in (None, str(temporary)):
-        return error
-    return OSError(error.errno, error.strerror, str(path))
 
 
 def delete_partial_files(paths: Iterable[Path]) -> None:

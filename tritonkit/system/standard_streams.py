@@ -41,8 +41,11 @@ def prepare() -> None:
     Streams that a caller has replaced are not changed.
     """
     for number in range(3):
-        with contextlib.suppress(OSError):
-            _open_if_closed(number)
+        try:
+            os.fstat(number)
+        except OSError:
+            with contextlib.suppress(OSError):
+                _redirect_to_null(number)
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115 - open until exit
     if sys.stdout is sys.__stdout__:
@@ -64,13 +67,6 @@ def _text_stream(number: int, name: str | None, before: Any) -> io.TextIOWrapper
     at_once = name is None or buffered.isatty()
     # Click may write to the buffer directly; write_through keeps the order.
     return io.TextIOWrapper(buffered, encoding, "backslashreplace", line_buffering=at_once, write_through=True)
-
-
-def _open_if_closed(number: int) -> None:
-    try:
-        os.fstat(number)
-    except OSError:
-        _redirect_to_null(number)
 
 
 def _redirect_to_null(number: int) -> None:

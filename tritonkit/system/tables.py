@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +76,8 @@ def _rows(text: TextIO) -> Iterator[tuple[int, list[str]]]:
         skipped += 1
     begin = skipped + 1
     try:
-        rows = csv.reader(_chain(first, lines), delimiter=_delimiter(first), skipinitialspace=True, strict=True)
+        delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
+        rows = csv.reader(itertools.chain([first], lines), delimiter=delimiter, skipinitialspace=True, strict=True)
         for row in rows:
             cells = [cell.strip() for cell in row]
             if any(cells):
@@ -83,11 +85,6 @@ def _rows(text: TextIO) -> Iterator[tuple[int, list[str]]]:
             begin = skipped + rows.line_num + 1
     except csv.Error as error:
         raise TableError(f"line {begin}: not readable as CSV ({error})", code="table.csv") from error
-
-
-def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from lines
 
 
 def _lines(text: TextIO) -> Iterator[str]:
@@ -101,27 +98,18 @@ def _lines(text: TextIO) -> Iterator[str]:
         yield line
 
 
-def _delimiter(header: str) -> str:
-    """Return the delimiter that splits the header into the most columns; the first of equals."""
-    return max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
-
-
 def _encoding_message(path: Path, utf16: bool) -> str:
     if utf16:
         return "begins as UTF-16 and is not valid UTF-16; save it as CSV in UTF-8"
+    number, byte = 1, 0
     with path.open("rb") as file:
-        number, byte = next(
-            ((n, bad) for n, line in enumerate(file, 1) if (bad := _bad_byte(line)) is not None), (1, 0)
-        )
+        for at, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                number, byte = at, line[error.start]
+                break
     return (
         f"line {number} is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8, for example from Latin-1 with: "
         f"iconv -f latin1 -t utf-8 {path.name} > utf8.csv"
     )
-
-
-def _bad_byte(line: bytes) -> int | None:
-    try:
-        line.decode()
-    except UnicodeDecodeError as error:
-        return line[error.start]
-    return None

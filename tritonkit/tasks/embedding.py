@@ -59,7 +59,12 @@ class Embedding(Task):
         reference, other = expected[self.output], actual[self.output]
         lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(other, axis=1)
         cosine = (reference * other).sum(axis=1) / np.maximum(lengths, 1e-12)
-        return {"cosine": cosine.astype(np.float64).clip(0, 1), "neighbour": _neighbor_agreement(reference, other, tie)}
+        neighbour = np.ones(len(reference))
+        if len(reference) > 1:
+            similar, chosen = _cosine_similarities(reference), _cosine_similarities(other).argmax(axis=1)
+            chosen_similarity = np.take_along_axis(similar, chosen[:, None], axis=1)[:, 0]
+            neighbour = (chosen_similarity >= similar.max(axis=1) - tie).astype(np.float64)
+        return {"cosine": cosine.astype(np.float64).clip(0, 1), "neighbour": neighbour}
 
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         truth = targets[self.output]
@@ -96,12 +101,3 @@ def _cosine_similarities(vectors: NDArray[Any]) -> NDArray[Any]:
     similar: NDArray[Any] = vectors @ vectors.T
     np.fill_diagonal(similar, -np.inf)
     return similar
-
-
-def _neighbor_agreement(reference: NDArray[Any], other: NDArray[Any], tie: float) -> NDArray[np.float64]:
-    if len(reference) < 2:
-        return np.ones(len(reference))
-    expected, chosen = _cosine_similarities(reference), _cosine_similarities(other).argmax(axis=1)
-    chosen_similarity = np.take_along_axis(expected, chosen[:, None], axis=1)[:, 0]
-    agreement: NDArray[np.float64] = (chosen_similarity >= expected.max(axis=1) - tie).astype(np.float64)
-    return agreement

@@ -88,7 +88,10 @@ class Segmentation(Task):
         return {"foreground_iou": float(np.mean([foreground_iou(m, t) for m, t in zip(masks, truths, strict=True)]))}
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
-        mask = geometry.mask_to_source(self._mask(output))
+        fitted = output[self.output]
+        if self.task_spec.probability:  # with_threshold may have replaced the threshold of the mask
+            fitted = (output["probability"] >= self.task_spec.threshold(self.labels[1])).astype(np.uint8)
+        mask = geometry.mask_to_source(fitted)
         # Row by row: numpy would convert a whole mask to 64-bit numbers first.
         counts = sum((np.bincount(row, minlength=256) for row in mask), np.zeros(256, np.intp))
         order = [number for number in np.argsort(-counts, kind="stable") if number > 0 and counts[number]]
@@ -113,12 +116,6 @@ class Segmentation(Task):
                 code="spec.threshold_in_graph",
             )
         return super().with_threshold(threshold)
-
-    def _mask(self, output: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
-        if not self.task_spec.probability:
-            return output[self.output]
-        # Not the mask output: with_threshold may have replaced the threshold.
-        return (output["probability"] >= self.task_spec.threshold(self.labels[1])).astype(np.uint8)
 
     def _mask_agreement(
         self, expected: NDArray[np.uint8], actual: NDArray[np.uint8], geometry: Geometry | None

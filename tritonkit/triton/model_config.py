@@ -51,8 +51,7 @@ def config_from_text(text: str, origin: str) -> ModelConfig:
 
 def read_config(model_folder: Path) -> ModelConfig:
     """Read the `config.pbtxt` of a model folder. Raises ArtifactError."""
-    path = model_folder / CONFIG_FILE
-    return read_config_file(path)
+    return read_config_file(model_folder / CONFIG_FILE)
 
 
 def completed_config(model: Path) -> ModelConfig:
@@ -64,7 +63,10 @@ def completed_config(model: Path) -> ModelConfig:
     present = os.path.lexists(model / CONFIG_FILE) or is_published(model)
     config = read_config(model) if present else config_from_text("", str(model))
     if not backend_of(config) and not config.HasField("ensemble_scheduling"):
-        config.backend = _backend_by_files(model, config.default_model_filename)
+        # Triton searches only the first folder, and only for known names.
+        names = [name for folder in _folders(model)[:1] for name in _names(model / folder)]
+        names = [config.default_model_filename] if config.default_model_filename else names
+        config.backend = next((backend for name, backend in _BACKEND_FILES.items() if name in names), "")
     return config
 
 
@@ -100,15 +102,6 @@ def other_folders_in(repository: Path) -> list[Path]:
     return [folder for folder in sorted(repository.iterdir()) if folder.is_dir() and not holds_model(folder)]
 
 
-def _backend_by_files(model: Path, filename: str) -> str:
-    """Return the backend, or an empty string: Triton searches only the first folder, and only for known names."""
-    if filename:
-        return _BACKEND_FILES.get(filename, "")
-    folders = _folders(model)
-    names = _names(model / folders[0]) if folders else []
-    return next((backend for name, backend in _BACKEND_FILES.items() if name in names), "")
-
-
 def _folders(folder: Path) -> list[str]:
     return [name for name in _names(folder) if os.path.isdir(folder / name)]  # noqa: PTH112 - as above
 
@@ -123,16 +116,13 @@ def _names(folder: Path) -> list[str]:
 
 def read_config_file(path: Path) -> ModelConfig:
     """Read the `config.pbtxt` at a path. Raises ArtifactError with line and reason."""
-    return config_from_text(_read_text(path), origin=str(path))
-
-
-def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror})", code="config_pbtxt.unreadable") from error
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{path}: is not UTF-8 text ({error})", code="config_pbtxt.not_text") from error
+    return config_from_text(text, origin=str(path))
 
 
 def versions_of(model: Path) -> list[int]:

@@ -148,9 +148,8 @@ class SharedMemoryPool:
                 self._total_bytes += size
         if smaller is not None:
             self._drop(smaller)
-        return self._create_region(size) if size <= free_bytes else None
-
-    def _create_region(self, size: int) -> SharedRegion | None:
+        if size > free_bytes:
+            return None
         name = f"{PREFIX}{os.getpid()}-{_process_start_ticks(os.getpid())}-{secrets.token_hex(8)}"
         try:
             self._unregister()
@@ -209,19 +208,15 @@ def _is_orphan(name: str) -> bool:
     pid, _, start_ticks = name.removeprefix(PREFIX).rpartition("-")[0].partition("-")
     if not pid.isdecimal():
         return False
-    current_ticks = _process_start_ticks(int(pid))
-    return current_ticks != start_ticks if current_ticks else not _is_process_of_another_user(int(pid))
-
-
-def _is_process_of_another_user(pid: int) -> bool:
-    """Whether another user owns this process; /proc may hide it (mount option `hidepid`)."""
+    if current_ticks := _process_start_ticks(int(pid)):
+        return current_ticks != start_ticks
     try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
+        os.kill(int(pid), 0)
+    except PermissionError:  # a process of another user, which /proc may hide (mount option `hidepid`)
         return False
-    return False
+    except (ProcessLookupError, OverflowError):
+        return True
+    return True
 
 
 def _process_start_ticks(pid: int) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from tritonkit.errors import CertificateError, TokenError, TritonkitError, UnreachableError
@@ -94,8 +92,19 @@ class Transport:
         def request(client: Any) -> Any:
             return getattr(client, method)(*arguments, headers=headers, **options)
 
-        with self._translate_errors(connection, action, admin):
+        from tritonclient.utils import InferenceServerException
+
+        try:
             answer = request(self._channel) if self._http_pool is None else self._http_pool.call(request)
+        except InferenceServerException as error:
+            token_source = self._tokens.variable(admin) and (
+                f"${self._tokens.variable(admin)}" if self._has_environment_tokens else "this server's state file"
+            )
+            message = error.message() or ""
+            translated = error_from_status(connection, action, str(error.status()), message, token_source)
+            raise self._refine(translated) from error
+        except Exception as error:  # the HTTP client raises anything if the port is not Triton's
+            raise self._refine(error_from_exception(connection, action, error)) from error
         self._has_succeeded = True
         return answer
 
@@ -114,22 +123,6 @@ class Transport:
             self._channel.close()
         if self._http_pool is not None:
             self._http_pool.close()
-
-    @contextmanager
-    def _translate_errors(self, connection: Connection, action: str, admin: bool) -> Iterator[None]:
-        from tritonclient.utils import InferenceServerException
-
-        try:
-            yield
-        except InferenceServerException as error:
-            token_source = self._tokens.variable(admin) and (
-                f"${self._tokens.variable(admin)}" if self._has_environment_tokens else "this server's state file"
-            )
-            message = error.message() or ""
-            translated = error_from_status(connection, action, str(error.status()), message, token_source)
-            raise self._refine(translated) from error
-        except Exception as error:  # the HTTP client raises anything if the port is not Triton's
-            raise self._refine(error_from_exception(connection, action, error)) from error
 
     def _refine(self, error: TritonkitError) -> TritonkitError:
         """Turn a CertificateError after a successful request into UnreachableError: the server ended in a handshake."""
