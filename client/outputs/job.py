@@ -234,16 +234,14 @@ class Job:
     def start(self, settings: JobSettings, overwrite: bool, retry_failed: bool) -> None:
         """Start the job, or continue it if it has these settings. Raises InputError; all files then stay unchanged."""
         if overwrite:
-            for table in ("job", "row", "file"):
-                self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - names of this module
+            self._clear()
             old_settings, old_rows = _files_of_version_0_1(self.path)
             for file in (*self._files(), *([old_settings, old_rows] if old_settings.exists() else [])):
                 file.unlink(missing_ok=True)
         previous = str(self._value("SELECT settings FROM job"))
         is_deleted = bool(self._value("SELECT complete FROM job")) and not any(file.exists() for file in self._files())
         if previous and is_deleted and JobSettings.model_validate_json(previous) != settings:
-            for table in ("job", "row", "file"):  # its outputs were deleted to make room for other answers
-                self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - names of this module
+            self._clear()  # its outputs were deleted to make room for other answers
             previous = ""
         if previous:
             settings.check_same(JobSettings.model_validate_json(previous), self.path)
@@ -257,6 +255,10 @@ class Job:
             self._database.execute("UPDATE job SET complete = 0")
         self.earlier = self.rows_count
         self.earlier_failed = int(self._value("SELECT count(*) FROM row, job WHERE failed AND id > written"))
+
+    def _clear(self) -> None:
+        for table in ("job", "row", "file"):
+            self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - names of this module
 
     def _files(self) -> list[Path]:
         return [file for path in self._outputs for file in FORMATS[path.suffix].files(path)]
