@@ -6,7 +6,7 @@ import fcntl
 import importlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from builder.request import ExportRequest
 from builder.sources import source_from_state_dict
 from scripts import ports
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from tests.fixture_types import Command, MakeNetwork, NetworkOf, Ports
 from tritonkit.export_options import ForeignModelOptions
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import architecture_of, dense_architecture_of
@@ -31,8 +32,6 @@ DATA = Path(__file__).parents[1] / ".cache" / "data"
 LABELS = ("cat", "dog", "bird")
 FAMILIES = ("resnet18", "efficientnet_b0", "vit_tiny_patch16_224")
 ROOMS = {"bench": "benchmarks"}
-
-Command = Callable[..., Result]
 
 
 def _fetched(folder: Path) -> Path:
@@ -87,7 +86,7 @@ def spec() -> ModelSpec:
 
 
 @pytest.fixture(scope="session")
-def make_network(spec: ModelSpec) -> Callable[[str], Network]:
+def make_network(spec: ModelSpec) -> MakeNetwork:
     """Build a network of a timm architecture with random weights that are the same every time."""
 
     def made(architecture: str) -> Network:
@@ -99,7 +98,7 @@ def make_network(spec: ModelSpec) -> Callable[[str], Network]:
 
 
 @pytest.fixture(scope="session")
-def network_of() -> Callable[..., Network]:
+def network_of() -> NetworkOf:
     """Build a network that answers a question, with random weights that are the same every time."""
 
     def built(question: TaskSpec, side: int | None = None) -> Network:
@@ -124,7 +123,7 @@ def network_of() -> Callable[..., Network]:
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path, make_network: Callable[[str], Network]) -> Path:
+def checkpoint(tmp_path: Path, make_network: MakeNetwork) -> Path:
     """A checkpoint of the residual network."""
     path = tmp_path / "pets.safetensors"
     save_network(path, make_network("test_resnet"))
@@ -132,7 +131,7 @@ def checkpoint(tmp_path: Path, make_network: Callable[[str], Network]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported_once(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
+def exported_once(tmp_path_factory: pytest.TempPathFactory, make_network: MakeNetwork) -> Path:
     """A repository with the residual network, to be copied from."""
     folder = tmp_path_factory.mktemp("exported")
     save_network(folder / "pets.safetensors", make_network("test_resnet"))
@@ -196,7 +195,7 @@ def repository(
 
 
 @pytest.fixture
-def free_ports() -> Callable[[], list[str]]:
+def free_ports() -> Ports:
     """The options of `server up` for three ports that nobody uses."""
 
     def options() -> list[str]:

@@ -13,12 +13,14 @@ from tritonkit.errors import TritonkitError
 
 
 @contextmanager
-def raises(error: type[TritonkitError], code: str) -> Iterator[pytest.ExceptionInfo[TritonkitError]]:
-    """Expect an error of exactly this class, with this code or a problem that has it."""
+def raises(error: type[TritonkitError], code: str, *parts: str) -> Iterator[pytest.ExceptionInfo[TritonkitError]]:
+    """Expect an error of exactly this class, with this code or a problem that has it, and parts of its message."""
     with pytest.raises(error) as caught:
         yield caught
     assert type(caught.value) is error
     assert code in {caught.value.code, *(problem.code for problem in caught.value.problems)}, str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
 
 
 def error_codes(result: Result) -> set[str]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
-from typer.testing import Result
 
 from benchmarks.load import concurrency_levels
 from builder.repository.retention import KeptVersion, Retention
@@ -24,6 +22,7 @@ from client.outputs.job import JobSettings, open_job
 from client.sources import find_pictures
 from server.network_policy import check_network_options
 from server.options import Options
+from tests.fixture_types import Command
 from train.config.loading import load_config
 from train.config.sections import LossTerm
 from train.data.prepare import parse_ratios
@@ -40,7 +39,6 @@ from tritonkit.triton.connection import Connection
 from tritonkit.triton.errors import error_from_status
 
 # builder
-Command = Callable[..., Result]
 
 
 @pytest.mark.parametrize(

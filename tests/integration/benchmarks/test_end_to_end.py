@@ -7,15 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from scripts.drills.tcp_proxy import open_proxy
-
-Command = Callable[..., Result]
+from tests.fixture_types import Command
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

@@ -13,6 +13,7 @@ from builder.onnx.export import onnx_from_network
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from builder.verification.verify import verify_artifact
+from tests.fixture_types import MakeNetwork
 from tritonkit.export_options import VerificationOptions
 from tritonkit.networks.network import Network, save_network
 from tritonkit.repository.verdict import Verdict
@@ -36,7 +37,7 @@ def verify_graph_of(tmp_path: Path) -> Callable[..., Verdict]:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory, make_network: MakeNetwork) -> Path:
     """A folder with the residual network's checkpoint and graph."""
     folder = tmp_path_factory.mktemp("exported")
     save_network(folder / "pets.safetensors", make_network("test_resnet"))

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from builder.config.encoded import decoder_config, ensemble_config
 from builder.config.triton_config import config_for, config_to_text
@@ -26,15 +25,14 @@ from builder.repository.lint import check_repository
 from builder.repository.publish import publication
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
+from tests.fixture_types import Command, NetworkOf
 from tests.integration.builder.republish import republish
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import Preprocess
-from tritonkit.networks.network import Network
 from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec
 from tritonkit.triton.companions import decoder_of, ensemble_of, without_encoded
 from tritonkit.triton.model_config import CONFIG_FILE, read_config
 
-Command = Callable[..., Result]
 ROOT = Path(__file__).parents[3]
 TASK_SPECS = {
     "multiclass": TaskSpec(task="multiclass", labels=("cat", "dog", "bird")),
@@ -77,7 +75,7 @@ def test_ensemble_has_an_encoded_input_and_the_outputs_of_the_model(tiny_reposit
 
 
 @pytest.mark.parametrize("task", TASK_SPECS)
-def test_ensemble_fits_the_model_of_every_task(tmp_path: Path, network_of: Callable[..., Network], task: str) -> None:
+def test_ensemble_fits_the_model_of_every_task(tmp_path: Path, network_of: NetworkOf, task: str) -> None:
     spec = network_of(TASK_SPECS[task]).spec
     config = config_for(spec, interface_of(spec), 4, 1)
     for item in (config, decoder_config(config), ensemble_config(config)):

@@ -9,32 +9,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from typer.testing import Result
 
 from builder.repository.lint import check_repository
 from builder.sources.images import PHOTOS, builtin_golden
 from server.process import Options, start, stop, wait_until_ready
+from tests.fixture_types import Command, MakeNetwork, Ports
 from tritonkit.checkpoint import read_spec
 from tritonkit.golden import Golden
-from tritonkit.networks.network import Network
 from tritonkit.repository.staging import interrupted_exports, staging_folder
 from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.spec import ModelSpec
 from tritonkit.triton.model_config import versions_of
 
-Command = Callable[..., Result]
 KILLS = 3
 
 
 @pytest.fixture
-def golden(checkpoint: Path, spec: ModelSpec, make_network: Callable[[str], Network]) -> Path:
+def golden(checkpoint: Path, spec: ModelSpec, make_network: MakeNetwork) -> Path:
     """A golden sample next to the checkpoint, as `train` writes it."""
     images = builtin_golden(spec.preprocess).images
     outputs = TorchRunner(make_network("test_resnet"), "x").infer(images)
@@ -179,7 +176,7 @@ def test_invalid_arguments_give_one_error(
 
 
 def test_repository_loads_after_exports_were_killed(
-    checkpoint: Path, tiny_repository: Path, free_ports: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tiny_repository: Path, free_ports: Ports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kill export processes at moments spread over their whole run; then a real Triton loads the repository.
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from builder.build import BuildPlan, Verified, build_verified
 from builder.failures import is_out_of_memory
@@ -19,6 +17,7 @@ from builder.formats.tensorrt import Rtx
 from builder.sources.images import builtin_golden
 from builder.verification.context import verification_context
 from tests.errors import raises
+from tests.fixture_types import Command
 from tritonkit.errors import ArtifactError, CheckFailedError
 from tritonkit.export_options import ExportOptions
 from tritonkit.runtimes.base import Runner
@@ -27,9 +26,6 @@ from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 
 HEAVY = ("Conv", "Gemm")
 """All multiplying operators of the residual network."""
-
-
-Command = Callable[..., Result]
 
 
 def built_in_fp16(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
-from typer.testing import Result
 
 from builder.sources import source_from_state_dict
+from tests.fixture_types import Command
 from tritonkit.export_options import ForeignModelOptions
 from tritonkit.repository.manifest import Manifest
 
@@ -68,9 +67,7 @@ def test_torchvision_state_dict_gives_the_outputs_of_torchvision(name: str, labe
     assert torch.allclose(answers, expected, atol=1e-5)
 
 
-def test_torchvision_weights_are_exported_with_their_recipe(
-    command: Callable[..., Result], labels: Path, tmp_path: Path
-) -> None:
+def test_torchvision_weights_are_exported_with_their_recipe(command: Command, labels: Path, tmp_path: Path) -> None:
     state = {f"module.{key}": value for key, value in own_network("mobilenet_v3_small", 64).state_dict().items()}
     torch.save({"model": state, "model_ema": state, "epoch": 3}, tmp_path / "w.pth")
     arguments = ["--repository", tmp_path / "repository", "--name", "mine", "--max-batch", 4]

@@ -283,9 +283,8 @@ def test_tritonkit_onnx_file_keeps_its_spec(tiny_repository: Path, tmp_path: Pat
     assert source.golden is not None
     result = published(source, tmp_path / "repository")
     assert show(result.artifact).spec == source.spec
-    with raises(InputError, "option.foreign_unused") as caught:
+    with raises(InputError, "option.foreign_unused", "--size"):
         open_source(tiny_repository / "pets/1/model.onnx", ForeignModelOptions(size=(8, 8)), None)
-    assert "--size" in str(caught.value)
 
 
 def test_output_options_of_a_graph_are_refused_except_a_multilabel_threshold(

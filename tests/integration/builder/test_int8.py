@@ -6,7 +6,6 @@ import copy
 import html
 import math
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,7 @@ from builder.sources.images import builtin_golden
 from builder.verification.context import CachingRunner, VerificationContext
 from builder.verification.report import render_page
 from tests.errors import raises
+from tests.fixture_types import MakeNetwork
 from tritonkit.comparison import PROBES
 from tritonkit.errors import ArtifactError, CheckFailedError
 from tritonkit.golden import Golden
@@ -47,12 +47,11 @@ from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.spec import Outputs
 from tritonkit.system.cpu import adds_int8_exactly
 
-Make = Callable[[str], Network]
 MAX_BATCH = 4
 
 
 @pytest.fixture(scope="module")
-def network(make_network: Make) -> Network:
+def network(make_network: MakeNetwork) -> Network:
     made = copy.deepcopy(make_network("test_resnet"))
     return calibrate(made, builtin_golden(made.spec.preprocess).images)
 
@@ -238,7 +237,9 @@ def weights_of(folder: Path, nodes: tuple[str, ...]) -> set[str]:
     return {name for node in published.graph.node if node.name in nodes for name in node.input}
 
 
-def test_products_of_activations_leave_int8_first_when_a_transformer_fails(make_network: Make, tmp_path: Path) -> None:
+def test_products_of_activations_leave_int8_first_when_a_transformer_fails(
+    make_network: MakeNetwork, tmp_path: Path
+) -> None:
     onnx_from_network(make_network("test_vit"), tmp_path / "vit.onnx")
     verdict = published_in_int8(tmp_path / "vit.onnx", tmp_path)
     assert (verdict.passed, verdict.precision) == (True, "int8")

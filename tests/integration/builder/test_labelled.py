@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,26 +13,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import Result
 
 from builder.onnx.export import onnx_from_network
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource, Source
 from builder.verification.labelled import LabelledSet
 from builder.verification.report import quality_tables
+from tests.fixture_types import Command, MakeNetwork, NetworkOf
 from tritonkit.errors import InputError, Problem
 from tritonkit.evaluation.evaluate import Evaluation, quality_problems
 from tritonkit.evaluation.tasks import evaluation_task_of
 from tritonkit.export_options import OutputOptions
-from tritonkit.networks.network import Network, save_network
+from tritonkit.networks.network import save_network
 from tritonkit.repository.verdict import LIMITS, Verdict
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.runtimes.tensorrt_plan import TRUST_VARIABLE
 from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec
 
-Make = Callable[[str], Network]
-NetworkOf = Callable[..., Network]
 FP32, INT8 = LIMITS["fp32"], LIMITS["int8"]
 PASSED = Verdict(passed=True, precision="fp32", images="a test", max_batch=4, limits=FP32)
 TASK_SPECS = {
@@ -125,7 +123,7 @@ def test_artifact_keeps_the_quality_of_its_checkpoint_when_the_graph_is_right(
 
 
 def test_train_test_runs_a_graph_in_place_of_the_checkpoint(
-    command: Callable[..., Result], make_network: Make, data: Path, tmp_path: Path
+    command: Command, make_network: MakeNetwork, data: Path, tmp_path: Path
 ) -> None:
     graph = tmp_path / "given.onnx"
     onnx_from_network(make_network("test_resnet"), graph)
@@ -138,7 +136,7 @@ def test_train_test_runs_a_graph_in_place_of_the_checkpoint(
 
 
 def test_verdict_fails_when_an_artifact_loses_accuracy_on_labelled_images(
-    make_network: Make, data: Path, tmp_path: Path
+    make_network: MakeNetwork, data: Path, tmp_path: Path
 ) -> None:
     network = make_network("test_resnet")
     onnx_from_network(network, tmp_path / "given.onnx")
@@ -213,7 +211,7 @@ def test_nothing_is_measured_when_the_artifact_has_no_valid_outputs(checkpoint: 
 
 @pytest.mark.parametrize(("target", "engine"), [("trt", "model.plan"), ("rtx", "model.rtx")])
 def test_verdict_says_so_when_the_graph_was_measured_in_place_of_a_plan(
-    target: str, engine: str, make_network: Make, data: Path, tmp_path: Path
+    target: str, engine: str, make_network: MakeNetwork, data: Path, tmp_path: Path
 ) -> None:
     network = make_network("test_resnet")
     onnx_from_network(network, tmp_path / "graph.onnx")
@@ -227,7 +225,7 @@ def test_verdict_says_so_when_the_graph_was_measured_in_place_of_a_plan(
 
 
 def test_torchscript_file_that_was_just_built_is_measured(
-    make_network: Make, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_network: MakeNetwork, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(TRUST_VARIABLE, raising=False)
     network = make_network("test_resnet")

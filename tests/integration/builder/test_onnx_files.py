@@ -248,10 +248,8 @@ def test_bf16_graph_is_published_for_onnx_only_with_the_tensorrt_accelerator(
         reduced(onnx_path, TensorProto.BFLOAT16, keep_io=True), ForeignModelOptions(labels=labels), None
     )
     request = ExportRequest(source=source, repository=tmp_path / "repository", max_batch=2)
-    with raises(InputError, "onnx.bf16_kernels") as caught:
+    with raises(InputError, "onnx.bf16_kernels", "reduced.onnx", "--accelerator tensorrt"):
         export(request)
-    assert "reduced.onnx" in str(caught.value)
-    assert "--accelerator tensorrt" in str(caught.value)
     accelerated = request.model_copy(update={"accelerator": ("tensorrt",)})
     assert export(accelerated).verdict.precision == "bf16"
 

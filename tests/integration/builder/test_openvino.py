@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,9 @@ from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from builder.sources.images import builtin_golden
 from tests.errors import raises
+from tests.fixture_types import MakeNetwork, NetworkOf
 from tritonkit.errors import ArtifactError
-from tritonkit.networks.network import Network, load_network, save_network
+from tritonkit.networks.network import load_network, save_network
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.formats import Precision
 from tritonkit.runtimes.openvino import OpenVinoRunner, has_bf16
@@ -36,7 +36,7 @@ HEADS = TaskSpec(
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory, make_network: MakeNetwork) -> Path:
     """A folder with the residual network's checkpoint and graph."""
     folder = tmp_path_factory.mktemp("exported")
     save_network(folder / "pets.safetensors", make_network("test_resnet"))
@@ -94,9 +94,7 @@ def test_parameters_are_those_of_the_nvidia_backend(job: BuildJob) -> None:
     assert "NVIDIA" not in kind.verification_method(replace(job, precision="bf16"))
 
 
-def test_outputs_keep_their_names_at_any_batch(
-    network_of: Callable[..., Network], job: BuildJob, tmp_path: Path
-) -> None:
+def test_outputs_keep_their_names_at_any_batch(network_of: NetworkOf, job: BuildJob, tmp_path: Path) -> None:
     network = network_of(HEADS)
     source = replace(job.source, module=network)
     source.write_graph(tmp_path / "heads.onnx")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
-from typer.testing import Result
 
 from builder.precision.cast import cast_graph
-
-Command = Callable[..., Result]
+from tests.fixture_types import Command
 
 
 def test_export_refuses_options_of_a_reduction_when_the_graph_is_reduced_already(

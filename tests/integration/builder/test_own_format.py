@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from typer.testing import Result
 
 from builder.formats import ArtifactBuilder, BuildJob, builder_for
 from builder.repository.lint import check_repository
+from tests.fixture_types import Command
 from tritonkit import plugins
 from tritonkit.repository.model_folder import VersionFolder
 from tritonkit.repository.reexport_command import reexport_command
@@ -88,7 +87,7 @@ def test_artifact_of_an_own_format_answers_as_the_network(job: BuildJob) -> None
 
 
 def test_export_in_an_own_format_is_verified_published_and_listed(
-    command: Callable[..., Result], checkpoint: Path, tmp_path: Path
+    command: Command, checkpoint: Path, tmp_path: Path
 ) -> None:
     repository = tmp_path / "repository"
     result = command("builder", "export", checkpoint, "--format", "ort:int8", "--repository", repository, "--json")

@@ -23,6 +23,7 @@ from builder.sources.images import builtin_golden
 from builder.verification.context import CachingRunner
 from builder.verification.verifier import verify_runner
 from builder.verification.verify import verify_artifact
+from tests.fixture_types import NetworkOf
 from tests.integration.builder.test_tasks import TASK_SPECS, as_faulty
 from tritonkit.errors import CheckFailedError
 from tritonkit.export_options import VerificationOptions
@@ -40,7 +41,7 @@ Change = Callable[[ImageArray, Outputs], Outputs]
 
 
 @pytest.fixture(scope="module")
-def networks(network_of: Callable[..., Network]) -> dict[str, Network]:
+def networks(network_of: NetworkOf) -> dict[str, Network]:
     """A small network of each task; the outputs of the first vary like those of a trained one."""
     labels = tuple(f"class {number}" for number in range(10))
     trained = network_of(TaskSpec(task="multiclass", labels=labels))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
 from builder.verification.context import verification_context
 from tests.errors import raises
+from tests.fixture_types import MakeNetwork, NetworkOf
 from tritonkit.errors import CheckFailedError, InputError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
@@ -37,7 +38,6 @@ from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.spec import TaskSpec
 
-Make = Callable[[str], Network]
 MAX_BATCH = 4
 TASKS = {
     "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass", "cup")),
@@ -54,14 +54,14 @@ TASKS = {
 
 
 @pytest.fixture(scope="module")
-def graph(make_network: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graph(make_network: MakeNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
     onnx_from_network(make_network("test_resnet"), path)
     return path
 
 
 @pytest.fixture(scope="module")
-def images(make_network: Make) -> ImageArray:
+def images(make_network: MakeNetwork) -> ImageArray:
     return builtin_golden(make_network("test_resnet").spec.preprocess).images
 
 
@@ -119,7 +119,7 @@ def test_simulation_overflows_where_hardware_would_and_plain_onnxruntime_does_no
 @pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_efficientnet"])
 def test_simulation_errs_as_much_as_torch_does_in_the_same_type(
-    make_network: Make, tmp_path: Path, precision: str, dtype: torch.dtype, architecture: str
+    make_network: MakeNetwork, tmp_path: Path, precision: str, dtype: torch.dtype, architecture: str
 ) -> None:
     network = make_network(architecture)
     images = builtin_golden(network.spec.preprocess).images
@@ -219,7 +219,7 @@ def _scale_stage(body: nn.Module, factor: float) -> None:
 
 @pytest.mark.parametrize(("architecture", "factor"), [("test_vit", 2e5), ("test_resnet", 2e4)])
 def test_fallback_keeps_the_overflowing_nodes_in_fp32(
-    make_network: Make, tmp_path: Path, architecture: str, factor: float
+    make_network: MakeNetwork, tmp_path: Path, architecture: str, factor: float
 ) -> None:
     trained_like = copy.deepcopy(make_network(architecture))
     network = scaled(calibrate(trained_like, builtin_golden(trained_like.spec.preprocess).images), factor)
@@ -237,7 +237,7 @@ def test_fallback_keeps_the_overflowing_nodes_in_fp32(
     assert set(last.kept) <= names
 
 
-def test_published_fp16_graph_holds_fp16_weights_and_loads(make_network: Make, tmp_path: Path) -> None:
+def test_published_fp16_graph_holds_fp16_weights_and_loads(make_network: MakeNetwork, tmp_path: Path) -> None:
     network = make_network("test_resnet")
     verdict = published_in(network, "fp16", tmp_path)
     assert verdict.proven_by == "a simulation that rounds to fp16 where hardware would"
@@ -249,14 +249,14 @@ def test_published_fp16_graph_holds_fp16_weights_and_loads(make_network: Make, t
     assert np.abs(served - TorchRunner(network, "x").infer(images)["probabilities"]).max() < 0.01
 
 
-def test_fallback_ends_in_fp32_when_no_lower_precision_passes(make_network: Make, tmp_path: Path) -> None:
+def test_fallback_ends_in_fp32_when_no_lower_precision_passes(make_network: MakeNetwork, tmp_path: Path) -> None:
     verdict = published_in(make_network("test_resnet"), "fp16", tmp_path, limit=["fp16.relative=1e-9"])
     assert (verdict.passed, verdict.precision, verdict.asked) == (True, "fp32", "fp16")
     assert [attempt.precision for attempt in verdict.tries] == ["fp32", *["fp16"] * 4, "fp32"]
     assert all(attempt.seconds > 0 for attempt in verdict.tries)
 
 
-def test_failing_precision_is_refused_without_fallback(make_network: Make, tmp_path: Path) -> None:
+def test_failing_precision_is_refused_without_fallback(make_network: MakeNetwork, tmp_path: Path) -> None:
     with raises(CheckFailedError, "verdict.failed") as caught:
         published_in(make_network("test_resnet"), "fp16", tmp_path, limit=["fp16.relative=1e-9"], repair=False)
     assert {problem.code.removeprefix("verdict.") for problem in caught.value.problems} == {"numbers"}
@@ -272,7 +272,7 @@ def test_failing_precision_is_refused_without_fallback(make_network: Make, tmp_p
     assert (forced.passed, forced.forced, forced.precision) == (False, True, "fp16")
 
 
-def test_broken_graph_is_refused_when_fp32_fails_too(make_network: Make, tmp_path: Path) -> None:
+def test_broken_graph_is_refused_when_fp32_fails_too(make_network: MakeNetwork, tmp_path: Path) -> None:
     class Spoiled(NetworkSource):
         def write_graph(self, path: Path) -> None:
             onnx_from_network(self.module.with_normalize(self.module.spec.normalize), path)
@@ -284,13 +284,12 @@ def test_broken_graph_is_refused_when_fp32_fails_too(make_network: Make, tmp_pat
     (tmp_path / "source").write_bytes(b"")
     source = Spoiled(tmp_path / "source", None, "a test", make_network("test_resnet"))
     request = ExportRequest(source=source, repository=tmp_path / "repository", max_batch=MAX_BATCH, onnx="fp16")
-    with raises(CheckFailedError, "verdict.failed") as caught:
+    with raises(CheckFailedError, "verdict.failed", "backbone.fc.weight") as caught:
         export(request)
-    assert "backbone.fc.weight" in str(caught.value)
     assert caught.value.problems[0].code == "verdict.weight_zero"
 
 
-def test_small_fault_is_not_hidden_by_the_limits_of_fp16(make_network: Make, tmp_path: Path) -> None:
+def test_small_fault_is_not_hidden_by_the_limits_of_fp16(make_network: MakeNetwork, tmp_path: Path) -> None:
     """A wrong mean by a few levels is within the limits of fp16."""
     network = make_network("test_resnet")
     mean = tuple(value + 0.005 for value in network.spec.normalize.mean)
@@ -314,7 +313,7 @@ def test_small_fault_is_not_hidden_by_the_limits_of_fp16(make_network: Make, tmp
     assert onnx_precision(tmp_path / "repository/pets/1/model.onnx") == "fp32"
 
 
-def test_bf16_for_onnxruntime_needs_an_accelerator(make_network: Make, tmp_path: Path) -> None:
+def test_bf16_for_onnxruntime_needs_an_accelerator(make_network: MakeNetwork, tmp_path: Path) -> None:
     with pytest.raises(ValidationError) as caught:
         published_in(make_network("test_resnet"), "bf16", tmp_path)
     assert caught.value.errors()[0]["type"] == "onnx.bf16_kernels"
@@ -322,7 +321,7 @@ def test_bf16_for_onnxruntime_needs_an_accelerator(make_network: Make, tmp_path:
     assert (verdict.passed, verdict.precision) == (True, "bf16")
 
 
-def test_precision_is_that_of_the_lowest_node(make_network: Make, tmp_path: Path) -> None:
+def test_precision_is_that_of_the_lowest_node(make_network: MakeNetwork, tmp_path: Path) -> None:
     published_in(make_network("test_resnet"), "fp16", tmp_path, keep_fp32=("backbone.layer*",))
     assert onnx_precision(tmp_path / "repository/pets/1/model.onnx") == "fp16"
 
@@ -356,7 +355,7 @@ def test_nodes_next_to_untyped_tensors_stay_in_fp32() -> None:
         assert TensorProto.FLOAT16 not in takes[name]
 
 
-def test_openvino_int8_that_fails_ends_in_fp32(make_network: Make, tmp_path: Path) -> None:
+def test_openvino_int8_that_fails_ends_in_fp32(make_network: MakeNetwork, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"")
     request = ExportRequest(
         source=source_of(make_network("test_resnet"), tmp_path / "source"),
@@ -370,7 +369,7 @@ def test_openvino_int8_that_fails_ends_in_fp32(make_network: Make, tmp_path: Pat
 
 
 @pytest.mark.parametrize("pattern", ["backbone.fc.weight", "Gemm", "*fc*"])
-def test_named_parts_stay_in_fp32(make_network: Make, tmp_path: Path, graph: Path, pattern: str) -> None:
+def test_named_parts_stay_in_fp32(make_network: MakeNetwork, tmp_path: Path, graph: Path, pattern: str) -> None:
     published_in(make_network("test_resnet"), "fp16", tmp_path, keep_fp32=(pattern,))
     weights = onnx.load(tmp_path / "repository/pets/1/model.onnx").graph.initializer
     (tensor,) = [tensor for tensor in weights if tensor.name.startswith("backbone.fc.weight")]
@@ -378,9 +377,8 @@ def test_named_parts_stay_in_fp32(make_network: Make, tmp_path: Path, graph: Pat
 
 
 def test_pattern_that_matches_nothing_is_refused(graph: Path) -> None:
-    with raises(InputError, "option.keep_fp32") as caught:
+    with raises(InputError, "option.keep_fp32", "blocks.9*"):
         match_nodes(flattened(onnx.load(graph)), ["Conv", "blocks.9*"])
-    assert "blocks.9*" in str(caught.value)
 
 
 def test_int8_graph_has_the_dialect_of_its_runtime(graph: Path, images: ImageArray) -> None:
@@ -401,14 +399,14 @@ def test_int8_graph_has_the_dialect_of_its_runtime(graph: Path, images: ImageArr
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit"])
 def test_int8_passes_its_verdict_when_calibrated_on_real_images(
-    make_network: Make, tmp_path: Path, architecture: str
+    make_network: MakeNetwork, tmp_path: Path, architecture: str
 ) -> None:
     verdict = published_in(make_network(architecture), "int8", tmp_path)
     assert (verdict.passed, verdict.precision) == (True, "int8")
 
 
 def test_int8_fails_when_it_was_calibrated_on_black_images(
-    make_network: Make, graph: Path, images: ImageArray, tmp_path: Path
+    make_network: MakeNetwork, graph: Path, images: ImageArray, tmp_path: Path
 ) -> None:
     """Calibration on black images gives ranges that clip every real image."""
     network = make_network("test_resnet")
@@ -425,7 +423,7 @@ def test_int8_fails_when_it_was_calibrated_on_black_images(
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_passes_in_a_reduced_precision(
-    network_of: Callable[..., Network], tmp_path: Path, task: str, precision: str
+    network_of: NetworkOf, tmp_path: Path, task: str, precision: str
 ) -> None:
     """int8 may fall back to fp16, which the verdict records."""
     verdict = published_in(network_of(TASKS[task]), precision, tmp_path)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import Result
 
 from benchmarks.studies.local_triton import serve
 from builder.config.triton_config import config_for, config_to_text
@@ -23,6 +21,7 @@ from builder.repository.shared_files import SharedFiles, shared_version, version
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from tests.errors import raises
+from tests.fixture_types import Command, NetworkOf
 from tritonkit.errors import ArtifactError, CheckFailedError, InputError
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.images.preprocess import Preprocess
@@ -158,11 +157,8 @@ def test_rollback_takes_the_newest_older_version_that_passed(pets: Path) -> None
 def test_promote_refuses_when_the_verdict_failed(pets: Path) -> None:
     fail_verdict(pets, 1)
     before = (pets / "config.pbtxt").read_bytes()
-    with raises(CheckFailedError, "verdict.not_passed") as caught:
+    with raises(CheckFailedError, "verdict.not_passed", "version 1", "builder show", "--force"):
         promote(pets, 1)
-    assert "version 1" in str(caught.value)
-    assert "builder show" in str(caught.value)
-    assert "--force" in str(caught.value)
     assert (pets / "config.pbtxt").read_bytes() == before
     assert promote(pets, 1, force=True).verdict == "FORCED"
 
@@ -194,7 +190,7 @@ def test_promotion_keeps_files_of_the_user(pets: Path) -> None:
 
 
 def test_label_files_are_removed_when_their_version_is_no_longer_served(
-    tmp_path: Path, network_of: Callable[..., Network], spec: ModelSpec
+    tmp_path: Path, network_of: NetworkOf, spec: ModelSpec
 ) -> None:
     kind = TaskSpec(task="multiclass", labels=("cat", "dog"))
     heads = network_of(TaskSpec(task="heads", heads={"kind": kind, "size": kind})).spec
@@ -227,7 +223,7 @@ def test_promote_refuses_a_version_without_a_spec(pets: Path) -> None:
 
 
 def test_export_does_not_change_the_shared_files_of_a_pinned_version(
-    pets: Path, other_checkpoint: Path, command: Callable[..., Result]
+    pets: Path, other_checkpoint: Path, command: Command
 ) -> None:
     promote(pets, 1)
     result = command(
@@ -290,13 +286,12 @@ def test_export_is_refused_before_the_build_when_it_does_not_fit_the_pinned_vers
     promote(pets, 1)
     request = ExportRequest(source=other_checkpoint, repository=pets.parent, max_batch=16, preferred_batch=(16,))
     steps = list[str]()
-    with raises(InputError, "config.preferred_batch") as caught:
+    with raises(InputError, "config.preferred_batch", "16"):
         export(request, steps.append)
-    assert "16" in str(caught.value)
     assert (steps, versions_of(pets)) == ([], [1, 2])
 
 
-def test_commands_print_the_served_version_and_the_next_step(pets: Path, command: Callable[..., Result]) -> None:
+def test_commands_print_the_served_version_and_the_next_step(pets: Path, command: Command) -> None:
     options = ("--repository", pets.parent)
     result = command("builder", "rollback", "pets", *options)
     assert result.exit_code == 0, result.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from builder.config.warmup import WARMUP_FILE, uses_golden_image, warmup_files, 
 from builder.repository.lint import check_repository
 from builder.repository.publish import publication
 from server.process import Options, start, stop, wait_until_ready
+from tests.fixture_types import Ports
 from tritonkit.errors import ServerError
 from tritonkit.export_options import ServingOptions
 from tritonkit.golden import GOLDEN_FILE, Golden
@@ -87,7 +88,7 @@ def test_warmup_file_is_replaced_and_not_written_into(tiny_repository: Path, tmp
 
 
 def test_triton_loads_and_answers_with_all_serving_options(
-    tiny_repository: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_repository: Path, free_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Warm-up, queue policy, two instances, version policy: read back from the server and from its statistics."""
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
@@ -108,7 +109,7 @@ def test_triton_loads_and_answers_with_all_serving_options(
 
 
 def test_triton_does_not_load_when_a_warmup_file_is_missing(
-    tiny_repository: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_repository: Path, free_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So `builder check` reports it as an error."""
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))

@@ -14,7 +14,6 @@ import onnx
 import pytest
 import torch
 from torch import Tensor
-from typer.testing import Result
 
 from builder.onnx.export import onnx_from_network
 from builder.pipeline import export
@@ -28,6 +27,7 @@ from builder.verification.spec_check import spec_problems
 from builder.verification.verifier import verify_runner
 from builder.verification.verify import verify_artifact
 from tests.errors import raises
+from tests.fixture_types import Command, NetworkOf
 from tritonkit.comparison import compare
 from tritonkit.errors import InputError, SpecError
 from tritonkit.export_options import OutputOptions, VerificationOptions
@@ -42,7 +42,6 @@ from tritonkit.tasks import task_of
 from tritonkit.triton.model_config import read_config
 
 MAX_BATCH = 4
-Command = Callable[..., Result]
 TASK_SPECS = {
     "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass", "cup"), thresholds={"cup": 0.4}),
     "embedding": TaskSpec(task="embedding", embedding_size=8),
@@ -135,7 +134,7 @@ def verdict_of(artifact: Path, network: Network) -> Verdict:
 
 
 @pytest.fixture(scope="module")
-def networks(network_of: Callable[..., Network]) -> dict[str, Network]:
+def networks(network_of: NetworkOf) -> dict[str, Network]:
     return {task: network_of(task_spec) for task, task_spec in TASK_SPECS.items()}
 
 
@@ -436,13 +435,13 @@ def test_segmentation_is_exported_with_probability_and_another_threshold(
     ],
 )
 def test_output_options_are_refused_when_the_task_does_not_support_them(
-    network_of: Callable[..., Network], task_spec: TaskSpec, options: OutputOptions, code: str
+    network_of: NetworkOf, task_spec: TaskSpec, options: OutputOptions, code: str
 ) -> None:
     with raises(InputError, code):
         with_output_options(network_of(task_spec), options)
 
 
-def test_probability_is_refused_when_there_are_more_than_two_labels(network_of: Callable[..., Network]) -> None:
+def test_probability_is_refused_when_there_are_more_than_two_labels(network_of: NetworkOf) -> None:
     task_spec = TaskSpec(task="segmentation", labels=("a", "b", "c"))
     with raises(SpecError, "spec.probability_labels"):
         with_output_options(network_of(task_spec), OutputOptions(probability=True))

@@ -18,6 +18,7 @@ from builder.request import ExportRequest
 from builder.sources import open_source
 from builder.sources.base import NetworkSource
 from tests.errors import raises
+from tests.fixture_types import MakeNetwork, NetworkOf
 from tritonkit.errors import ArtifactError, BatchError, InputError
 from tritonkit.networks.network import Network
 from tritonkit.runtimes import open_artifact
@@ -75,12 +76,11 @@ def test_published_file_is_opened_until_it_changes_or_leaves_its_manifest(checkp
 
 
 def test_archive_is_refused_as_a_source_with_what_to_pass_instead(
-    make_network: Callable[[str], Network], job_of: Callable[[Network], BuildJob], tmp_path: Path
+    make_network: MakeNetwork, job_of: Callable[[Network], BuildJob], tmp_path: Path
 ) -> None:
     torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "given.pt")
-    with raises(InputError, "source.torchscript") as caught:
+    with raises(InputError, "source.torchscript", "--model NAME"):
         open_source(tmp_path / "given.pt", None, None)
-    assert "--model NAME" in str(caught.value)
     with raises(InputError, "source.exported"):
         open_source(TORCHSCRIPT.write(job_of(make_network("test_vit"))), None, None)
 
@@ -112,7 +112,7 @@ def test_runner_gives_one_error_when_answers_are_not_those_of_the_spec(spec: Mod
     ids=lambda task_spec: task_spec.task,
 )
 def test_outputs_equal_those_of_the_network_under_the_names_of_the_spec(
-    network_of: Callable[..., Network], job_of: Callable[[Network], BuildJob], task_spec: TaskSpec
+    network_of: NetworkOf, job_of: Callable[[Network], BuildJob], task_spec: TaskSpec
 ) -> None:
     network = network_of(task_spec)
     artifact = TORCHSCRIPT.write(job_of(network))
@@ -134,7 +134,7 @@ def test_outputs_equal_those_of_the_network_under_the_names_of_the_spec(
 
 
 def test_forward_takes_the_input_and_returns_a_tuple(
-    make_network: Callable[[str], Network], job_of: Callable[[Network], BuildJob]
+    make_network: MakeNetwork, job_of: Callable[[Network], BuildJob]
 ) -> None:
     """Triton's pytorch backend accepts no dictionary, and takes input names from `forward`."""
     module = torch.jit.load(TORCHSCRIPT.write(job_of(make_network("test_vit"))))
@@ -143,20 +143,17 @@ def test_forward_takes_the_input_and_returns_a_tuple(
     assert str(schema.returns[0].type).startswith("Tuple[Tensor")
 
 
-def test_source_without_a_network_is_refused_before_the_export(
-    make_network: Callable[[str], Network], tmp_path: Path
-) -> None:
+def test_source_without_a_network_is_refused_before_the_export(make_network: MakeNetwork, tmp_path: Path) -> None:
     graph = GraphOnlySource(tmp_path / "user.onnx", None, "a test", make_network("test_resnet"))
     steps: list[str] = []
     request = ExportRequest(source=graph, repository=tmp_path / "repository", max_batch=4, torchscript=True)
-    with raises(InputError, "torchscript.no_network") as caught:
+    with raises(InputError, "torchscript.no_network", "user.onnx"):
         export(request, steps.append)
-    assert "user.onnx" in str(caught.value)
     assert not steps
 
 
 def test_output_names_that_triton_reads_as_other_positions_are_refused(
-    network_of: Callable[..., Network], job_of: Callable[[Network], BuildJob]
+    network_of: NetworkOf, job_of: Callable[[Network], BuildJob]
 ) -> None:
     heads = {name: TaskSpec(task="multiclass", labels=("a", "b")) for name in ("second__1", "first__0")}
     with raises(ArtifactError, "torchscript.output_names"):

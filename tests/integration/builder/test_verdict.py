@@ -18,6 +18,7 @@ from torch import Tensor
 from builder.sources.base import TrainedReference
 from builder.sources.images import builtin_golden
 from builder.verification.verifier import quality_losses, verify_runner
+from tests.fixture_types import MakeNetwork
 from tritonkit.comparison import compare
 from tritonkit.golden import Golden
 from tritonkit.images.preprocess import ImageArray
@@ -30,7 +31,6 @@ from tritonkit.tasks import task_for
 
 MAX_BATCH = 4
 Verify = Callable[..., Verdict]
-Make = Callable[[str], Network]
 
 
 class ChannelsSwapped(Network):
@@ -95,7 +95,9 @@ def causes(verdict: Verdict) -> str:
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_efficientnet"])
-def test_verdict_passes_when_the_graph_is_right(make_network: Make, verify_graph_of: Verify, architecture: str) -> None:
+def test_verdict_passes_when_the_graph_is_right(
+    make_network: MakeNetwork, verify_graph_of: Verify, architecture: str
+) -> None:
     network = make_network(architecture)
     verdict = verify_graph_of(network, network)
     assert verdict.passed, causes(verdict)
@@ -115,7 +117,7 @@ def test_verdict_passes_when_the_graph_is_right(make_network: Make, verify_graph
     ],
 )
 def test_verdict_names_the_fault_when_the_graph_has_one(
-    make_network: Make, verify_graph_of: Verify, kind: type[Network], cause: str
+    make_network: MakeNetwork, verify_graph_of: Verify, kind: type[Network], cause: str
 ) -> None:
     network = make_network("test_resnet")
     verdict = verify_graph_of(as_faulty(kind, network), network)
@@ -133,14 +135,14 @@ def test_verdict_names_the_fault_when_the_graph_has_one(
     ],
 )
 def test_verdict_names_normalisation_when_mean_or_std_is_wrong(
-    make_network: Make, verify_graph_of: Verify, normalize: Normalize
+    make_network: MakeNetwork, verify_graph_of: Verify, normalize: Normalize
 ) -> None:
     network = make_network("test_resnet")
     verdict = verify_graph_of(network.with_normalize(normalize), network)
     assert "verdict.normalization: " in causes(verdict)
 
 
-def test_verdict_names_the_tensor_when_a_weight_is_zeroed(make_network: Make, verify_graph_of: Verify) -> None:
+def test_verdict_names_the_tensor_when_a_weight_is_zeroed(make_network: MakeNetwork, verify_graph_of: Verify) -> None:
     network = make_network("test_vit")
     damaged = copy.deepcopy(network)
     with torch.no_grad():
@@ -149,7 +151,9 @@ def test_verdict_names_the_tensor_when_a_weight_is_zeroed(make_network: Make, ve
     assert "verdict.weight_zero: weight tensor backbone.blocks.0.norm1.weight [64]" in causes(verdict)
 
 
-def test_verdict_names_another_checkpoint_when_all_weights_differ(make_network: Make, verify_graph_of: Verify) -> None:
+def test_verdict_names_another_checkpoint_when_all_weights_differ(
+    make_network: MakeNetwork, verify_graph_of: Verify
+) -> None:
     network = make_network("test_resnet")
     other = copy.deepcopy(network)
     with torch.no_grad():
@@ -158,7 +162,7 @@ def test_verdict_names_another_checkpoint_when_all_weights_differ(make_network: 
     assert "verdict.other_checkpoint: " in causes(verify_graph_of(other, network))
 
 
-def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: Make, verify_graph_of: Verify) -> None:
+def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: MakeNetwork, verify_graph_of: Verify) -> None:
     def fix_batch(path: Path) -> None:
         model = onnx.load(path)
         for value in (*model.graph.input, *model.graph.output):
@@ -171,7 +175,7 @@ def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: Make, verif
     assert "verdict.interface:" in causes(verdict)
 
 
-def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: Make, verify_graph_of: Verify) -> None:
+def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: MakeNetwork, verify_graph_of: Verify) -> None:
     def spoil(path: Path) -> None:
         model = onnx.load(path)
         tensor = next(t for t in model.graph.initializer if t.name.endswith("fc.weight"))
@@ -186,7 +190,7 @@ def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: Make, ve
     assert "verdict.weight_not_finite: weight tensor backbone.fc.weight" in causes(verdict)
 
 
-def test_verdict_fails_when_the_output_has_another_name(make_network: Make, verify_graph_of: Verify) -> None:
+def test_verdict_fails_when_the_output_has_another_name(make_network: MakeNetwork, verify_graph_of: Verify) -> None:
     def rename(path: Path) -> None:
         model = onnx.load(path)
         old, model.graph.output[0].name = model.graph.output[0].name, "scores"
@@ -198,7 +202,7 @@ def test_verdict_fails_when_the_output_has_another_name(make_network: Make, veri
     assert "verdict.interface: has no output 'probabilities'" in causes(verify_graph_of(network, network, rename))
 
 
-def test_verdict_finds_swapped_channels_when_all_images_are_grey(make_network: Make) -> None:
+def test_verdict_finds_swapped_channels_when_all_images_are_grey(make_network: MakeNetwork) -> None:
     network = make_network("test_resnet")
     images = (
         builtin_golden(network.spec.preprocess).images.mean(axis=3, keepdims=True).repeat(3, axis=3).astype(np.uint8)
@@ -209,7 +213,7 @@ def test_verdict_finds_swapped_channels_when_all_images_are_grey(make_network: M
     assert "verdict.numbers: batch 1: " not in causes(verdict)
 
 
-def test_verdict_fails_when_nan_occurs_only_in_reversed_order(make_network: Make) -> None:
+def test_verdict_fails_when_nan_occurs_only_in_reversed_order(make_network: MakeNetwork) -> None:
     network = make_network("test_resnet")
     golden = builtin_golden(network.spec.preprocess)
     candidate = NanInAnotherOrder(network, golden.images[[-1, -2]])
@@ -224,7 +228,9 @@ def test_metric_that_becomes_nan_is_lost() -> None:
     assert list(losses) == ["accuracy falls from 0.9000 to 0.5000", "iou/cat falls from 0.8000 to nan"]
 
 
-def test_summary_shows_the_artifact_s_error_when_the_checkpoint_drifted_more_since_training(make_network: Make) -> None:
+def test_summary_shows_the_artifact_s_error_when_the_checkpoint_drifted_more_since_training(
+    make_network: MakeNetwork,
+) -> None:
     network = make_network("test_resnet")
     reference, golden = TorchRunner(network, "x"), builtin_golden(network.spec.preprocess)
     answers = reference.infer(golden.images)["probabilities"]
@@ -240,7 +246,7 @@ def test_summary_shows_the_artifact_s_error_when_the_checkpoint_drifted_more_sin
 
 
 def test_verdict_fails_when_the_network_outputs_are_the_same_for_all_images(
-    make_network: Make, verify_graph_of: Verify
+    make_network: MakeNetwork, verify_graph_of: Verify
 ) -> None:
     network = make_network("test_resnet")
     constant = copy.deepcopy(network)

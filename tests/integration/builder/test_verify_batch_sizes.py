@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
-from typer.testing import Result
 
 from builder.formats import BuildJob, builder_for
 from builder.precision.cast import cast_graph
@@ -17,6 +15,7 @@ from builder.repository.manifest import manifest_of
 from builder.sources.images import builtin_golden
 from builder.verification.context import DEFAULT_MAX_BATCH, CachingRunner, verification_context
 from builder.verification.verify import largest_batch, precision_of, verify_artifact
+from tests.fixture_types import Command
 from tritonkit.errors import BatchError
 from tritonkit.export_options import VerificationOptions
 from tritonkit.images.preprocess import ImageArray
@@ -79,9 +78,7 @@ def test_verdict_contains_format_and_library_when_the_artifact_was_run(
     assert verdict.proven_by == f"the artifact itself, run by {library}"
 
 
-def test_verdict_names_the_simulation_when_it_was_run(
-    exported: Path, job: BuildJob, command: Callable[..., Result]
-) -> None:
+def test_verdict_names_the_simulation_when_it_was_run(exported: Path, job: BuildJob, command: Command) -> None:
     onnx.save(cast_graph(onnx.load(job.graph), "fp16"), job.graph)
     words = ("builder", "verify", job.graph, "--against", exported / "pets.safetensors", "--max-batch", MAX_BATCH)
     verdict = json.loads(command(*words, "--json").stdout)

@@ -17,13 +17,12 @@ from builder.precision.quantize import quantize_graph
 from builder.sources import open_source
 from builder.sources.images import builtin_golden
 from builder.verification.verify import verify_artifact
+from tests.fixture_types import MakeNetwork
 from tritonkit.export_options import VerificationOptions
-from tritonkit.networks.network import Network
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.spec import ModelSpec
 
-Make = Callable[[str], Network]
 Change = Callable[[ModelProto], ModelProto]
 HARMLESS, OVERFLOWING = 2.0, 60000.0
 
@@ -66,7 +65,7 @@ def with_fp16_detour(model: ModelProto, factor: float, as_function: bool = False
 
 
 @pytest.fixture(scope="module")
-def graph(make_network: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graph(make_network: MakeNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("graph") / "whole.onnx"
     onnx_from_network(make_network("test_resnet"), path)
     return path

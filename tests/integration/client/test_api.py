@@ -10,14 +10,13 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import Result as Ran
 
 from client import Client
 from client.commands.infer import infer as infer_command
@@ -25,9 +24,10 @@ from client.connection import with_infer_defaults
 from client.results import EmbeddingResult, Failed, HeadsResult, LabelResult, LabelSetResult, MaskResult, Result
 from scripts.drills.tcp_proxy import open_proxy
 from tests.errors import raises
+from tests.fixture_types import Command, NetworkOf
 from tritonkit.errors import InputError, SpecError
 from tritonkit.images.preprocess import ImageError, load_file
-from tritonkit.networks.network import Network, save_network
+from tritonkit.networks.network import save_network
 from tritonkit.runtimes import open_artifact
 from tritonkit.spec import TaskSpec
 from tritonkit.triton.connection import Connection
@@ -46,7 +46,7 @@ TASK_SPECS = {
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory, network_of: Callable[..., Network]) -> dict[str, Path]:
+def checkpoints(tmp_path_factory: pytest.TempPathFactory, network_of: NetworkOf) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("asked")
     for name, task_spec in TASK_SPECS.items():
         save_network(folder / f"{name}.safetensors", network_of(task_spec))
@@ -58,7 +58,7 @@ def cat(photos: Path) -> Path:
     return next(path for path in sorted(photos.iterdir()) if "cat" in path.name)
 
 
-def test_served_result_is_the_row_of_the_command(command: Callable[..., Ran], served: str, photos: Path) -> None:
+def test_served_result_is_the_row_of_the_command(command: Command, served: str, photos: Path) -> None:
     ran = command("client", "infer", photos, "--model", "resnet18", "--url", served, "--json")
     rows = {row.pop("path"): row for row in json.loads(ran.stdout)["rows"]}
     with Client("resnet18", served) as client:

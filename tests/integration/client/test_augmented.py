@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-from typer.testing import Result
+from tests.fixture_types import Command
 
 
-def test_command_tells_the_augmented_answer(command: Callable[..., Result], checkpoint: Path, photos: Path) -> None:
+def test_command_tells_the_augmented_answer(command: Command, checkpoint: Path, photos: Path) -> None:
     plain = json.loads(command("client", "infer", photos, "--from", checkpoint, "--json").stdout)
     augmented = command("client", "infer", photos, "--from", checkpoint, "--tta", "flips", "--json")
     assert augmented.exit_code == 0, augmented.stderr

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import Result
 
 from server.process import Server
 from tests.errors import error_codes
+from tests.fixture_types import Command
 from tritonkit.golden import Golden
 from tritonkit.spec import ModelSpec
-
-Command = Callable[..., Result]
 
 
 @pytest.fixture

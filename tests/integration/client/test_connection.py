@@ -16,18 +16,17 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from typer.testing import Result
 
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from server.security import Security
 from tests.errors import error_codes
+from tests.fixture_types import Command
 from tritonkit.errors import CertificateError, InputError, NotReadyError, TokenError, TritonkitError, UnreachableError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.triton.client import Statistics, TritonClient
 from tritonkit.triton.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection
 from tritonkit.triton.runner import TritonRunner
 
-Command = Callable[..., Result]
 TOKEN = "the-user-s-token"
 IMAGES: ImageArray = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
 

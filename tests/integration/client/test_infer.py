@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,7 @@ from PIL import Image
 from typer.testing import Result
 
 from tests.errors import error_codes
-
-Command = Callable[..., Result]
+from tests.fixture_types import Command
 
 
 def rows(result: Result) -> dict[str, dict[str, object]]:

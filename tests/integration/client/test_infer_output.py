@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
+from tests.fixture_types import Command
 from tritonkit.system.console import track_progress
-
-Command = Callable[..., Result]
 
 
 def test_progress_is_lines_on_stderr_when_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import Result
 
 from builder.config.triton_config import config_to_text
 from client import Client
@@ -25,6 +24,7 @@ from client.results import LabelResult
 from scripts import ports
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from tests.errors import error_codes
+from tests.fixture_types import Command
 from tritonkit.errors import InferenceError, NotReadyError, TritonkitError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.spec import METADATA_KEY, Architecture, Lineage, ModelSpec, Normalize, TensorSpec, image_input
@@ -34,7 +34,6 @@ from tritonkit.triton.model_config import CONFIG_FILE, LAST_VERSION, read_config
 from tritonkit.triton.runner import TritonRunner
 from tritonkit.triton.served_model import changed_answer_fields
 
-Command = Callable[..., Result]
 IMAGE: ImageArray = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 SWAPPED = {"labels": ("dog", "cat", "bird")}
 

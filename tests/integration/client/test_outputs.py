@@ -6,19 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import Result
 
 from client.outputs.job import Job, JobSettings, open_job
 from tests.errors import error_codes
+from tests.fixture_types import Command
 from tritonkit.tasks import Answer
 
-Command = Callable[..., Result]
 KILLER = Path(__file__).with_name("killed_writer.py")
 
 

@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,16 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
-from typer.testing import Result
 
 from scripts.drills.fault_drill import drill, make_pictures
 from server.process import STATE_VARIABLE
 from tests.errors import error_codes
+from tests.fixture_types import Command
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import architecture_of, dense_architecture_of
 from tritonkit.networks.network import Network, save_network
 from tritonkit.spec import ModelSpec, Normalize, TaskSpec, image_input
 from tritonkit.tasks import task_for
-
-Command = Callable[..., Result]
 
 COLOURS = TaskSpec(task="multiclass", labels=("red", "green", "blue"))
 TAGS = TaskSpec(task="multilabel", labels=("old", "new", "rare"))

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from builder.pipeline import export
 from builder.request import ExportRequest
-from tritonkit.networks.network import Network, save_network
+from tests.fixture_types import Command, MakeNetwork
+from tritonkit.networks.network import save_network
 
-Command = Callable[..., Result]
 FORMATS = {"onnx": "model.onnx", "torchscript": "model.pt", "openvino": "model.xml"}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, make_network: MakeNetwork) -> Path:
     """A checkpoint, and a repository for each format."""
     target_folder = tmp_path_factory.mktemp("same")
     save_network(target_folder / "pets.safetensors", make_network("test_resnet"))

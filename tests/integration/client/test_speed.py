@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -15,11 +15,11 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from typer.testing import Result
 
 from client.concurrency import AdaptiveConcurrency
 from client.infer import InferenceSettings, Row, infer_pictures
 from client.picture import Picture
+from tests.fixture_types import Command
 from tritonkit.errors import InferenceError
 from tritonkit.images.pixel_budget import PixelBudget
 from tritonkit.images.preprocess import Geometry, ImageArray, ImageError, Preprocess
@@ -186,7 +186,7 @@ def test_no_thread_is_left_when_the_rows_are_closed_early(spec: ModelSpec) -> No
 
 
 def test_many_small_files_are_all_answered_by_triton(
-    command: Callable[..., Result], served: str, digits: Path, tmp_path: Path
+    command: Command, served: str, digits: Path, tmp_path: Path
 ) -> None:
     source = next(digits.rglob("*.png"))
     folder = tmp_path / "many"

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -23,19 +22,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from typer.testing import Result
 
 from client.outputs.drawings import with_unique_paths
 from client.picture import Picture
 from tests.errors import error_codes
+from tests.fixture_types import Command
 from tritonkit.images.preprocess import Preprocess, decode_image, load_file
 from tritonkit.networks.backbones import architecture_of, dense_architecture_of
 from tritonkit.networks.network import Network, save_network
 from tritonkit.runtimes import open_artifact
 from tritonkit.spec import Architecture, ModelSpec, Normalize, TaskSpec, image_input
 from tritonkit.tasks import Answer, task_for, task_of
-
-Command = Callable[..., Result]
 
 TINY, UNET = architecture_of("test_resnet", 32, 32), dense_architecture_of("Unet", "resnet18")
 COLOURS = TaskSpec(task="multiclass", labels=("red", "green", "blue"))

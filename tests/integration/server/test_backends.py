@@ -16,7 +16,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from typer.testing import Result
 
 from builder.config.triton_config import config_for, config_to_text
 from builder.formats import BuildJob, builder_for
@@ -24,8 +23,8 @@ from builder.onnx.export import onnx_interface
 from builder.sources.base import NetworkSource
 from scripts import ports
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from tests.fixture_types import Command, NetworkOf, Ports
 from tritonkit.errors import ServerError
-from tritonkit.networks.network import Network
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.formats import Precision, format_named
 from tritonkit.runtimes.openvino import OpenVinoRunner, has_bf16
@@ -35,8 +34,6 @@ from tritonkit.triton.client import Statistics, TritonClient
 from tritonkit.triton.model_config import CONFIG_FILE, read_config
 from tritonkit.triton.runner import TritonRunner
 
-Command = Callable[..., Result]
-Ports = Callable[[], list[str]]
 HEADS = TaskSpec(
     task="heads",
     heads={
@@ -55,7 +52,7 @@ ACCELERATORS = Path(__file__).parents[3] / "server" / "backends" / "onnxruntime"
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, network_of: Callable[..., Network]) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory, network_of: NetworkOf) -> Path:
     """A repository of the same network in several formats, two instances each."""
     folder = tmp_path_factory.mktemp("exported")
     network = network_of(HEADS)

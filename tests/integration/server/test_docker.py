@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
+
+from tests.fixture_types import Command, Ports
 
 ROOT = Path(__file__).parents[3]
-Command = Callable[..., Result]
 
 
 def test_server_says_what_to_do_when_no_engine_answers(
@@ -20,7 +19,7 @@ def test_server_says_what_to_do_when_no_engine_answers(
     tiny_repository: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    free_ports: Callable[[], list[str]],
+    free_ports: Ports,
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'none.sock'}")
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))

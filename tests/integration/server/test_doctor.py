@@ -22,6 +22,7 @@ from server.doctor.diagnosis import diagnose, start_findings
 from server.doctor.machine import Machine, inspect_machine
 from server.options import Options
 from tests.errors import raises
+from tests.fixture_types import Ports
 from tritonkit.errors import CheckFailedError, InputError
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
 from tritonkit.repository.finding import Finding
@@ -323,16 +324,14 @@ def test_doctor_finds_what_is_no_model_and_what_was_left(tiny_repository: Path) 
     assert "not a Triton model configuration" in findings_by_name["config.pbtxt"][1]
     assert ("warning", "repository.leftover") in codes
     assert len(findings_by_name) == 4
-    with raises(InputError, "repository.no_model") as caught:
+    with raises(InputError, "repository.no_model", "broken, empty, pets"):
         diagnose_repository(tiny_repository, models=("cats",))
-    assert "broken, empty, pets" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["../repository", ".", "pets/1", "./pets", ""])
 def test_doctor_refuses_a_name_that_is_no_folder_right_in_the_repository(tiny_repository: Path, name: str) -> None:
-    with raises(InputError, "repository.no_model") as caught:
+    with raises(InputError, "repository.no_model", "pets, pets_decode, pets_encoded"):
         diagnose_repository(tiny_repository, models=(name,))
-    assert "pets, pets_decode, pets_encoded" in str(caught.value)
 
 
 def test_doctor_names_the_largest_model_of_those_in_this_memory_when_others_are_on_the_gpu(
@@ -463,9 +462,7 @@ def run_doctor(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["doctor", *map(str, arguments)])
 
 
-def test_command_exits_with_1_when_there_is_an_error(
-    tiny_repository: Path, free_ports: Callable[[], list[str]]
-) -> None:
+def test_command_exits_with_1_when_there_is_an_error(tiny_repository: Path, free_ports: Ports) -> None:
     arguments = ("--repository", tiny_repository, *free_ports())
     passed = run_doctor(*arguments)
     assert (passed.exit_code, "0 errors" in passed.stdout) == (0, True), passed.stdout

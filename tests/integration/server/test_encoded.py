@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,17 @@ import pytest
 import tritonclient.http
 from PIL import Image
 from tritonclient.utils import InferenceServerException
-from typer.testing import Result
 
 from builder.pipeline import export
 from builder.request import ExportRequest
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from tests.fixture_types import Command, NetworkOf
 from tritonkit.images.preprocess import ImageArray, Preprocess, load_file, load_image
 from tritonkit.networks.network import Network, save_network
 from tritonkit.spec import ModelSpec, TaskSpec, image_input
 from tritonkit.triton.client import TritonClient
 from tritonkit.triton.runner import TritonRunner
 
-Command = Callable[..., Result]
 HEADS = TaskSpec(
     task="heads",
     heads={
@@ -53,7 +52,7 @@ ROOM = 10_000_000
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec, network_of: Callable[..., Network]) -> Path:
+def published(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec, network_of: NetworkOf) -> Path:
     """Models of several tasks, one whose decoder finds no Pillow, and one whose decoder has room for few pixels."""
     folder = tmp_path_factory.mktemp("encoded")
     padded = spec.model_copy(update={"preprocess": HOW, "input": image_input(HOW)})

@@ -7,21 +7,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 from server.options import Options
 from server.process import find_log, running_servers, start, state_folder
 from server.runtimes.base import Server
 from server.runtimes.table import runtime_of
 from server.security import ServerTokens
+from tests.fixture_types import Command, Ports
 
-Command = Callable[..., Result]
 CONTAINER = "0123456789ab"
 WRITTEN = "2024-11-21T10:22:59.123456789Z"
 
@@ -137,7 +136,7 @@ def test_log_is_shown_as_it_was_seen_last_when_the_engine_is_gone(command: Comma
 
 
 def test_status_shows_the_other_servers_when_the_engine_of_one_is_gone(
-    command: Command, unreachable_server: Server, tiny_repository: Path, free_ports: Callable[[], list[str]]
+    command: Command, unreachable_server: Server, tiny_repository: Path, free_ports: Ports
 ) -> None:
     http, grpc, metrics = map(int, free_ports()[1::2])
     other_server = start(

@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import tritonclient.grpc
-from typer.testing import Result
 
 from builder.repository.lint import check_repository
 from server.doctor.diagnosis import diagnose
 from server.doctor.machine import Machine
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from tests.fixture_types import Command
 from tests.integration.server import hand_written
 from tritonkit.repository.finding import Finding
 
-Command = Callable[..., Result]
 LAPTOP = Machine(memory_bytes=8 * 2**30, shared_memory_bytes=2**30)
 SOUND = 'backend: "onnxruntime"\n' + hand_written.BATCHED
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,12 +17,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
-from typer.testing import Result
 
 from server.process import STATE_VARIABLE, Options, Server, running_servers, start, stop, wait_until_ready
+from tests.fixture_types import Command, Ports
 
-Command = Callable[..., Result]
-Ports = Callable[[], list[str]]
 ENSEMBLE = """
 name: "relay" platform: "ensemble" max_batch_size: 8
 input { name: "image" data_type: TYPE_UINT8 dims: [32, 32, 3] }

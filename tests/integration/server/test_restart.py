@@ -6,16 +6,14 @@ import json
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from typer.testing import Result
 
 from server.process import STATE_VARIABLE, Options, Server, running_servers, start, stop, wait_until_ready
-
-Command = Callable[..., Result]
+from tests.fixture_types import Command, Ports
 
 
 def copy_model(pets: Path, name: str) -> Path:
@@ -35,9 +33,7 @@ def repository(exported_once: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def running(
-    repository: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Server]:
+def running(repository: Path, free_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
     http, grpc, metrics = map(int, free_ports()[1::2])
     options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
@@ -87,7 +83,7 @@ def test_other_models_answer_again_when_triton_died_beside_a_version_that_does_n
 def test_start_fails_and_leaves_nothing_when_some_of_the_models_do_not_load(
     repository: Path,
     command: Command,
-    free_ports: Callable[[], list[str]],
+    free_ports: Ports,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from socket import AF_INET
 from typing import Any
@@ -16,15 +16,13 @@ import psutil
 import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
-from typer.testing import Result
 
 from server.options import RuntimeName, triton_arguments
 from server.process import STATE_VARIABLE, Options, Server, running_servers, start, stop, wait_until_ready
 from server.security import Security, ServerTokens
+from tests.fixture_types import Command, Ports
 from tritonkit.triton.connection import GRPC_TOKEN_HEADER, TOKEN_HEADER
 
-Command = Callable[..., Result]
-Ports = Callable[[], list[str]]
 ADMIN, USE = "the-admin-s-token", "the-user-s-token"
 
 

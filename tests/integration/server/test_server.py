@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,16 +18,13 @@ import psutil
 import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
-from typer.testing import Result
 
 from server.load_failures import load_failures
 from server.process import Options, Server, running_servers, start, state_folder, stop, wait_until_ready
 from server.runtimes.pip_runtime import PipRuntime
 from server.runtimes.table import RUNTIMES
 from server.security import ServerTokens
-
-Command = Callable[..., Result]
-Ports = Callable[[], list[str]]
+from tests.fixture_types import Command, Ports
 
 
 @pytest.fixture

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from typer.testing import Result
 
 from server.process import Options, Server, running_servers, stop
 from server.runtimes.table import runtime_of
 from server.security import ServerTokens
 from server.supervisor import RESTART_PREFIX, SUPERVISOR_FILE
+from tests.fixture_types import Command, Ports
 
-Command = Callable[..., Result]
 DIES = "echo began; kill -SEGV $$"
 LIVES = "sleep 60 & trap 'kill $!; exit 7' TERM; echo began; wait"
 
@@ -105,7 +104,7 @@ def test_child_ends_when_its_keeper_is_killed(tmp_path: Path) -> None:
 def test_server_answers_again_after_triton_died(
     command: Command,
     tiny_repository: Path,
-    free_ports: Callable[[], list[str]],
+    free_ports: Ports,
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -17,9 +17,8 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.numpy import save_file
-from typer.testing import Result
 
-Command = Callable[..., Result]
+from tests.fixture_types import Command
 
 
 @dataclass

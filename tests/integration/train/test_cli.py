@@ -13,11 +13,9 @@ from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 
-from typer.testing import Result
-
+from tests.fixture_types import Command
 from train.engine.fit import FitResult
 
-Command = Callable[..., Result]
 TRAIN = "from train.cli import app; app()"
 
 

@@ -135,9 +135,8 @@ def test_data_is_refused_when_a_picture_is_in_two_parts(
         copy_digits(tmp_path / "data" / part, count=3, start=3 * number)
     source = min((tmp_path / "data" / pair[0] / "0").iterdir())
     shutil.copy(source, tmp_path / "data" / pair[1] / "0" / "copy.png")
-    with raises(DataError, "data.image_in_two_parts") as caught:
+    with raises(DataError, "data.image_in_two_parts", f"copy.png in {pair[1]} is {source} in {pair[0]}"):
         split(tmp_path / "data")
-    assert f"copy.png in {pair[1]} is {source} in {pair[0]}" in str(caught.value)
 
 
 def test_top_classes_are_the_most_common_when_configured(copy_digits: Callable[..., Path], tmp_path: Path) -> None:
@@ -244,9 +243,8 @@ def multiclass(labels: tuple[str, ...], spec: ModelSpec) -> tuple[ModelSpec, Eva
 
 
 def test_labelled_pictures_are_refused_when_the_model_does_not_know_them(folder: Path, spec: ModelSpec) -> None:
-    with raises(DataError, "data.unknown_labels") as caught:
+    with raises(DataError, "data.unknown_labels", ": 7; "):
         read_labelled(folder, *multiclass(("0", "1"), spec))
-    assert ": 7; " in str(caught.value)
 
 
 def test_labelled_pictures_are_the_test_part_when_the_folder_has_one(

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import Result
 
+from tests.fixture_types import Command
 from train.config.sections import DataConfig, HeadConfig
 from train.data.prepare import parse_ratios
 from train.data.splits import read_splits
 from train.tasks import TRAINING_TASKS
-
-Command = Callable[..., Result]
 
 
 def table(path: Path) -> list[dict[str, str]]:

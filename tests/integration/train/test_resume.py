@@ -23,9 +23,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.numpy import load_file
-from typer.testing import Result
 
-Command = Callable[..., Result]
+from tests.fixture_types import Command
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["train.cli", "train.engine.fit"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import pytest
 from typer.testing import Result
 
 from server.process import STATE_VARIABLE
+from tests.fixture_types import Command, Ports
 from train.engine.fit import FitResult
 
-Command = Callable[..., Result]
 TOLD = {
     "multilabel": {"labels"},
     "embedding": {"embedding"},
@@ -32,7 +31,7 @@ def test_served_model_measures_and_answers_as_it_was_trained(
     run: FitResult,
     case: str,
     command: Command,
-    free_ports: Callable[[], list[str]],
+    free_ports: Ports,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

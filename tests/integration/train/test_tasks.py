@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import Result
 
+from tests.fixture_types import Command
 from train.config.loading import load_config
 from train.data.splits import PARTS
 from train.engine.fit import FitResult
@@ -17,7 +17,6 @@ from tritonkit.checkpoint import read_spec
 from tritonkit.golden import Golden, golden_of_checkpoint
 from tritonkit.runtimes import open_artifact
 
-Command = Callable[..., Result]
 MetricValues = Callable[[Path], list[dict[str, float]]]
 
 MONITORS = {"multilabel": "map", "embedding": "recall@1", "mined": "recall@1", "segmentation": "iou", "heads": "mean"}

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.fixture_types import MakeNetwork
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.networks.network import Network, load_network, save_network
+from tritonkit.networks.network import load_network, save_network
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit"])
 def test_network_answers_the_same_bits_when_read_back(
-    tmp_path: Path, make_network: Callable[[str], Network], batch: ImageArray, architecture: str
+    tmp_path: Path, make_network: MakeNetwork, batch: ImageArray, architecture: str
 ) -> None:
     network, path = make_network(architecture), tmp_path / "net.safetensors"
     save_network(path, network)

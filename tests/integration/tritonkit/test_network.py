@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 
+from tests.fixture_types import MakeNetwork
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.backbones import (
     architecture_of,
     build_backbone,
     head_of,
 )
-from tritonkit.networks.network import Network
 from tritonkit.spec import Normalize
 
 
-def test_network_normalises_inside_when_it_gets_raw_pixels(
-    make_network: Callable[[str], Network], batch: ImageArray
-) -> None:
+def test_network_normalises_inside_when_it_gets_raw_pixels(make_network: MakeNetwork, batch: ImageArray) -> None:
     network = make_network("test_resnet")
     scaled = (batch.astype(np.float64) / 255 - (0.5, 0.4, 0.3)) / (0.2, 0.25, 0.3)
     with torch.inference_mode():
@@ -31,7 +27,7 @@ def test_network_normalises_inside_when_it_gets_raw_pixels(
 
 
 def test_network_keeps_its_own_normalisation_when_another_is_tried(
-    make_network: Callable[[str], Network], batch: ImageArray
+    make_network: MakeNetwork, batch: ImageArray
 ) -> None:
     network, images = make_network("test_resnet"), torch.from_numpy(batch)
     halved = Normalize(mean=(0.25, 0.2, 0.15), std=(0.1, 0.125, 0.15))
@@ -45,7 +41,7 @@ def test_network_keeps_its_own_normalisation_when_another_is_tried(
 
 
 def test_network_answers_alike_when_an_image_is_alone_or_in_a_batch(
-    make_network: Callable[[str], Network], batch: ImageArray
+    make_network: MakeNetwork, batch: ImageArray
 ) -> None:
     network, images = make_network("test_vit"), torch.from_numpy(batch)
     with torch.inference_mode():

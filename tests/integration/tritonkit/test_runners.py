@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.errors import raises
+from tests.fixture_types import MakeNetwork
 from tritonkit.errors import ArtifactError, BatchError, CheckpointError, InputError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network, save_network
@@ -40,7 +41,7 @@ def exported(network: Network, path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
+def artifacts(tmp_path_factory: pytest.TempPathFactory, make_network: MakeNetwork) -> Path:
     """The same network as a checkpoint and as an ONNX file, by architecture."""
     folder = tmp_path_factory.mktemp("artifacts")
     for architecture in ("test_resnet", "test_vit"):
@@ -97,11 +98,8 @@ def test_runner_knows_its_spec_when_opened(runner: Runner, spec: ModelSpec) -> N
 def test_runner_says_what_it_takes_when_the_batch_does_not_fit(
     runner: Runner, shape: tuple[int, ...], dtype: str
 ) -> None:
-    with raises(BatchError, "batch.shape") as caught:
+    with raises(BatchError, "batch.shape", "uint8 [N, 32, 32, 3]", f"got {dtype} {list(shape)}", runner.origin):
         runner.infer(np.zeros(shape, dtype=dtype))
-    assert "uint8 [N, 32, 32, 3]" in str(caught.value)
-    assert f"got {dtype} {list(shape)}" in str(caught.value)
-    assert runner.origin in str(caught.value)
 
 
 def test_runner_answers_alike_when_the_batch_is_a_view_or_read_only(runner: Runner, batch: ImageArray) -> None:
@@ -133,9 +131,7 @@ def test_onnx_runner_uses_the_number_of_threads(artifacts: Path) -> None:
     assert runner.session.get_session_options().intra_op_num_threads == 2
 
 
-def test_torch_runner_infers_when_the_network_was_training(
-    make_network: Callable[[str], Network], batch: ImageArray
-) -> None:
+def test_torch_runner_infers_when_the_network_was_training(make_network: MakeNetwork, batch: ImageArray) -> None:
     network = make_network("test_resnet")
     expected = TorchRunner(network, "here").infer(batch)["probabilities"]
     assert np.array_equal(TorchRunner(network.train(), "here").infer(batch)["probabilities"], expected)
@@ -144,16 +140,14 @@ def test_torch_runner_infers_when_the_network_was_training(
 @pytest.mark.parametrize("name", ["model.pth", "model.bin", "model", "model.onnx.zip"])
 def test_open_names_what_it_knows_when_the_suffix_is_unknown(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
-    with raises(ArtifactError, "artifact.unknown_suffix") as caught:
+    with raises(ArtifactError, "artifact.unknown_suffix", ".safetensors, .onnx"):
         open_artifact(tmp_path / name)
-    assert ".safetensors, .onnx" in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_open_says_so_when_there_is_no_such_file(tmp_path: Path, suffix: str) -> None:
-    with raises(InputError, "artifact.not_found") as caught:
+    with raises(InputError, "artifact.not_found", f"absent{suffix}"):
         open_artifact(tmp_path / f"absent{suffix}")
-    assert f"absent{suffix}" in str(caught.value)
 
 
 @pytest.mark.parametrize(("suffix", "error"), [(".onnx", ArtifactError), (".safetensors", CheckpointError)])
@@ -169,9 +163,8 @@ def test_open_names_the_file_when_it_is_broken(
 def test_open_refuses_when_an_onnx_file_is_cut_short(tmp_path: Path, artifacts: Path) -> None:
     whole = (artifacts / "test_resnet.onnx").read_bytes()
     (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
-    with raises(ArtifactError, "onnx.unreadable") as caught:
+    with raises(ArtifactError, "onnx.unreadable", "cut.onnx"):
         open_artifact(tmp_path / "cut.onnx")
-    assert "cut.onnx" in str(caught.value)
 
 
 def test_onnx_runner_needs_a_spec_when_the_file_has_none(
@@ -180,9 +173,8 @@ def test_onnx_runner_needs_a_spec_when_the_file_has_none(
     graph = onnx.load(artifacts / "test_resnet.onnx")
     graph.ClearField("metadata_props")
     onnx.save(graph, tmp_path / "bare.onnx")
-    with raises(ArtifactError, "artifact.no_spec") as caught:
+    with raises(ArtifactError, "artifact.no_spec", "bare.onnx"):
         open_artifact(tmp_path / "bare.onnx")
-    assert "bare.onnx" in str(caught.value)
     assert OnnxRuntimeRunner(tmp_path / "bare.onnx", spec=spec).infer(batch)["probabilities"].shape == (4, 3)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +15,9 @@ import pytest
 
 from builder.onnx.export import onnx_from_network
 from tests.errors import raises
+from tests.fixture_types import MakeNetwork
 from tritonkit.errors import ArtifactError, BatchError, InferenceError
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.networks.network import Network
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.runtimes.tensorrt import TensorRtRunner
@@ -112,7 +111,7 @@ def library(calls: list[str], opens: bool = True, succeeds: bool = True, version
 
 
 @pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
+def graph(tmp_path_factory: pytest.TempPathFactory, make_network: MakeNetwork) -> Path:
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
     onnx_from_network(make_network("test_resnet"), path)
     return path
@@ -152,9 +151,8 @@ def test_runner_binds_all_tensors_before_it_starts_the_engine(plan: Path) -> Non
 
 
 def test_runner_refuses_a_batch_that_is_larger_than_the_plans(plan: Path) -> None:
-    with raises(BatchError, "batch.too_large") as caught:
+    with raises(BatchError, "batch.too_large", "5") as caught:
         TensorRtRunner(plan, trt=library([]), device="cpu").infer(images(5))
-    assert "5" in str(caught.value)
     assert str(caught.value).endswith(" 4")
 
 
@@ -164,9 +162,8 @@ def test_error_is_raised_when_the_engine_fails(plan: Path) -> None:
 
 
 def test_runner_gives_the_librarys_reason_when_a_plan_does_not_open(plan: Path) -> None:
-    with raises(ArtifactError, "tensorrt.unreadable") as caught:
+    with raises(ArtifactError, "tensorrt.unreadable", "it is for another GPU"):
         TensorRtRunner(plan, trt=library([], opens=False), device="cpu")
-    assert "it is for another GPU" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -174,9 +171,8 @@ def test_runner_gives_the_librarys_reason_when_a_plan_does_not_open(plan: Path) 
     [("11.0.0.1", True), ("11.2.0.1", False)],
 )
 def test_runner_refuses_a_version_before_it_opens_the_plan(plan: Path, version: str, compatible: bool) -> None:
-    with raises(ArtifactError, "tensorrt.version_mismatch") as caught:
+    with raises(ArtifactError, "tensorrt.version_mismatch", f"{VERSION}, installed is {version}"):
         TensorRtRunner(plan, version_compatible=compatible, trt=library([], opens=False, version=version))
-    assert f"{VERSION}, installed is {version}" in str(caught.value)
 
 
 def test_runner_opens_an_older_plan_when_it_is_version_compatible(plan: Path) -> None:
@@ -204,9 +200,8 @@ def test_code_in_a_plan_is_not_run_when_only_the_record_beside_it_asks_for_that(
     plan.with_name("build.json").write_text(json.dumps(record))
     for value in ("", "0", "false"):
         monkeypatch.setenv(TRUST_VARIABLE, value)
-        with raises(ArtifactError, "tensorrt.untrusted") as caught:
+        with raises(ArtifactError, "tensorrt.untrusted", f"{TRUST_VARIABLE}=1"):
             TensorRtRunner(plan, trt=library(calls), device="cpu")
-        assert f"{TRUST_VARIABLE}=1" in str(caught.value)
     assert calls == []
     TensorRtRunner(plan, version_compatible=True, trt=library(calls), device="cpu")  # the caller says so
     assert "host code allowed" in calls
@@ -214,23 +209,20 @@ def test_code_in_a_plan_is_not_run_when_only_the_record_beside_it_asks_for_that(
 
 def test_runner_refuses_a_record_that_cannot_be_read(plan: Path) -> None:
     plan.with_name("build.json").write_text("{")
-    with raises(ArtifactError, "artifact.unreadable_record") as caught:
+    with raises(ArtifactError, "artifact.unreadable_record", "build.json"):
         TensorRtRunner(plan, trt=library([]), device="cpu")
-    assert "build.json" in str(caught.value)
 
 
 def test_runner_refuses_a_plan_without_a_spec(plan: Path) -> None:
     (plan.parent / "model.json").unlink()
-    with raises(ArtifactError, "artifact.no_spec") as caught:
+    with raises(ArtifactError, "artifact.no_spec", "model.json"):
         TensorRtRunner(plan, trt=library([]), device="cpu")
-    assert "model.json" in str(caught.value)
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="needs a machine without a GPU")
 def test_plan_names_what_is_missing_when_there_is_no_gpu(plan: Path) -> None:
-    with raises(ArtifactError, "tensorrt.missing") as caught:
+    with raises(ArtifactError, "tensorrt.missing", "--url"):
         open_artifact(plan)
-    assert "--url" in str(caught.value)
     with raises(ArtifactError, "tensorrt.no_gpu"):
         TensorRtRunner(plan, trt=library([]))
 

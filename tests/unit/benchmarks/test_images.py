@@ -33,9 +33,8 @@ def test_a_folder_goes_before_the_golden_sample(spec: ModelSpec, tmp_path: Path)
 
 def test_a_broken_picture_is_named(spec: ModelSpec, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no")
-    with raises(DataError, "image.unreadable") as caught:
+    with raises(DataError, "image.unreadable", "broken.png"):
         load_sample_images(spec.preprocess, tmp_path, tmp_path)
-    assert "broken.png" in str(caught.value)
 
 
 def test_the_way_out_is_told_when_there_are_no_pictures(spec: ModelSpec, tmp_path: Path) -> None:

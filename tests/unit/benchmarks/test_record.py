@@ -43,9 +43,8 @@ def test_the_best_level_is_sound(record: Record) -> None:
 def test_what_is_no_record_is_refused(text: str, code: str, tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     path.write_text(text)
-    with raises(InputError, code) as caught:
+    with raises(InputError, code, str(path)):
         read_record(path)
-    assert str(path) in str(caught.value)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -56,9 +55,8 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_unknown_fields_are_refused(record: Record, tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     path.write_text(json.dumps({**record.model_dump(mode="json"), "surprise": 1}))
-    with raises(InputError, "record.invalid") as caught:
+    with raises(InputError, "record.invalid", "surprise"):
         read_record(path)
-    assert "surprise" in str(caught.value)
 
 
 def test_the_environment_names_this_machine() -> None:

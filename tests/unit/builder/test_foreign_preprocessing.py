@@ -45,10 +45,8 @@ def test_fit_crop_and_interpolation_of_the_options_are_used_and_described(weight
 def test_crop_ratio_is_refused_where_nothing_is_cropped(weights: Path, labels: Path) -> None:
     with pytest.raises(InputError, match=r"--crop-ratio 0\.9: --fit squash"):
         foreign_from(fit="squash", crop_ratio=0.9)
-    with raises(InputError, "option.crop_ratio") as caught:
+    with raises(InputError, "option.crop_ratio", "--fit stretch", "--crop-ratio 1.5"):
         foreign_from(fit="stretch", crop_ratio=1.5)
-    assert "--fit stretch" in str(caught.value)
-    assert "--crop-ratio 1.5" in str(caught.value)
 
 
 def test_size_is_refused_when_patches_do_not_divide_it(labels: Path, tmp_path: Path) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
 from builder.request import ExportRequest
 from tests.errors import raises
+from tests.fixture_types import Command
 from tritonkit.errors import InputError
 from tritonkit.options import options_from
 
-Command = Callable[..., Result]
 SET = {"opt_batch": 4, "keep_fp32": ["x"], "calibration": Path("photos"), "masks": Path("masks")}
 
 

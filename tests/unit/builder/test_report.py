@@ -17,11 +17,11 @@ from builder.verification.report import LIMIT_PERCENT, bar, render_page, state_o
 from builder.verification.report_images import MAX_UNCHANGED_IMAGES, ReportAnswers, report_images
 from builder.verification.report_images import collect_answers as collect_report_answers
 from builder.verification.verifier import verify_runner
+from tests.fixture_types import NetworkOf
 from tritonkit.comparison import Comparison, infer_in_batches
 from tritonkit.comparison_inputs import with_changed_colors
 from tritonkit.errors import Problem
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.networks.network import Network
 from tritonkit.pages.contact_sheet import thumbnail
 from tritonkit.repository.verdict import LIMITS, Attempt, Verdict
 from tritonkit.runtimes.base import Runner
@@ -29,7 +29,6 @@ from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.spec import Outputs, TaskSpec
 from tritonkit.tasks import task_of
 
-NetworkOf = Callable[..., Network]
 VOID = {"meta", "img", "br"}
 TASK_SPECS = {
     "multiclass": TaskSpec(task="multiclass", labels=("<b>cat</b>", "dog", "bird")),

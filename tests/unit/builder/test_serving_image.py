@@ -40,10 +40,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_plan_is_refused_when_the_serving_image_cannot_load_it(folder: Path) -> None:
-    with raises(CheckFailedError, "tensorrt.serving_image") as refused:
+    with raises(CheckFailedError, "tensorrt.serving_image", "TRITON_IMAGE in .env", "--force"):
         check_build(BuildRecord.read(folder), IMAGE)
-    assert "TRITON_IMAGE in .env" in str(refused.value)
-    assert "--force" in str(refused.value)
     (warning,) = check_build(BuildRecord.read(folder), IMAGE, force=True)
     assert "an older TensorRT never loads it" in warning
 

@@ -77,10 +77,10 @@ def test_pickled_model_is_refused(net: nn.Module, labels: Path, tmp_path: Path) 
 def test_timm_safetensors_are_weights_with_any_metadata(net: nn.Module, labels: Path, tmp_path: Path) -> None:
     for metadata in (None, {"format": "pt"}):
         save_file(net.state_dict(), tmp_path / "model.safetensors", metadata=metadata)
-        with raises(InputError, "option.missing_for_weights") as caught:
+        with raises(
+            InputError, "option.missing_for_weights", "--model TIMM_NAME", "--labels FILE", "fc.weight", "3 classes"
+        ):
             open_source(tmp_path / "model.safetensors", None, None)
-        for part in ("--model TIMM_NAME", "--labels FILE", "fc.weight", "3 classes"):
-            assert part in str(caught.value)
         source = open_source(
             tmp_path / "model.safetensors", ForeignModelOptions(model="test_resnet", labels=labels), None
         )
@@ -169,10 +169,8 @@ def test_folder_is_refused_with_the_name_of_its_checkpoint(checkpoint: Path, tmp
 
 
 def test_tritonkit_checkpoint_is_refused_with_third_party_options(checkpoint: Path) -> None:
-    with raises(InputError, "option.foreign_unused") as caught:
+    with raises(InputError, "option.foreign_unused", "--size", "--task"):
         open_source(checkpoint, ForeignModelOptions(size=(8, 8), task="multilabel"), None)
-    assert "--size" in str(caught.value)
-    assert "--task" in str(caught.value)
 
 
 def test_options_are_refused_all_at_once(tmp_path: Path) -> None:

@@ -44,9 +44,8 @@ def test_config_keeps_tuned_settings_when_a_version_is_added(spec: ModelSpec) ->
 
 def test_config_is_refused_when_the_artifact_disagrees_with_the_spec(spec: ModelSpec) -> None:
     other = TensorSpec(name="probabilities", dtype="FP32", shape=(4,))
-    with raises(ArtifactError, "artifact.interface") as caught:
+    with raises(ArtifactError, "artifact.interface", "probabilities FP32 [N, 4]"):
         config_for(spec, ((spec.input,), (other,)), 16, 1)
-    assert "probabilities FP32 [N, 4]" in str(caught.value)
 
 
 def test_config_keeps_labels_with_any_characters(spec: ModelSpec) -> None:
@@ -130,9 +129,8 @@ def test_user_config_is_refused_with_all_contradictions(spec: ModelSpec) -> None
 def test_user_config_is_refused_when_the_artifact_needs_another_parameter(spec: ModelSpec) -> None:
     loading = BackendFiles("openvino", parameters={"TARGET_DEVICE": "CPU"})
     user_text = config_from_text('parameters { key: "TARGET_DEVICE" value { string_value: "GPU" } }', "x")
-    with raises(InputError, "config.parameter") as caught:
+    with raises(InputError, "config.parameter", "'TARGET_DEVICE'", "'GPU'", "'CPU'"):
         config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=loading, user_config=user_text)
-    assert all(part in str(caught.value) for part in ("'TARGET_DEVICE'", "'GPU'", "'CPU'"))
 
 
 def test_user_config_is_refused_when_triton_would_refuse_it(spec: ModelSpec) -> None:
@@ -143,10 +141,8 @@ def test_user_config_is_refused_when_triton_would_refuse_it(spec: ModelSpec) -> 
 def test_invalid_user_config_is_refused_with_the_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.pbtxt"
     path.write_text("max_batch_size: 8\ninstances: 2")
-    with raises(ArtifactError, "config_pbtxt.syntax") as caught:
+    with raises(ArtifactError, "config_pbtxt.syntax", "mine.pbtxt", "(2:1"):
         read_config_file(path)
-    assert "mine.pbtxt" in str(caught.value)
-    assert "(2:1" in str(caught.value)
 
 
 def test_file_name_is_set_only_when_it_is_not_the_default(spec: ModelSpec) -> None:
@@ -175,9 +171,8 @@ def test_version_is_refused_when_older_versions_would_compute_differently(spec: 
     exact, coarse = BackendFiles("openvino"), BackendFiles("openvino", parameters={"HINT_BF16": "YES"})
     for before, after in ((exact, coarse), (coarse, exact)):
         present = config_for(spec, interface, 16, 1, loading=before)
-        with raises(InputError, "config.other_backend") as caught:
+        with raises(InputError, "config.other_backend", "HINT_BF16 YES"):
             config_for(spec, interface, 16, 2, present, loading=after)
-        assert "HINT_BF16 YES" in str(caught.value)
         assert config_for(spec, interface, 16, 2, present, loading=before).backend == "openvino"
     without_older = config_for(
         spec, interface, 16, 2, config_for(spec, interface, 16, 1, loading=coarse), loading=exact, other_versions=()

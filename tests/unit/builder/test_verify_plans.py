@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,15 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from typer.testing import Result
 
 from builder.repository.manifest import manifest_of
 from builder.sources import source_from_checkpoint
 from builder.tensorrt.precision import precision_problems
 from builder.verification.plan_records import recorded_problems, with_stale_reason
 from builder.verification.verify import precision_of
+from tests.fixture_types import Command, MakeNetwork
 from tritonkit.errors import Problem
-from tritonkit.networks.network import Network, save_network
+from tritonkit.networks.network import save_network
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.verdict import LIMITS, Verdict
@@ -71,9 +70,7 @@ def test_plan_has_the_precision_of_its_verdict_when_its_record_matches(plan: Pat
     assert (precision_of(plan), recorded_problems(plan, "fp32")) == ("fp32", [])
 
 
-def test_plan_is_refused_when_its_engine_has_another_precision(
-    plan: Path, checkpoint: Path, command: Callable[..., Result]
-) -> None:
+def test_plan_is_refused_when_its_engine_has_another_precision(plan: Path, checkpoint: Path, command: Command) -> None:
     record(plan, fp32=4)
     result = command("builder", "verify", plan, "--against", checkpoint)
     assert result.exit_code == 1
@@ -84,9 +81,7 @@ def test_plan_is_refused_when_its_engine_has_another_precision(
     assert "the engine computes in it: 4 in fp32" in problem["message"]
 
 
-def test_plan_is_refused_when_its_record_is_of_another_plan(
-    plan: Path, checkpoint: Path, command: Callable[..., Result]
-) -> None:
+def test_plan_is_refused_when_its_record_is_of_another_plan(plan: Path, checkpoint: Path, command: Command) -> None:
     plan.write_bytes(PLAN + b"another")
     result = command("builder", "verify", plan, "--against", checkpoint)
     assert result.exit_code == 1
@@ -95,7 +90,7 @@ def test_plan_is_refused_when_its_record_is_of_another_plan(
 
 
 def test_plan_is_stale_when_it_was_built_from_another_file(
-    plan: Path, checkpoint: Path, make_network: Callable[[str], Network], command: Callable[..., Result]
+    plan: Path, checkpoint: Path, make_network: MakeNetwork, command: Command
 ) -> None:
     fresh = command("builder", "verify", plan, "--against", checkpoint)
     assert (fresh.exit_code, "stale" in fresh.stderr) == (2, False)  # no GPU here
@@ -139,6 +134,6 @@ def test_size_is_not_checked_for_version_compatible_plans(
     assert "of the engine computes in it" in precision_problems(plan, graph, "fp16", in_fp32)[0].message
 
 
-def test_missing_plan_gives_one_error(tmp_path: Path, checkpoint: Path, command: Callable[..., Result]) -> None:
+def test_missing_plan_gives_one_error(tmp_path: Path, checkpoint: Path, command: Command) -> None:
     result = command("builder", "verify", tmp_path / "model.plan", "--against", checkpoint)
     assert (result.exit_code, "model.plan" in result.stderr) == (2, True)

@@ -9,7 +9,7 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path, PurePath
@@ -20,7 +20,6 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
-from typer.testing import Result
 
 from client.picture import Picture
 from client.sources import find_pictures, prefetch_content
@@ -28,10 +27,10 @@ from client.sources.content import Fetch
 from client.sources.naming import public_name, without_secrets
 from client.sources.web import FetchPolicy
 from tests.errors import raises
+from tests.fixture_types import Command
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import MAX_BYTES, ImageError
 
-Command = Callable[..., Result]
 NO_SUCH_FILE = "no file has this name"
 SHORT = FetchPolicy(attempts=3, pause_s=0.02, read_s=0.3)
 
@@ -295,9 +294,8 @@ def test_retry_after_beyond_the_timeout_is_not_waited_for(site: str, server: Any
 
 
 def test_csv_elsewhere_is_refused(site: str) -> None:
-    with raises(InputError, "csv.remote") as caught:
+    with raises(InputError, "csv.remote", "https://h/t.csv?x=1: "):
         find_pictures(["https://u:p@h/t.csv?x=1"])
-    assert "https://h/t.csv?x=1: " in str(caught.value)
 
 
 @pytest.fixture
@@ -377,9 +375,8 @@ def test_bucket_gives_its_pictures_when_credentials_are_in_the_environment(bucke
         "s3://nobucket/a.png": NO_SUCH_FILE,
     }
     assert list(contents(f"{bucket}/packed.zip").values()) == [png(5), png(6)]
-    with raises(InputError, "source.unreadable") as caught:
+    with raises(InputError, "source.unreadable", "s3://nobucket/: "):
         find_pictures(["s3://nobucket/"])
-    assert "s3://nobucket/: " in str(caught.value)
 
 
 def test_command_answers_addresses_and_tells_bad_ones(

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.fixture_types import NetworkOf
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.networks.network import Network, save_network
+from tritonkit.networks.network import save_network
 from tritonkit.runtimes import Outputs, Runner, open_artifact
 from tritonkit.runtimes.augmented import AugmentedRunner
 from tritonkit.spec import ModelSpec, TaskSpec
@@ -35,7 +36,7 @@ class Columns(Runner):
 
 
 @pytest.fixture
-def runner(tmp_path: Path, network_of: Callable[..., Network]) -> Callable[[TaskSpec], Runner]:
+def runner(tmp_path: Path, network_of: NetworkOf) -> Callable[[TaskSpec], Runner]:
     def opened(task_spec: TaskSpec) -> Runner:
         path = tmp_path / "asked.safetensors"
         save_network(path, network_of(task_spec))

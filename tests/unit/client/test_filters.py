@@ -73,6 +73,5 @@ def test_there_is_no_filter_without_options() -> None:
 def test_filter_is_refused_when_it_does_not_fit_the_model(
     task_spec: TaskSpec, classes: list[str], min_probability: float | None, code: str, datum: str
 ) -> None:
-    with raises(InputError, code) as caught:
+    with raises(InputError, code, datum):
         Filter.from_options(task_spec, classes, min_probability)
-    assert datum in str(caught.value)

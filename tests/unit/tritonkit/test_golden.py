@@ -48,9 +48,8 @@ def test_golden_is_refused_when_it_is_no_archive(tmp_path: Path, content: bytes)
 )
 def test_golden_is_refused_when_arrays_disagree(tmp_path: Path, arrays: dict[str, Any], code: str, shape: str) -> None:
     np.savez(tmp_path / "golden.npz", source=np.array("x"), **{"images": IMAGES, **arrays})
-    with raises(ArtifactError, code) as caught:
+    with raises(ArtifactError, code, shape):
         Golden.load(tmp_path / "golden.npz")
-    assert shape in str(caught.value)
 
 
 @pytest.mark.parametrize(

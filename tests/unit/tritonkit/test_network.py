@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import timm
 import torch
 
 from tests.errors import raises
+from tests.fixture_types import MakeNetwork, NetworkOf
 from tritonkit.errors import SpecError
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import (
@@ -43,7 +43,7 @@ def test_architecture_is_found_under_timms_prefix_of_the_hub(name: str) -> None:
     assert architecture_of(name, 32, 32) == Architecture(name="test_resnet.r160_in1k")
 
 
-def test_network_is_refused_when_its_patches_would_drop_pixels(make_network: Callable[[str], Network]) -> None:
+def test_network_is_refused_when_its_patches_would_drop_pixels(make_network: MakeNetwork) -> None:
     network = make_network("test_vit")
     network.check_patch_multiple()
     spec = network.spec
@@ -56,9 +56,8 @@ def test_network_is_refused_when_its_patches_would_drop_pixels(make_network: Cal
             }
         )
     )
-    with raises(SpecError, "architecture.patch_size") as caught:
+    with raises(SpecError, "architecture.patch_size", "image.size 40x32", " 16 ", "test_vit", "48x32"):
         cut.check_patch_multiple("image.size")
-    assert all(part in str(caught.value) for part in ("image.size 40x32", " 16 ", "test_vit", "48x32"))
 
 
 def test_network_is_refused_when_it_would_not_take_rgb(spec: ModelSpec) -> None:
@@ -74,9 +73,8 @@ def test_architecture_names_what_is_near_when_timm_does_not_know_it() -> None:
 
 
 def test_architecture_is_refused_when_its_weights_are_unknown() -> None:
-    with raises(SpecError, "weights.not_found") as caught:
+    with raises(SpecError, "weights.not_found", "'test_resnet.moon'"):
         timm_normalize("test_resnet.moon")
-    assert "'test_resnet.moon'" in str(caught.value)
 
 
 @pytest.mark.parametrize("argument", ["checkpoint_path", "num_classes", "pretrained"])
@@ -113,7 +111,7 @@ def test_network_is_refused_when_timm_knows_no_such_argument(spec: ModelSpec) ->
     ],
     ids=lambda question: f"{question.task}-{len(question.labels)}-{question.probability}",
 )
-def test_network_gives_what_its_spec_says_when_asked(network_of: Callable[..., Network], question: TaskSpec) -> None:
+def test_network_gives_what_its_spec_says_when_asked(network_of: NetworkOf, question: TaskSpec) -> None:
     network = network_of(question)
     side = network.spec.input.shape[0]
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8))
@@ -127,7 +125,7 @@ def test_network_gives_what_its_spec_says_when_asked(network_of: Callable[..., N
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
-def test_network_cuts_its_mask_where_the_threshold_lies(network_of: Callable[..., Network], threshold: float) -> None:
+def test_network_cuts_its_mask_where_the_threshold_lies(network_of: NetworkOf, threshold: float) -> None:
     question = TaskSpec(
         task="segmentation", labels=("background", "cat"), thresholds={"cat": threshold}, probability=True
     )
@@ -141,7 +139,7 @@ def test_network_cuts_its_mask_where_the_threshold_lies(network_of: Callable[...
     assert 0.1 < mask.float().mean() < 0.9
 
 
-def test_network_takes_the_most_probable_class_when_a_mask_has_several(network_of: Callable[..., Network]) -> None:
+def test_network_takes_the_most_probable_class_when_a_mask_has_several(network_of: NetworkOf) -> None:
     network = network_of(TaskSpec(task="segmentation", labels=("background", "cat", "dog")))
     logits = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     (mask,) = network.answers(logits)
@@ -149,7 +147,7 @@ def test_network_takes_the_most_probable_class_when_a_mask_has_several(network_o
     assert torch.equal(mask.long(), logits.argmax(dim=1))
 
 
-def test_network_shares_its_weights_when_it_is_asked_in_other_terms(network_of: Callable[..., Network]) -> None:
+def test_network_shares_its_weights_when_it_is_asked_in_other_terms(network_of: NetworkOf) -> None:
     network = network_of(TaskSpec(task="segmentation", labels=("background", "cat")))
     strict = network.with_spec(network.spec.model_copy(update={"thresholds": {"cat": 0.999}}))
     images = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
@@ -159,7 +157,7 @@ def test_network_shares_its_weights_when_it_is_asked_in_other_terms(network_of: 
     assert network.spec.thresholds == {}
 
 
-def test_heads_alone_learn_when_the_rest_is_frozen(network_of: Callable[..., Network]) -> None:
+def test_heads_alone_learn_when_the_rest_is_frozen(network_of: NetworkOf) -> None:
     two = TaskSpec(
         task="heads",
         heads={
@@ -207,7 +205,7 @@ def test_architecture_is_found_when_it_is_spelled_as_elsewhere(spelled: str, kno
     assert architecture_of(spelled, 32, 32).name == known
 
 
-def test_heads_may_have_any_name_when_built(network_of: Callable[..., Network]) -> None:
+def test_heads_may_have_any_name_when_built(network_of: NetworkOf) -> None:
     """Such as those of torch's own attributes."""
     names = ("type", "values", "half", "train")
     heads = {name: TaskSpec(task="multiclass", labels=("a", "b")) for name in names}
@@ -218,9 +216,8 @@ def test_heads_may_have_any_name_when_built(network_of: Callable[..., Network]) 
 
 
 def test_network_is_refused_when_outputs_disagree_with_the_task(spec: ModelSpec) -> None:
-    with raises(SpecError, "spec.outputs_mismatch") as caught:
+    with raises(SpecError, "spec.outputs_mismatch", "2 labels"):
         Network(spec.model_copy(update={"labels": ("cat", "dog")}))
-    assert "2 labels" in str(caught.value)
 
 
 def test_architecture_fixes_the_size_only_when_the_network_has_position_tables() -> None:

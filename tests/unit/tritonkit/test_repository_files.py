@@ -38,15 +38,13 @@ def test_a_file_that_was_written_is_read_again_and_leaves_its_hard_links_alone(t
 )
 def test_a_damaged_file_is_refused_with_its_code(tmp_path: Path, kind: type[RepositoryFile], code: str) -> None:
     (tmp_path / kind.FILE).write_text("{")
-    with raises(ArtifactError, code) as caught:
+    with raises(ArtifactError, code, str(tmp_path / kind.FILE)):
         kind.read(tmp_path)
-    assert str(tmp_path / kind.FILE) in str(caught.value)
     assert kind.find(tmp_path) is None
 
 
 def test_a_file_of_a_newer_version_is_refused_with_the_fields_it_adds(tmp_path: Path) -> None:
     mark = Mark(marked=datetime.now(UTC)).model_dump(mode="json")
     (tmp_path / Mark.FILE).write_text(json.dumps({**mark, "until": "2030"}))
-    with raises(ArtifactError, "repository.newer_file") as caught:
+    with raises(ArtifactError, "repository.newer_file", "until; upgrade tritonkit"):
         Mark.read(tmp_path)
-    assert "until; upgrade tritonkit" in str(caught.value)

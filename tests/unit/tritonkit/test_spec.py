@@ -50,9 +50,8 @@ def test_spec_is_read_when_it_was_written_by_the_first_version(document: Documen
 
 @pytest.mark.parametrize("label", ["", "two\nlines", "two\rlines"])
 def test_spec_is_refused_when_a_label_does_not_fit_on_a_line(document: Document, label: str) -> None:
-    with raises(SpecError, "spec.fields") as caught:
+    with raises(SpecError, "spec.fields", "  labels: "):
         read(document | {"labels": ["cat", label, "bird"]})
-    assert "  labels: " in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +61,8 @@ def test_spec_is_refused_when_a_label_does_not_fit_on_a_line(document: Document,
 def test_spec_is_refused_when_a_threshold_is_of_no_label_or_no_number(
     document: Document, thresholds: dict[str, float], why: str
 ) -> None:
-    with raises(SpecError, "spec.fields") as caught:
+    with raises(SpecError, "spec.fields", why):
         read(document | {"thresholds": thresholds})
-    assert why in str(caught.value)
 
 
 def test_spec_is_refused_when_a_head_has_a_problem_inside(document: Document) -> None:
@@ -100,24 +98,21 @@ def test_spec_is_refused_when_a_field_is_unknown(document: Document, part: str) 
 @pytest.mark.parametrize("field", ["name", "task", "architecture", "input", "outputs", "preprocess", "normalize"])
 def test_spec_is_refused_when_a_field_is_missing(document: Document, field: str) -> None:
     del document[field]
-    with raises(SpecError, "spec.fields") as caught:
+    with raises(SpecError, "spec.fields", f"{field}: Field required"):
         read(document)
-    assert f"{field}: Field required" in str(caught.value)
 
 
 def test_spec_tells_to_upgrade_when_its_version_is_newer(document: Document) -> None:
     document |= {"schema_version": SCHEMA_VERSION + 1, "field_of_the_future": 1}
-    with raises(SpecError, "spec.newer_version") as caught:
+    with raises(SpecError, "spec.newer_version", f"version {SCHEMA_VERSION + 1}") as caught:
         read(document)
-    assert f"version {SCHEMA_VERSION + 1}" in str(caught.value)
     assert "field_of_the_future" not in str(caught.value)
 
 
 @pytest.mark.parametrize("version", [0, -1, "2", None, 1.5])
 def test_spec_is_refused_when_its_version_is_none_of_ours(document: Document, version: object) -> None:
-    with raises(SpecError, "spec.fields") as caught:
+    with raises(SpecError, "spec.fields", "schema_version"):
         read(document | {"schema_version": version})
-    assert "schema_version" in str(caught.value)
 
 
 def test_spec_lists_all_problems_when_there_are_several(document: Document) -> None:
@@ -144,9 +139,8 @@ def test_spec_names_the_file_when_the_text_is_no_spec(text: str) -> None:
     "name", ["", ".", "..", ".hidden", "a/b", "a\\b", "../a", "/a", "a b", "a\n", "a\0", "-a", "é", "a" * 129]
 )
 def test_spec_is_refused_when_its_name_is_no_safe_folder(document: Document, name: str) -> None:
-    with raises(SpecError, "spec.fields") as caught:
+    with raises(SpecError, "spec.fields", "name: "):
         read(document | {"name": name})
-    assert "name: " in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a", "7", "cats.v2", "Cats-and_dogs", "a" * 128])
@@ -194,9 +188,8 @@ def test_spec_is_refused_when_the_input_is_not_what_preprocessing_makes(document
 )
 def test_spec_is_refused_when_a_value_is_bad(document: Document, part: str, field: str, value: object) -> None:
     document[part][field] = value
-    with raises(SpecError, "spec.fields") as caught:
+    with raises(SpecError, "spec.fields", f"{part}.{field}"):
         read(document)
-    assert f"{part}.{field}" in str(caught.value)
 
 
 def test_tensor_reads_like_a_signature_when_printed() -> None:

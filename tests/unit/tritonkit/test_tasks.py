@@ -64,9 +64,8 @@ def test_task_is_found_when_outputs_agree(spec: ModelSpec) -> None:
     ids=str,
 )
 def test_task_names_both_when_outputs_disagree(spec: ModelSpec, output: TensorSpec) -> None:
-    with raises(SpecError, "spec.outputs_mismatch") as caught:
+    with raises(SpecError, "spec.outputs_mismatch", "probabilities FP32 [N, 3]") as caught:
         task_of(spec.model_copy(update={"outputs": (output,)}))
-    assert "probabilities FP32 [N, 3]" in str(caught.value)
     assert str(caught.value).endswith(str(output))
 
 
@@ -110,9 +109,8 @@ def test_outputs_are_those_of_the_table_for_each_task(task_spec: TaskSpec, outpu
     ],
 )
 def test_task_is_refused_when_its_settings_are_wrong(task_spec: TaskSpec, code: str, datum: str) -> None:
-    with raises(SpecError, code) as caught:
+    with raises(SpecError, code, datum):
         task_for(task_spec)
-    assert datum in str(caught.value)
 
 
 # Multiclass
@@ -503,6 +501,5 @@ def test_threshold_is_replaced_for_all_labels_when_another_is_tried() -> None:
     ],
 )
 def test_threshold_is_refused_when_none_decides(task_spec: TaskSpec, threshold: float, code: str, datum: str) -> None:
-    with raises(SpecError, code) as caught:
+    with raises(SpecError, code, datum):
         task_for(task_spec).with_threshold(threshold)
-    assert datum in str(caught.value)

@@ -48,9 +48,8 @@ from tritonkit.triton.runner import TritonRunner
     ],
 )
 def test_server_says_what_is_wrong_when_the_address_is_malformed(url: str, cause: str) -> None:
-    with raises(InputError, "connection.address") as caught:
+    with raises(InputError, "connection.address", cause) as caught:
         TritonClient(url)
-    assert cause in str(caught.value)
     assert "hidden" not in str(caught.value)
 
 
@@ -102,18 +101,15 @@ def test_error_says_how_to_start_a_server_when_nothing_listens(scheme: str) -> N
 def test_deadline_error_is_raised_when_a_server_listens_and_does_not_answer(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"{scheme}127.0.0.1:{silent.getsockname()[1]}"
-        with raises(DeadlineError, "server.deadline") as caught:
+        with raises(DeadlineError, "server.deadline", "0.3 s", "--deadline"):
             TritonRunner(TritonClient(Connection(url=url, deadline_s=0.3)), "pets")
-        assert "0.3 s" in str(caught.value)
-        assert "--deadline" in str(caught.value)
 
 
 @pytest.mark.parametrize("token", ["two words", "line\nbreak", "ключ"])
 def test_token_is_refused_when_no_header_could_hold_it(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN_VARIABLE, token)
-    with raises(TokenError, "server.token") as caught:
+    with raises(TokenError, "server.token", "$TRITONKIT_TOKEN: "):
         TritonClient("localhost:8001")
-    assert "$TRITONKIT_TOKEN: " in str(caught.value)
 
 
 @pytest.mark.parametrize(
