@@ -475,3 +475,19 @@ def test_output_is_the_undisturbed_one_when_client_server_and_network_fail(
     log = (tmp_path / "drill" / "disturbed" / "answers.log").read_text()
     assert "answers.jsonl.job; " in log, "a client gave up without the server"
     assert "Traceback" not in log
+
+
+KILLER = Path(__file__).with_name("killed_writer.py")
+
+
+@pytest.mark.parametrize("suffixes", [(".npy",), (".jsonl", ".csv")])
+def test_files_are_those_of_an_undisturbed_writer_when_it_is_killed_at_any_step(
+    tmp_path: Path, suffixes: tuple[str, ...]
+) -> None:
+    program = [sys.executable, str(KILLER), str(tmp_path / "job"), *suffixes]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    completed = subprocess.run(program, capture_output=True, text=True, timeout=100, env=environment)
+    assert completed.returncode == 0, completed.stderr
+    for found in json.loads(completed.stdout).values():
+        assert found["steps"] >= 9
+        assert found["wrong"] == {}, completed.stderr

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.pictures import decoded, encoded, turned
 from tritonkit.images.preprocess import (
-    ImageArray,
     ImageError,
     Preprocess,
     decode_image,
@@ -20,7 +20,6 @@ from tritonkit.images.preprocess import (
     load_image,
 )
 
-ORIENTATION = 274
 # How a picture that stands upright must be turned for EXIF's word to make it stand again.
 STORED_AS = {
     1: lambda image: image.copy(),
@@ -39,16 +38,6 @@ LOSSLESS: dict[str, dict[str, Any]] = {
     "PPM": {},
     "WEBP": {"lossless": True, "exact": True},
 }
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def decoded(data: bytes) -> ImageArray:
-    return np.asarray(decode_image(data))
 
 
 # Formats
@@ -124,17 +113,14 @@ def test_decode_takes_the_first_frame_when_a_picture_moves(
 @pytest.mark.parametrize("orientation", STORED_AS)
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_decode_stands_upright_when_exif_says_how(cat: Image.Image, kind: str, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    stored = encoded(STORED_AS[orientation](cat), kind, exif=exif, **LOSSLESS[kind])
+    stored = encoded(STORED_AS[orientation](cat), kind, exif=turned(orientation), **LOSSLESS[kind])
     assert np.array_equal(decoded(stored), np.asarray(cat))
 
 
 @pytest.mark.parametrize("orientation", STORED_AS)
 def test_decode_stands_upright_when_a_jpeg_says_how(cat: Image.Image, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    levels = decoded(encoded(STORED_AS[orientation](cat), "JPEG", exif=exif, quality=95, subsampling=0))
+    stored = encoded(STORED_AS[orientation](cat), "JPEG", exif=turned(orientation), quality=95, subsampling=0)
+    levels = decoded(stored)
     assert np.abs(levels.astype(int) - np.asarray(cat)).mean() < 2
 
 
@@ -223,9 +209,7 @@ def test_squash_equals_a_plain_resize_when_shapes_differ(cat: Image.Image) -> No
 
 
 def test_load_turns_before_it_fits_when_exif_says_how(cat: Image.Image) -> None:
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    stored = encoded(STORED_AS[6](cat), "PNG", exif=exif)
+    stored = encoded(STORED_AS[6](cat), "PNG", exif=turned())
     levels, geometry = load_image(stored, Preprocess(24, 40))
     assert np.array_equal(levels, fit_image(cat, Preprocess(24, 40))[0])
     assert geometry.source_size == cat.size

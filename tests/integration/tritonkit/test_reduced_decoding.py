@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.pictures import encoded, turned
 from tritonkit.images.preprocess import ImageArray, Preprocess, decode_image, fit_image, load_image
 
-ORIENTATION = 274
 MOST_LEVELS = 2
 
 
@@ -22,12 +21,6 @@ def large(photos: Path) -> Image.Image:
     cat = Image.open(photos / "cat.jpg").convert("RGB").resize((1152, 768), Image.Resampling.BICUBIC)
     grain = np.random.default_rng(0).normal(0, 6, (768, 1152, 1))
     return Image.fromarray((np.asarray(cat) + grain).clip(0, 255).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def max_difference(first: ImageArray, second: ImageArray) -> int:
@@ -41,7 +34,7 @@ def max_difference(first: ImageArray, second: ImageArray) -> int:
 def test_levels_stay_as_good_as_equal_when_a_jpeg_is_decoded_smaller(
     large: Image.Image, side: int, fit: Any, interpolation: Any, options: dict[str, Any]
 ) -> None:
-    data = encoded(large, quality=90, **options)
+    data = encoded(large, "JPEG", quality=90, **options)
     preprocess = Preprocess(side, side, fit=fit, interpolation=interpolation)
     levels, geometry = load_image(data, preprocess)
     expected, expected_geometry = fit_image(decode_image(data), preprocess)
@@ -52,9 +45,7 @@ def test_levels_stay_as_good_as_equal_when_a_jpeg_is_decoded_smaller(
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_picture_stands_upright_when_a_turned_jpeg_is_decoded_smaller(large: Image.Image, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    data = encoded(large, quality=90, exif=exif)
+    data = encoded(large, "JPEG", quality=90, exif=turned(orientation))
     preprocess = Preprocess(height=48, width=24)
     levels, geometry = load_image(data, preprocess)
     expected, expected_geometry = fit_image(decode_image(data), preprocess)
@@ -64,7 +55,7 @@ def test_picture_stands_upright_when_a_turned_jpeg_is_decoded_smaller(large: Ima
 
 
 def test_grey_jpeg_is_decoded_smaller_too(large: Image.Image) -> None:
-    data = encoded(large.convert("L"), quality=90)
+    data = encoded(large.convert("L"), "JPEG", quality=90)
     levels, _ = load_image(data, Preprocess(24, 24))
     assert 0 < max_difference(levels, fit_image(decode_image(data), Preprocess(24, 24))[0]) <= MOST_LEVELS
 
@@ -88,4 +79,4 @@ def test_every_pixel_is_decoded_when_a_reduction_could_be_seen(
 
 
 def test_whole_picture_has_its_own_size_when_the_input_is_small(large: Image.Image) -> None:
-    assert decode_image(encoded(large)).size == (1152, 768)
+    assert decode_image(encoded(large, "JPEG")).size == (1152, 768)

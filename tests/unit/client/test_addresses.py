@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
-from PIL import Image
 
 from client.picture import Picture
 from client.sources import find_pictures, prefetch_content
@@ -28,17 +27,13 @@ from client.sources.naming import public_name, without_secrets
 from client.sources.web import FetchPolicy
 from tests.errors import raises
 from tests.fixture_types import Command
+from tests.pictures import content_or_error, png
+from tests.programs import run_python
 from tritonkit.errors import InputError
-from tritonkit.images.preprocess import MAX_BYTES, ImageError
+from tritonkit.images.preprocess import MAX_BYTES
 
 NO_SUCH_FILE = "no file has this name"
 SHORT = FetchPolicy(attempts=3, pause_s=0.02, read_s=0.3)
-
-
-def png(level: int = 0) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 6), (level, 0, 0)).save(file, "PNG")
-    return file.getvalue()
 
 
 def archive() -> bytes:
@@ -140,15 +135,6 @@ def site(server: Any, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.delenv(name.upper(), raising=False)
     server.requests.clear()
     return f"http://127.0.0.1:{server.server_port}"
-
-
-def content_or_error(picture: Picture) -> bytes | str:
-    try:
-        content = picture.content()
-    except ImageError as error:
-        return str(error)
-    assert isinstance(content, bytes)
-    return content
 
 
 def contents(*paths: str, **find_options: Any) -> dict[str, bytes | str]:
@@ -392,3 +378,12 @@ def test_command_answers_addresses_and_tells_bad_ones(
         *(f"{memory}/{name}" for name in ("a.png", "b/c.png", "b.png")),
     ]
     assert [row["path"] for row in rows if "error" in row] == [f"{site}/none.png"]
+
+
+@pytest.mark.parametrize("library", ["fsspec", "s3fs"])
+def test_missing_library_is_one_error_with_the_command_that_installs_it(library: str) -> None:
+    imports = f"import sys; sys.modules[{library!r}] = None; from client.sources import find_pictures"
+    code = f"{imports}; find_pictures(['s3://b/a.png'])"
+    completed = run_python("-c", code)
+    assert "InputError" in completed.stderr.splitlines()[-2]
+    assert "pip install 'tritonkit[remote]'" in completed.stderr.splitlines()[-1]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.fixture_types import NetworkOf
+from tests.fixture_types import Command, NetworkOf
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import save_network
@@ -108,3 +110,19 @@ def test_answer_is_faulty_when_one_view_s_is(runner: Callable[[TaskSpec], Runner
     answers = AugmentedRunner(SecondViewBroken(vectors, value), "flip").infer(IMAGES)["embedding"]
     assert np.array_equal(answers[0], np.full(4, value, np.float32), equal_nan=True)
     assert (answers[1:] == 0.5).all()
+
+
+def test_command_tells_the_augmented_answer(command: Command, checkpoint: Path, tmp_path: Path) -> None:
+    pictures = [tmp_path / f"{number}.png" for number in range(len(IMAGES))]
+    for path, image in zip(pictures, IMAGES, strict=True):
+        Image.fromarray(image).save(path)
+    plain = json.loads(command("client", "infer", *pictures, "--from", checkpoint, "--json").stdout)
+    augmented = command("client", "infer", *pictures, "--from", checkpoint, "--tta", "flips", "--json")
+    assert augmented.exit_code == 0, augmented.stderr
+    rows = json.loads(augmented.stdout)["rows"]
+    assert [row["path"] for row in rows] == [row["path"] for row in plain["rows"]]
+    assert [row["probability"] for row in rows] != [row["probability"] for row in plain["rows"]]
+    refused = command("client", "infer", *pictures, "--from", checkpoint, "--tta", "spin")
+    assert refused.exit_code == 2
+    assert "spin" in refused.stderr
+    assert "flip, flips" in refused.stderr

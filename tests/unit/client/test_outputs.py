@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +18,7 @@ from client.infer import Row
 from client.outputs.job import Job, JobSettings, open_job
 from tests.errors import error_codes, raises
 from tests.fixture_types import Command
+from tests.pictures import png
 from tritonkit.errors import InputError
 from tritonkit.tasks import Answer
 
@@ -214,3 +218,46 @@ def test_output_that_is_an_input_is_refused(command: Command, tmp_path: Path, ar
     assert error_codes(result) == {"output.is_input"}
     assert f"{tmp_path / 'list.csv'}: " in result.stderr
     assert (tmp_path / "list.csv").read_text() == "path\nx.png\n"
+
+
+def test_output_that_is_the_list_on_standard_input_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("x.png\n")
+    words = ["infer", "-", "--from", "m.onnx", "--overwrite", "--output", str(tmp_path / "list.csv"), "--json"]
+    program = [sys.executable, "-c", "from client.cli import app; app()", *words]
+    with (tmp_path / "list.csv").open() as listed:
+        completed = subprocess.run(program, stdin=listed, capture_output=True, text=True, timeout=100)
+    assert completed.returncode == 2
+    assert json.loads(completed.stdout)["error"]["code"] == "output.is_input"
+    assert "list.csv: " in completed.stderr
+    assert (tmp_path / "list.csv").read_text() == "x.png\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        (["--url", "127.0.0.1:8001"], "--url"),
+        (["--tls-ca", "a.pem", "--tls-cert", "c.pem", "--tls-key", "k.pem"], "--tls-ca, --tls-cert, --tls-key"),
+        (["--wait", 5, "--deadline", 1, "--patience", 0], "--wait, --deadline, --patience"),
+        (["--no-shared-memory"], "--no-shared-memory"),
+        (["--shared-memory"], "--shared-memory"),
+    ],
+)
+def test_option_about_a_server_is_refused_when_a_file_answers(
+    command: Command, tmp_path: Path, options: list[object], flags: str
+) -> None:
+    result = command("client", "infer", tmp_path, "--from", "m.onnx", *options, "--json")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert error_codes(result) == {"option.from_server"}
+    assert result.stderr.strip().endswith(f"; omit {flags}")
+
+
+def test_every_is_refused_when_the_arguments_contain_no_video(command: Command, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "cat.jpg").write_bytes(png())
+    (tmp_path / "list.csv").write_text(f"path\n{photos / 'cat.jpg'}\n")
+    (tmp_path / "clip.mp4").write_bytes(b"no video")
+    refused = command("client", "infer", photos, photos / "*.jpg", "--every", 25, "--from", "m.onnx", "--json")
+    assert (refused.exit_code, error_codes(refused)) == (2, {"option.every_unused"})
+    for argument in (tmp_path / "list.csv", tmp_path / "*.mp4", "https://127.0.0.1:9/clip.mp4"):
+        assert "--every" not in command("client", "infer", argument, "--every", 5, "--from", "m.onnx").stderr

@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -29,30 +30,12 @@ from client.sources.naming import safe_relative_path
 from client.sources.tars import Tar
 from tests.errors import error_codes, raises
 from tests.fixture_types import Command
+from tests.pictures import content_or_error, png
+from tests.programs import ROOT
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import MAX_BYTES, ImageError
 
 PACKERS = {"tar": lambda data: data, "tar.gz": gzip.compress, "tar.bz2": bz2.compress, "txz": lzma.compress}
-
-
-def png(level: int = 0) -> bytes:
-    return encoded(Image.new("RGB", (8, 6), (level, 0, 0)))
-
-
-def encoded(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
-def content_or_error(picture: Picture) -> bytes | str:
-    """Return the content, or the error message."""
-    try:
-        content = picture.content()
-    except ImageError as error:
-        return str(error)
-    assert isinstance(content, bytes)
-    return content
 
 
 def contents(*paths: object, **options: object) -> dict[str, bytes | str]:
@@ -471,3 +454,34 @@ def test_command_answers_all_kinds(command: Command, checkpoint: Path, mixed: li
     refused = command("client", "infer", tmp_path / "bad.csv", "no.png", "--from", checkpoint, "--json")
     assert refused.exit_code == 2
     assert error_codes(refused) == {"source.invalid", "csv.column", "source.missing"}
+
+
+LISTS_FOLDERS = """
+import sys
+from client.sources import find_pictures
+for picture in find_pictures(sys.argv[1:]).pictures:
+    try:
+        picture.content()
+        print(picture.name)
+    except ValueError as error:
+        print(picture.name, error)
+"""
+
+
+@pytest.mark.parametrize("path", ["in", "in/*", "in/**/*.png", "in/locked"])
+def test_folder_that_may_not_be_listed_is_a_row(folder: Path, path: str) -> None:
+    (folder / "locked").mkdir(mode=0o000)
+    rights = "-dac_override,-dac_read_search"
+    without_rights = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", "--"] if os.getuid() == 0 else []
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [*without_rights, sys.executable, "-c", LISTS_FOLDERS, path],
+        cwd=folder.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = ended.stdout.splitlines()
+    assert any(row.startswith("in/locked ") and row.endswith("(Permission denied)") for row in rows)
+    assert path == "in/locked" or "in/b.png" in rows

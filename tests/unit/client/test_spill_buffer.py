@@ -81,3 +81,15 @@ def test_archive_is_not_reported_as_damaged_when_its_members_cannot_be_buffered(
     members = Tar(SpillBuffer(max_memory_bytes=0)).pictures(path.open("rb"), "t", Path("t"))
     with no_more_files(), pytest.raises(ExternalError):
         list(with_error_entry("t.tgz", Path("t"), members))
+
+
+def test_second_file_is_begun_when_the_first_is_long() -> None:
+    before = temporary_files()
+    buffer = SpillBuffer(max_memory_bytes=0)
+    large = bytes(2**26)
+    contents = [buffer.store(large) for _ in range(4)]
+    contents.append(buffer.store(b"behind"))
+    assert len(temporary_files()) == len(before) + 2
+    assert contents[-1]() == b"behind"
+    del contents[:4]
+    assert len(temporary_files()) == len(before) + 1

@@ -157,3 +157,9 @@ def test_json_has_null_when_a_figure_is_no_number(capsys: pytest.CaptureFixture[
         "figures": [None, None, 0.5],
         "name": "ñ",
     }
+
+
+def test_command_shows_its_help_when_called_without_arguments(app: typer.Typer) -> None:
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 2
+    assert "Raise errors." in result.output

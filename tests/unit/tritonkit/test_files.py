@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import run_python
 from tritonkit.system.files import atomic_write, file_sha256
 
 
@@ -46,3 +47,16 @@ def test_digest_is_sha256_when_the_file_is_larger_than_a_buffer(tmp_path: Path) 
     content = bytes(range(256)) * 4096
     (tmp_path / "a.bin").write_bytes(content)
     assert file_sha256(tmp_path / "a.bin") == hashlib.sha256(content).hexdigest()
+
+
+def test_old_file_stays_when_the_process_dies(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    code = (
+        "import os; from pathlib import Path; from tritonkit.system.files import atomic_write\n"
+        f"with atomic_write(Path({str(path)!r})) as beside:\n"
+        "    beside.write_bytes(b'half'); os._exit(9)"
+    )
+    assert run_python("-c", code).returncode == 9
+    assert path.read_bytes() == b"old"
+    assert all(leftover.name.startswith(".") for leftover in tmp_path.iterdir() if leftover != path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import struct
 import zlib
@@ -13,20 +12,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.pictures import decoded, encoded, turned
+from tests.programs import run_python
 from tritonkit.images import picture_formats
-from tritonkit.images.preprocess import FORMATS, SUFFIXES, ImageArray, ImageError, decode_image
+from tritonkit.images.preprocess import FORMATS, SUFFIXES, ImageError, decode_image
 
 Samples = NDArray[Any]
 HEIGHT, WIDTH = 16, 24
 RAMP: Samples = np.tile(np.rint(np.linspace(0, 255, WIDTH)), (HEIGHT, 1)).astype(int)
 NOISE: Samples = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 4))
 COLOURS = NOISE[..., :3]
+ROWS = [row.astype(np.uint8).tobytes() for row in COLOURS]
 SHORT, LONG = "H", "I"
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
-
-
-def decoded(data: bytes) -> ImageArray:
-    return np.asarray(decode_image(data))
 
 
 def refusal(data: bytes, code: str = "image.unsupported_format") -> str:
@@ -40,12 +38,6 @@ def max_difference(data: bytes, truth: Samples) -> float:
     levels = decoded(data)
     assert levels.shape == truth.shape
     return float(np.abs(levels - truth).max())
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def picture() -> Image.Image:
@@ -217,9 +209,8 @@ def test_grey_png_is_white_where_its_one_level_is_transparent(bits: int, dirt: i
 
 
 def test_png_of_colours_is_white_where_its_one_colour_is_transparent() -> None:
-    rows = [row.astype(np.uint8).tobytes() for row in COLOURS]
     clear = COLOURS[3, 5]
-    data = png(8, 2, rows, chunk(b"tRNS", struct.pack(">3H", *clear)))
+    data = png(8, 2, ROWS, chunk(b"tRNS", struct.pack(">3H", *clear)))
     truth = np.where(np.equal(COLOURS, clear).all(axis=2, keepdims=True), 255, COLOURS)
     assert max_difference(data, truth) == 0
     deep = [row.astype(">u2").tobytes() for row in COLOURS * 257]
@@ -252,21 +243,16 @@ NEEDLESS = {
 @pytest.mark.parametrize("position", ["before", "after"])
 @pytest.mark.parametrize("needless", NEEDLESS.values(), ids=NEEDLESS)
 def test_png_is_read_whatever_its_pixels_do_not_need(needless: bytes, position: str) -> None:
-    rows = [row.astype(np.uint8).tobytes() for row in COLOURS]
-    assert max_difference(png(8, 2, rows, **{position: needless}), COLOURS) == 0
+    assert max_difference(png(8, 2, ROWS, **{position: needless}), COLOURS) == 0
 
 
 def test_png_is_refused_when_it_has_a_chunk_that_nobody_may_skip() -> None:
-    rows = [row.astype(np.uint8).tobytes() for row in COLOURS]
-    assert "CgBI" in refusal(png(8, 2, rows, chunk(b"CgBI", bytes(4))))
+    assert "CgBI" in refusal(png(8, 2, ROWS, chunk(b"CgBI", bytes(4))))
 
 
 @pytest.mark.parametrize("position", ["before", "after"])
 def test_png_stands_upright_wherever_its_exif_is(position: str) -> None:
-    exif = Image.Exif()
-    exif[274] = 6
-    rows = [row.astype(np.uint8).tobytes() for row in COLOURS]
-    data = png(8, 2, rows, **{position: chunk(b"eXIf", exif.tobytes()[6:])})
+    data = png(8, 2, ROWS, **{position: chunk(b"eXIf", turned().tobytes()[6:])})
     assert max_difference(data, np.rot90(COLOURS, -1)) == 0
 
 
@@ -322,6 +308,46 @@ def test_jpeg_is_refused_by_name_when_its_kind_is_not_read(data: bytes, variant:
     assert variant in refusal(data)
 
 
+JPEGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "grey": {"mode": "L"},
+    "CMYK": {"mode": "CMYK"},
+    "fine": {"quality": 100, "subsampling": 0},
+    "coarse": {"quality": 20},
+    "optimized": {"optimize": True},
+    "progressive": {"progressive": True},
+    "divided": {"restart_marker_rows": 1},
+}
+
+
+def jpeg(**options: Any) -> bytes:
+    return encoded(picture().resize((90, 67)).convert(options.pop("mode", "RGB")), "JPEG", **options)
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+def test_jpeg_is_read_when_only_its_end_marker_is_missing(options: dict[str, Any], missing: int) -> None:
+    whole = jpeg(**options)
+    assert whole[-2:] == b"\xff\xd9"
+    assert max_difference(whole[:-missing], decoded(whole)) == 0
+
+
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+def test_jpeg_is_refused_when_pixels_are_missing_too(options: dict[str, Any]) -> None:
+    whole = jpeg(**options)
+    start = whole.rindex(b"\xff\xda") if options.get("progressive") else whole.index(b"\xff\xda")
+    for size in (len(whole) - 12, len(whole) - 20, start, (start + len(whole)) // 2):
+        for filling in (b"", bytes(50)):
+            refusal(whole[:size] + filling, "image.truncated")
+
+
+def test_jpeg_is_refused_when_a_part_of_it_is_missing() -> None:
+    """Parts that begin with a marker are decoded by themselves: any number of them looks whole."""
+    whole = jpeg(restart_marker_rows=1)
+    last = max(whole.rfind(bytes((0xFF, 0xD0 + number))) for number in range(8))
+    refusal(whole[:last], "image.truncated")
+
+
 # Metadata of the others
 
 
@@ -331,10 +357,9 @@ def test_jpeg_is_refused_by_name_when_its_kind_is_not_read(data: bytes, variant:
 )
 def test_picture_is_turned_as_exif_says_and_not_as_xmp_does(kind: str, options: dict[str, Any]) -> None:
     smooth = np.dstack([RAMP, RAMP.max() - RAMP, RAMP[::-1] // 2])
-    image, exif = Image.fromarray(smooth.astype(np.uint8)), Image.Exif()
+    image = Image.fromarray(smooth.astype(np.uint8))
     assert max_difference(encoded(image, kind, xmp=XMP, **options), smooth) <= 4
-    exif[274] = 8
-    assert max_difference(encoded(image, kind, xmp=XMP, exif=exif, **options), np.rot90(smooth)) <= 4
+    assert max_difference(encoded(image, kind, xmp=XMP, exif=turned(8), **options), np.rot90(smooth)) <= 4
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -483,12 +508,36 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 def test_heic_is_read_when_its_package_is_there() -> None:
     heif = pytest.importorskip("pillow_heif")
     heif.register_heif_opener()
-    exif = Image.Exif()
-    exif[274] = 6
     smooth = np.dstack([RAMP, RAMP.max() - RAMP, RAMP[::-1] // 2])
-    data = encoded(Image.fromarray(smooth.astype(np.uint8)), "HEIF", quality=95, exif=exif.tobytes())
+    data = encoded(Image.fromarray(smooth.astype(np.uint8)), "HEIF", quality=95, exif=turned().tobytes())
     assert max_difference(data, np.rot90(smooth, -1)) <= 8
     assert "HEIF" in refusal(HEIC, "image.header")
+
+
+def test_heic_is_refused_with_the_extra_that_reads_it_when_its_package_is_missing() -> None:
+    code = f"""if True:
+        import sys
+        sys.modules["pillow_heif"] = None  # an import of it fails
+        from tritonkit.images.preprocess import ImageError, decode_image
+        try:
+            decode_image({HEIC!r})
+        except ImageError as error:
+            print(error)
+    """
+    assert "pip install 'tritonkit[heic]'" in run_python("-c", code).stdout
+
+
+def test_avif_is_refused_by_name_when_pillow_is_older() -> None:
+    code = """if True:
+        import sys
+        sys.modules["PIL.AvifImagePlugin"] = None
+        from tritonkit.images.preprocess import ImageError, decode_image
+        try:
+            decode_image(b"\\0\\0\\0\\x1cftypavif\\0\\0\\0\\0avifmif1miaf")
+        except ImageError as error:
+            print(error)
+    """
+    assert "AVIF needs a newer Pillow than" in run_python("-c", code).stdout
 
 
 # Names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
+from tests.pictures import decoded, encoded
 from tritonkit.images import preprocess
 from tritonkit.images.mask_fitting import fit_mask
 from tritonkit.images.preprocess import (
@@ -25,16 +25,6 @@ from tritonkit.images.preprocess import (
 )
 
 FITS = ("crop", "pad", "squash")
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def decoded(data: bytes) -> ImageArray:
-    return np.asarray(decode_image(data))
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
