@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import importlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +18,16 @@ from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources import source_from_state_dict
 from scripts import ports
-from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from server.process import STATE_VARIABLE, Server, running_servers, stop
 from tests.fixture_types import Command, MakeNetwork, NetworkOf, Ports
+from tests.serving import options_for, serving
 from tritonkit.export_options import ForeignModelOptions
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import architecture_of, dense_architecture_of
 from tritonkit.networks.network import Network, save_network
 from tritonkit.spec import ModelSpec, Normalize, TaskSpec, TensorSpec, image_input
 from tritonkit.tasks import task_for
+from tritonkit.triton.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE
 
 DATA = Path(__file__).parents[1] / ".cache" / "data"
 LABELS = ("cat", "dog", "bird")
@@ -205,31 +206,34 @@ def free_ports() -> Ports:
     return options
 
 
+@pytest.fixture
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A state folder of one's own for servers, of which none is left, and no token in the environment."""
+    for variable in (ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
+    yield
+    for server in running_servers():
+        stop(server)
+
+
 @pytest.fixture(scope="session")
-def triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def triton(repository: Path) -> Iterator[Server]:
     """A real Triton that serves `repository`, stopped with the tests, however they end."""
-    os.environ[STATE_VARIABLE] = str(tmp_path_factory.mktemp("state"))
-    http, grpc, metrics = ports.free_ports()
-    server = start(
-        Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics), stops_with_parent=True
-    )
-    wait_until_ready(server, timeout_s=120)
-    yield server
-    os.environ[STATE_VARIABLE] = str(server.folder.parent)
-    stop(server)
-    del os.environ[STATE_VARIABLE]
+    with serving(options_for(repository)) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def served(triton: Server) -> str:
     """Triton's gRPC address."""
-    return f"127.0.0.1:{triton.options.grpc_port}"
+    return triton.options.grpc_url
 
 
 @pytest.fixture(scope="session")
 def served_http(triton: Server) -> str:
     """Triton's HTTP address."""
-    return f"http://127.0.0.1:{triton.options.http_port}"
+    return triton.options.http_url
 
 
 @pytest.fixture(scope="module")

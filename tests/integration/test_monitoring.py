@@ -22,7 +22,7 @@ import yaml
 from tritonclient.utils import InferenceServerException
 
 from scripts import ports
-from server.process import STATE_VARIABLE, Options, start, stop, wait_until_ready
+from tests.serving import options_for, serving
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -69,16 +69,10 @@ def programs() -> Path:
 
 
 @pytest.fixture(scope="module")
-def triton_ports(exported_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
+def triton_ports(exported_once: Path) -> Iterator[tuple[int, int]]:
     """HTTP and metrics port of a real Triton."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(STATE_VARIABLE, str(tmp_path_factory.mktemp("state")))
-        http, grpc, metrics = ports.free_ports(3)
-        options = Options(repository=exported_once, http_port=http, grpc_port=grpc, metrics_port=metrics)
-        server = start(options, stops_with_parent=True)
-        wait_until_ready(server, timeout_s=60)
-        yield http, metrics
-        stop(server)
+    with serving(options_for(exported_once)) as server:
+        yield server.options.http_port, server.options.metrics_port
 
 
 @pytest.fixture(scope="module")

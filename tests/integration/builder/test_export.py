@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,8 +17,9 @@ from onnx import numpy_helper
 
 from builder.repository.lint import check_repository
 from builder.sources.images import PHOTOS, builtin_golden
-from server.process import Options, start, stop, wait_until_ready
-from tests.fixture_types import Command, MakeNetwork, Ports
+from tests.fixture_types import Command, MakeNetwork
+from tests.programs import console_script
+from tests.serving import options_for, serving
 from tritonkit.checkpoint import read_spec
 from tritonkit.golden import Golden
 from tritonkit.repository.staging import interrupted_exports, staging_folder
@@ -175,17 +175,14 @@ def test_invalid_arguments_give_one_error(
     assert not any((tmp_path / "repository").glob("*"))
 
 
-def test_repository_loads_after_exports_were_killed(
-    checkpoint: Path, tiny_repository: Path, free_ports: Ports, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_repository_loads_after_exports_were_killed(checkpoint: Path, tiny_repository: Path) -> None:
     """Kill export processes at moments spread over their whole run; then a real Triton loads the repository.
 
     `test_kills.py` kills many more, which share one start.
     """
-    monkeypatch.setenv("TRITONKIT_STATE", str(checkpoint.parent / "state"))
     before = read_spec(checkpoint)
     arguments = ["export", str(checkpoint), "--repository", str(tiny_repository), "--max-batch", "4"]
-    program = [str(Path(sys.executable).with_name("builder")), *arguments]
+    program = [console_script("builder"), *arguments]
     began = time.monotonic()
     subprocess.run(program, check=True, capture_output=True)
     whole_s = time.monotonic() - began
@@ -201,11 +198,8 @@ def test_repository_loads_after_exports_were_killed(
             killed += 1
         assert [f for f in check_repository(tiny_repository) if f.severity == "error"] == []
     assert killed >= KILLS - 1  # the last one may have ended before
-    http, grpc, metrics = map(int, free_ports()[1::2])
-    options = Options(repository=tiny_repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
-    server = start(options, stops_with_parent=True)
-    wait_until_ready(server, 60)
-    stop(server)
+    with serving(options_for(tiny_repository)):
+        pass
     subprocess.run(program, check=True, capture_output=True)
     assert interrupted_exports(tiny_repository) == []
     assert not staging_folder(tiny_repository).exists()

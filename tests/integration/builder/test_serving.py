@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from builder.config.triton_config import config_for, config_to_text
 from builder.config.warmup import WARMUP_FILE, uses_golden_image, warmup_files, write_warmup
 from builder.repository.lint import check_repository
 from builder.repository.publish import publication
-from server.process import Options, start, stop, wait_until_ready
-from tests.fixture_types import Ports
+from tests.serving import options_for, serving
 from tritonkit.errors import ServerError
 from tritonkit.export_options import ServingOptions
 from tritonkit.golden import GOLDEN_FILE, Golden
@@ -30,18 +28,6 @@ from tritonkit.triton.runner import TritonRunner
 def serving_from(**options: Any) -> ServingOptions:
     """Read serving options of the command line."""
     return options_from(ServingOptions, options)
-
-
-@contextmanager
-def running(repository: Path, ports: list[str]) -> Iterator[TritonClient]:
-    http, grpc, metrics = map(int, ports[1::2])
-    options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
-    server = start(options, stops_with_parent=True)
-    try:
-        wait_until_ready(server, 60)
-        yield TritonClient(f"127.0.0.1:{grpc}")
-    finally:
-        stop(server)
 
 
 def republish(repository: Path, serving: ServingOptions) -> None:
@@ -87,16 +73,13 @@ def test_warmup_file_is_replaced_and_not_written_into(tiny_repository: Path, tmp
     assert set((tmp_path / "linked").read_bytes()) == {0}
 
 
-def test_triton_loads_and_answers_with_all_serving_options(
-    tiny_repository: Path, free_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_triton_loads_and_answers_with_all_serving_options(tiny_repository: Path) -> None:
     """Warm-up, queue policy, two instances, version policy: read back from the server and from its statistics."""
-    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     words = {"instances": 2, "kind": "cpu", "queue_delay_us": 200, "queue_timeout_ms": 500, "queue_size": 64}
     for _ in range(2):
         republish(tiny_repository, serving_from(**words, warmup=True, versions="1,3", response_cache=True))
     assert check_repository(tiny_repository) == []
-    with running(tiny_repository, free_ports()) as server:
+    with serving(options_for(tiny_repository)) as triton, closing(TritonClient(triton.options.grpc_url)) as server:
         assert {row.version for row in server.models() if (row.name, row.state) == ("pets", "READY")} == {"1", "3"}
         warmed = server.statistics("pets", "3")["pets", "3"]
         assert (warmed.images, warmed.executions) == (18, 4), "each instance runs batch 1 and batch 8"
@@ -108,12 +91,9 @@ def test_triton_loads_and_answers_with_all_serving_options(
         np.testing.assert_allclose(answers, golden.outputs["probabilities"][:2], atol=1e-4)
 
 
-def test_triton_does_not_load_when_a_warmup_file_is_missing(
-    tiny_repository: Path, free_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_triton_does_not_load_when_a_warmup_file_is_missing(tiny_repository: Path) -> None:
     """So `builder check` reports it as an error."""
-    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     republish(tiny_repository, serving_from(warmup=True))
     (tiny_repository / "pets" / WARMUP_FOLDER / WARMUP_FILE).unlink()
-    with pytest.raises(ServerError, match=WARMUP_FILE), running(tiny_repository, free_ports()):
+    with pytest.raises(ServerError, match=WARMUP_FILE), serving(options_for(tiny_repository)):
         pass

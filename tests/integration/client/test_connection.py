@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -17,10 +17,12 @@ import numpy as np
 import psutil
 import pytest
 
-from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from scripts.ports import free_ports
+from server.process import Server, stop
 from server.security import Security
 from tests.errors import error_codes
 from tests.fixture_types import Command
+from tests.serving import options_for, serving
 from tritonkit.errors import CertificateError, InputError, NotReadyError, TokenError, TritonkitError, UnreachableError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.triton.client import Statistics, TritonClient
@@ -58,58 +60,28 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
-def options(exported_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Options]:
-    """Makes the options of a server that serves only `pets`, on free ports."""
+def pets_alone(exported_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with no other model than `pets`."""
     repository = tmp_path_factory.mktemp("connected") / "repository"
     shutil.copytree(exported_once / "pets", repository / "pets")
-
-    def make_options(**further: object) -> Options:
-        ports = {f"{kind}_port": free_port() for kind in ("http", "grpc", "metrics")}
-        return Options.model_validate({"repository": repository, **ports, **further})
-
-    return make_options
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv(STATE_VARIABLE, str(tmp_path_factory.mktemp("state")))
-        yield
-
-
-@contextmanager
-def serving(options: Options) -> Iterator[Server]:
-    server = start(options, stops_with_parent=True)
-    try:
-        wait_until_ready(server, 60)
-        yield server
-    finally:
-        stop(server)
+    return repository
 
 
 @pytest.fixture(scope="module")
-def guarded(options: Callable[..., Options], pki: Path) -> Iterator[Server]:
+def guarded(pets_alone: Path, pki: Path) -> Iterator[Server]:
     """A server with mutual TLS that requires a token."""
     security = Security(tls_certificate=pki / "server.pem", tls_key=pki / "server.key", tls_ca=pki / "ca.pem")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv(TOKEN_VARIABLE, TOKEN)
-        server = start(options(security=security), stops_with_parent=True)
-    try:
-        wait_until_ready(server, 60)
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv(TOKEN_VARIABLE, TOKEN)
+            server = stack.enter_context(serving(options_for(pets_alone, security=security)))
         yield server
-    finally:
-        stop(server)
 
 
 @pytest.fixture(scope="module")
-def plain(options: Callable[..., Options]) -> Iterator[Server]:
-    with serving(options()) as server:
+def plain(pets_alone: Path) -> Iterator[Server]:
+    with serving(options_for(pets_alone)) as server:
         yield server
 
 
@@ -267,7 +239,7 @@ def test_models_that_are_loaded_are_listed_when_the_repository_is_closed(
 
 
 def test_nothing_waits_when_no_server_was_there_at_first(command: Command, photos: Path) -> None:
-    url = f"127.0.0.1:{free_port()}"
+    url = f"127.0.0.1:{free_ports()[0]}"
     ask = ("client", "infer", photos / "cat.jpg", "--model", "pets", "--url", url, "--patience", 60)
     refused = command(*ask, "--json")
     assert refused.exit_code == 3
@@ -291,9 +263,9 @@ def kill(server: Server) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_no_request_is_lost_when_the_server_comes_late_and_is_killed_in_between(
-    options: Callable[..., Options], plain: Server, protocol: str
+    pets_alone: Path, plain: Server, protocol: str
 ) -> None:
-    chosen = options()
+    chosen = options_for(pets_alone)
     url = chosen.grpc_url if protocol == "grpc" else chosen.http_url
     expected = probabilities(Connection(url=plain.options.grpc_url))
     failures: list[TritonkitError] = []
@@ -327,9 +299,8 @@ def test_no_request_is_lost_when_the_server_comes_late_and_is_killed_in_between(
     assert {type(failure) for failure in failures} <= {UnreachableError, NotReadyError}
 
 
-def test_repeating_ends_when_the_connection_is_closed(options: Callable[..., Options]) -> None:
-    chosen = options()
-    server = TritonClient(Connection(url=chosen.grpc_url, wait_s=60, patience_s=60))
+def test_repeating_ends_when_the_connection_is_closed() -> None:
+    server = TritonClient(Connection(url=f"127.0.0.1:{free_ports()[0]}", wait_s=60, patience_s=60))
     with ThreadPoolExecutor(1) as threads:
         opening = threads.submit(TritonRunner, server, "pets")
         time.sleep(0.2)

@@ -21,10 +21,10 @@ import pytest
 from builder.config.triton_config import config_to_text
 from client import Client
 from client.results import LabelResult
-from scripts import ports
-from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from server.process import Server
 from tests.errors import error_codes
 from tests.fixture_types import Command
+from tests.serving import options_for, serving
 from tritonkit.errors import InferenceError, NotReadyError, TritonkitError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.spec import METADATA_KEY, Architecture, Lineage, ModelSpec, Normalize, TensorSpec, image_input
@@ -85,16 +85,8 @@ class Pets:
 def pets(exported_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pets]:
     repository = tmp_path_factory.mktemp("versions") / "repository"
     shutil.copytree(exported_once / "pets", repository / "pets")
-    http, grpc, metrics = ports.free_ports()
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv(STATE_VARIABLE, str(tmp_path_factory.mktemp("state")))
-        options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
-        server = start(options, stops_with_parent=True)
-        try:
-            wait_until_ready(server, 60)
-            yield Pets(server, f"127.0.0.1:{grpc}", f"http://127.0.0.1:{http}", repository / "pets")
-        finally:
-            stop(server)
+    with serving(options_for(repository)) as server:
+        yield Pets(server, server.options.grpc_url, server.options.http_url, repository / "pets")
 
 
 def test_clients_end_with_an_error_when_a_new_version_swaps_labels(pets: Pets) -> None:

@@ -15,7 +15,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ import torch
 from PIL import Image
 
 from scripts.drills.fault_drill import drill, make_pictures
-from server.process import STATE_VARIABLE
 from tests.errors import error_codes
 from tests.fixture_types import Command
 from tritonkit.images.preprocess import Preprocess
@@ -451,17 +449,6 @@ def test_csv_has_the_values_of_json_lines(
         for entry in row_fields["tags"]["top"]:
             assert float(row[f"tags.probability_{entry['label']}"]) == entry["probability"]
         assert json.loads(row["vector.embedding"]) == row_fields["vector"]["embedding"]
-
-
-@pytest.fixture
-def own_state(tmp_path: Path) -> Iterator[None]:
-    """A separate folder for the state of servers."""
-    before = os.environ.get(STATE_VARIABLE)
-    os.environ[STATE_VARIABLE] = str(tmp_path / "state")
-    yield
-    del os.environ[STATE_VARIABLE]
-    if before is not None:
-        os.environ[STATE_VARIABLE] = before
 
 
 @pytest.mark.drill

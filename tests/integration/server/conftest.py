@@ -9,8 +9,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from scripts import ports
-
 CONFIG = """
 name: "fussy" backend: "onnxruntime" max_batch_size: 8
 input { name: "index" data_type: TYPE_INT64 dims: [1] }
@@ -37,10 +35,3 @@ def fussy_repository(tmp_path: Path) -> Path:
     )
     (folder.parent / "config.pbtxt").write_text(CONFIG)
     return tmp_path / "repository"
-
-
-@pytest.fixture(scope="module")
-def module_ports() -> tuple[int, int, int]:
-    """Ports for HTTP, gRPC and metrics of a server that a module's tests share."""
-    http, grpc, metrics = ports.free_ports()
-    return http, grpc, metrics

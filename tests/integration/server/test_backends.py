@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import sys
 import time
@@ -21,9 +20,9 @@ from builder.config.triton_config import config_for, config_to_text
 from builder.formats import BuildJob, builder_for
 from builder.onnx.export import onnx_interface
 from builder.sources.base import NetworkSource
-from scripts import ports
-from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from server.process import Server
 from tests.fixture_types import Command, NetworkOf, Ports
+from tests.serving import options_for, serving
 from tritonkit.errors import ServerError
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.formats import Precision, format_named
@@ -74,20 +73,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory, network_of: NetworkOf) ->
 
 
 @pytest.fixture(scope="module")
-def heads(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def heads(exported: Path) -> Iterator[Server]:
     """A Triton that serves them all."""
-    before = os.environ.get(STATE_VARIABLE)
-    os.environ[STATE_VARIABLE] = str(tmp_path_factory.mktemp("state"))
-    http, grpc, metrics = ports.free_ports()
-    server = start(Options(repository=exported, http_port=http, grpc_port=grpc, metrics_port=metrics), True)
-    try:
-        wait_until_ready(server, 120)
+    with serving(options_for(exported)) as server:
         yield server
-    finally:
-        stop(server)
-        del os.environ[STATE_VARIABLE]
-        if before is not None:
-            os.environ[STATE_VARIABLE] = before
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -96,7 +85,7 @@ def test_served_answers_are_those_of_the_file_in_process(
 ) -> None:
     monkeypatch.setenv(TRUST_VARIABLE, "1")  # no manifest names the TorchScript file
     kind = format_named(MODELS[name][0])
-    served = TritonRunner(TritonClient(f"127.0.0.1:{heads.options.grpc_port}"), name)
+    served = TritonRunner(TritonClient(heads.options.grpc_url), name)
     local_outputs = open_artifact(exported / name / "1" / kind.file)
     images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
     expected = local_outputs.infer(images)
@@ -129,11 +118,8 @@ def only(exported: Path, name: str, folder: Path) -> Path:
 
 
 @pytest.fixture
-def refused(
-    command: Command, free_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Path], str]:
+def refused(own_state: None, command: Command, free_ports: Ports) -> Callable[[Path], str]:
     """Serve a model that must not load; what `server up` says of it."""
-    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
 
     def failed_start_text(model: Path) -> str:
         up = command("server", "up", "--repository", model.parent, *free_ports())
@@ -179,20 +165,14 @@ def test_accelerator_that_is_not_there_fails_the_model(
     assert "accelerator OpenVINOExecutionProvider is not in this ONNX Runtime, which has" in refused(model)
 
 
-def test_accelerator_for_gpus_is_passed_over_on_a_cpu(exported: Path, tmp_path: Path, free_ports: Ports) -> None:
+def test_accelerator_for_gpus_is_passed_over_on_a_cpu(exported: Path, tmp_path: Path) -> None:
     model = only(exported, "onnx_fp32", tmp_path)
     config = read_config(model)
     config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
     config.instance_group[0].kind = config.instance_group[0].KIND_CPU
     (model / CONFIG_FILE).write_text(config_to_text(config))
-    http, grpc, metrics = map(int, free_ports()[1::2])
-    options = Options(repository=model.parent, http_port=http, grpc_port=grpc, metrics_port=metrics)
-    server = start(options, stops_with_parent=True)
-    try:
-        wait_until_ready(server, 60)
+    with serving(options_for(model.parent)) as server:
         assert "onnx_fp32: tensorrt applies to GPU instances" in server.log.read_text()
-    finally:
-        stop(server)
 
 
 def test_bf16_graph_on_a_cpu_is_told_what_it_needs(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import io
 import itertools
 import json
-import os
 import shutil
 import struct
 import subprocess
@@ -28,8 +26,10 @@ from tritonclient.utils import InferenceServerException
 
 from builder.pipeline import export
 from builder.request import ExportRequest
-from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from server.process import Server
 from tests.fixture_types import Command, NetworkOf
+from tests.pictures import encoded, turned
+from tests.serving import options_for, serving
 from tritonkit.images.preprocess import ImageArray, Preprocess, load_file, load_image
 from tritonkit.networks.network import Network, save_network
 from tritonkit.spec import ModelSpec, TaskSpec, image_input
@@ -74,22 +74,10 @@ def published(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec, network
 
 
 @pytest.fixture(scope="module")
-def server(
-    published: Path, tmp_path_factory: pytest.TempPathFactory, module_ports: tuple[int, int, int]
-) -> Iterator[Server]:
+def server(published: Path) -> Iterator[Server]:
     """A Triton that serves them all."""
-    before = os.environ.get(STATE_VARIABLE)
-    os.environ[STATE_VARIABLE] = str(tmp_path_factory.mktemp("state"))
-    http, grpc, metrics = module_ports
-    running = start(Options(repository=published, http_port=http, grpc_port=grpc, metrics_port=metrics), True)
-    try:
-        wait_until_ready(running, 120)
+    with serving(options_for(published)) as running:
         yield running
-    finally:
-        stop(running)
-        del os.environ[STATE_VARIABLE]
-        if before is not None:
-            os.environ[STATE_VARIABLE] = before
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +88,7 @@ def cat(photos: Path) -> Path:
 
 def curl(server: Server, model: str, picture: Path) -> tuple[int, dict[str, Any], bytes]:
     """Send a file as it is: status, JSON part and binary part of the answer."""
-    url = f"http://127.0.0.1:{server.options.http_port}/v2/models/{model}/infer"
+    url = f"{server.options.http_url}/v2/models/{model}/infer"
     header = [
         "--header",
         "Inference-Header-Content-Length: 0",
@@ -124,7 +112,7 @@ def ask(server: Server, model: str, *pictures: bytes) -> dict[str, Any]:
 
 
 def runner(server: Server, model: str) -> TritonRunner:
-    return TritonRunner(TritonClient(f"127.0.0.1:{server.options.grpc_port}"), model)
+    return TritonRunner(TritonClient(server.options.grpc_url), model)
 
 
 def decoded(server: Server, data: bytes) -> ImageArray:
@@ -135,7 +123,7 @@ def decoded(server: Server, data: bytes) -> ImageArray:
 def test_curl_gets_the_probabilities_of_the_client(server: Server, cat: Path, command: Command, tmp_path: Path) -> None:
     status, stderr, values = curl(server, "pets_encoded", cat)
     assert (status, stderr["outputs"][0]["shape"]) == (200, [1, 3])
-    url, output = f"127.0.0.1:{server.options.grpc_port}", tmp_path / "answers.jsonl"
+    url, output = server.options.grpc_url, tmp_path / "answers.jsonl"
     completed = command("client", "infer", cat, "--model", "pets", "--url", url, "--top", 3, "--output", output)
     assert completed.exit_code == 0, completed.stderr
     probabilities = {entry["label"]: entry["probability"] for entry in json.loads(output.read_text())["top"]}
@@ -145,21 +133,14 @@ def test_curl_gets_the_probabilities_of_the_client(server: Server, cat: Path, co
 
 def encodings(cat: Path) -> dict[str, bytes]:
     image = Image.open(cat)
-    turned = Image.Exif()
-    turned[274] = 6
     options: dict[str, dict[str, Any]] = {
         "PNG": {},
         "WEBP": {"quality": 90},
-        "JPEG": {"exif": turned},
+        "JPEG": {"exif": turned()},
         "GIF": {},
         "TIFF": {},
     }
-    files = {}
-    for name, words in options.items():
-        with io.BytesIO() as file:
-            image.save(file, name, **words)
-            files[name] = file.getvalue()
-    return files
+    return {name: encoded(image, name, **words) for name, words in options.items()}
 
 
 def test_model_sees_the_very_pixels_that_the_client_sends(server: Server, photos: Path) -> None:
@@ -225,7 +206,7 @@ def test_http_of_the_wheel_bounds_no_body_and_inflates_gzip(server: Server, comp
     Without a content type, urllib calls the body a web form, of which 24.10 dies above 8 MiB.
     """
     body = bytes(65 * 2**20)
-    url = f"http://127.0.0.1:{server.options.http_port}/v2/models/pets_encoded/infer"
+    url = f"{server.options.http_url}/v2/models/pets_encoded/infer"
     headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
     headers |= {"Content-Encoding": "gzip"} if compressed else {}
     request = urllib.request.Request(url, gzip.compress(body, 1) if compressed else body, headers)
@@ -262,26 +243,24 @@ def decoder_process(server: Server, model: str) -> psutil.Process:
 
 
 def test_large_pictures_are_decoded_one_after_the_other_when_they_come_at_once(server: Server, cat: Path) -> None:
-    large = io.BytesIO()
-    Image.new("RGBA", (3000, 3000), (200, 100, 50, 99)).save(large, "PNG", compress_level=1)
+    large = encoded(Image.new("RGBA", (3000, 3000), (200, 100, 50, 99)), compress_level=1)
     ask(server, "tight_decode", cat.read_bytes())
     decoder = decoder_process(server, "tight_decode")
     before, max_concurrency = decoder.memory_info().rss, []
     with ThreadPoolExecutor(6) as clients:
-        futures = [clients.submit(ask, server, "tight_decode", large.getvalue()) for _ in range(6)]
+        futures = [clients.submit(ask, server, "tight_decode", large) for _ in range(6)]
         while not all(entry.done() for entry in futures):
             max_concurrency.append(decoder.memory_info().rss)
             time.sleep(0.01)
-    expected = load_image(large.getvalue(), HOW)[0]
+    expected = load_image(large, HOW)[0]
     assert all(np.array_equal(entry.result()["image"][0], expected) for entry in futures)
     assert max(max_concurrency) - before < 3 * 8 * 3000**2, "each takes 8 bytes a pixel; the C library keeps some of it"
 
 
 def test_picture_is_refused_when_it_has_more_pixels_than_there_is_room_for(server: Server) -> None:
-    header = io.BytesIO()
-    Image.new("1", (5000, 4000)).save(header, "PNG")
+    picture = encoded(Image.new("1", (5000, 4000)))
     with pytest.raises(InferenceServerException, match=r"5,000 x 4,000 pixels; .* 10,000,000 "):
-        ask(server, "tight_encoded", header.getvalue())
+        ask(server, "tight_encoded", picture)
 
 
 def test_reload_warns_when_the_ensemble_of_a_model_does_not_load_along_with_it(

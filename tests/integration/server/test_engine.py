@@ -20,6 +20,7 @@ from server.runtimes.base import Server
 from server.runtimes.table import runtime_of
 from server.security import ServerTokens
 from tests.fixture_types import Command, Ports
+from tests.serving import options_for
 
 CONTAINER = "0123456789ab"
 WRITTEN = "2024-11-21T10:22:59.123456789Z"
@@ -136,12 +137,9 @@ def test_log_is_shown_as_it_was_seen_last_when_the_engine_is_gone(command: Comma
 
 
 def test_status_shows_the_other_servers_when_the_engine_of_one_is_gone(
-    command: Command, unreachable_server: Server, tiny_repository: Path, free_ports: Ports
+    command: Command, unreachable_server: Server, tiny_repository: Path
 ) -> None:
-    http, grpc, metrics = map(int, free_ports()[1::2])
-    other_server = start(
-        Options(repository=tiny_repository, http_port=http, grpc_port=grpc, metrics_port=metrics), True
-    )
+    other_server = start(options_for(tiny_repository), stops_with_parent=True)
     completed = command("server", "status")
     assert (completed.exit_code, f"{tiny_repository}: " in completed.stdout) == (3, True), completed.output
     assert command("server", "down", "--all").exit_code == 3
@@ -194,3 +192,15 @@ def test_container_is_removed_when_nobody_can_be_had_to_watch_over_it(
     assert caught.value.filename == "/none"
     assert f"POST /containers/{CONTAINER}/start" in engine.requests
     assert [request for request in engine.requests if request.startswith(f"DELETE /containers/{CONTAINER}")]
+
+
+@pytest.mark.usefixtures("own_state")
+def test_server_says_what_to_do_when_no_engine_answers(
+    command: Command, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free_ports: Ports
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'none.sock'}")
+    up = command("server", "up", "--runtime", "docker", "--repository", tiny_repository, *free_ports(), "--json")
+    assert up.exit_code == 3, up.output
+    assert json.loads(up.stdout)["error"]["type"] == "ServerError"
+    assert "none.sock" in up.stderr
+    assert "--runtime pip" in up.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,10 @@ import tritonclient.grpc
 from builder.repository.lint import check_repository
 from server.doctor.diagnosis import diagnose
 from server.doctor.machine import Machine
-from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from server.process import Options, Server
 from tests.fixture_types import Command
 from tests.integration.server import hand_written
+from tests.serving import options_for, serving
 from tritonkit.repository.finding import Finding
 
 LAPTOP = Machine(memory_bytes=8 * 2**30, shared_memory_bytes=2**30)
@@ -33,20 +33,10 @@ def foreign_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def foreign_server(
-    foreign_repository: Path, tmp_path_factory: pytest.TempPathFactory, module_ports: tuple[int, int, int]
-) -> Iterator[Server]:
-    """A Triton that serves all of it: `wait_until_ready` insists on every model."""
-    before = os.environ.get(STATE_VARIABLE)
-    os.environ[STATE_VARIABLE] = str(tmp_path_factory.mktemp("state"))
-    http, grpc, metrics = module_ports
-    server = start(Options(repository=foreign_repository, http_port=http, grpc_port=grpc, metrics_port=metrics), True)
-    wait_until_ready(server, 180)
-    yield server
-    stop(server)
-    os.environ.pop(STATE_VARIABLE)
-    if before is not None:
-        os.environ[STATE_VARIABLE] = before
+def foreign_server(foreign_repository: Path) -> Iterator[Server]:
+    """A Triton that serves all of it: `serving` insists on every model."""
+    with serving(options_for(foreign_repository)) as server:
+        yield server
 
 
 def errors(findings: list[Finding]) -> list[str]:

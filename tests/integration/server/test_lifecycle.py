@@ -18,8 +18,9 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from server.process import STATE_VARIABLE, Options, Server, running_servers, start, stop, wait_until_ready
+from server.process import Server
 from tests.fixture_types import Command, Ports
+from tests.serving import options_for, serving
 
 ENSEMBLE = """
 name: "relay" platform: "ensemble" max_batch_size: 8
@@ -42,22 +43,10 @@ def repository_with_ensemble(exported_once: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def live(
-    exported_once: Path, tmp_path_factory: pytest.TempPathFactory, module_ports: tuple[int, int, int]
-) -> Iterator[Server]:
+def live(exported_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose repository the tests change, each to leave `pets` as it was: version 1 alone, loaded."""
-    folder = tmp_path_factory.mktemp("live")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv(STATE_VARIABLE, str(folder / "state"))
-        http, grpc, metrics = module_ports
-        repository = repository_with_ensemble(exported_once, folder)
-        server = start(
-            Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics),
-            stops_with_parent=True,
-        )
-        wait_until_ready(server, 60)
+    with serving(options_for(repository_with_ensemble(exported_once, tmp_path_factory.mktemp("live")))) as server:
         yield server
-        stop(server)
 
 
 @pytest.fixture
@@ -257,21 +246,17 @@ def test_unknown_model_is_refused_with_the_names_there_are(live: Server, command
         assert "pets, relay" in completed.stderr
 
 
+@pytest.mark.usefixtures("own_state")
 def test_server_loads_what_an_ensemble_needs_and_no_more_when_models_are_named(
-    exported_once: Path, tmp_path: Path, command: Command, free_ports: Ports, monkeypatch: pytest.MonkeyPatch
+    exported_once: Path, tmp_path: Path, command: Command, free_ports: Ports
 ) -> None:
-    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
     repository = repository_with_ensemble(exported_once, tmp_path)
     shutil.copytree(repository / "pets", repository / "broken")  # its config.pbtxt has the other's name
     up = command("server", "up", "--repository", repository, "--model", "relay", *free_ports())
-    try:
-        assert up.exit_code == 0, up.stderr
-        rows = json.loads(command("server", "status", "--json").stdout)[0]["models"]
-        assert [row["model"] for row in rows if row["state"] == "READY"] == ["pets", "relay"]
-        assert command("server", "reload").exit_code == 0, "what was not asked for is not loaded later either"
-    finally:
-        for server in running_servers():
-            stop(server)
+    assert up.exit_code == 0, up.stderr
+    rows = json.loads(command("server", "status", "--json").stdout)[0]["models"]
+    assert [row["model"] for row in rows if row["state"] == "READY"] == ["pets", "relay"]
+    assert command("server", "reload").exit_code == 0, "what was not asked for is not loaded later either"
     outside = command(
         "server", "up", "--repository", repository, "--model", "../repository/pets", *free_ports(), "--json"
     )

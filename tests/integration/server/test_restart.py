@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.process import STATE_VARIABLE, Options, Server, running_servers, start, stop, wait_until_ready
+from server.process import Server, running_servers
 from tests.fixture_types import Command, Ports
+from tests.serving import options_for, serving
 
 
 def copy_model(pets: Path, name: str) -> Path:
@@ -33,14 +34,9 @@ def repository(exported_once: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def running(repository: Path, free_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
-    http, grpc, metrics = map(int, free_ports()[1::2])
-    options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
-    server = start(options, stops_with_parent=True)
-    wait_until_ready(server, 60)
-    yield server
-    stop(server)
+def running(repository: Path) -> Iterator[Server]:
+    with serving(options_for(repository)) as server:
+        yield server
 
 
 def damage(version: Path) -> None:
@@ -80,14 +76,10 @@ def test_other_models_answer_again_when_triton_died_beside_a_version_that_does_n
     assert command(*ask, "--model", "pets").exit_code == 0
 
 
+@pytest.mark.usefixtures("own_state")
 def test_start_fails_and_leaves_nothing_when_some_of_the_models_do_not_load(
-    repository: Path,
-    command: Command,
-    free_ports: Ports,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    repository: Path, command: Command, free_ports: Ports
 ) -> None:
-    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
     damage(repository / "dogs" / "1")
     (copy_model(repository / "pets", "birds") / "config.pbtxt").write_text("nonsense {")
     up = command("server", "up", "--force", "--repository", repository, *free_ports(), "--json")

@@ -18,9 +18,10 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from server.options import RuntimeName, triton_arguments
-from server.process import STATE_VARIABLE, Options, Server, running_servers, start, stop, wait_until_ready
+from server.process import Options, Server, running_servers
 from server.security import Security, ServerTokens
 from tests.fixture_types import Command, Ports
+from tests.serving import options_for, serving
 from tritonkit.triton.connection import GRPC_TOKEN_HEADER, TOKEN_HEADER
 
 ADMIN, USE = "the-admin-s-token", "the-user-s-token"
@@ -74,30 +75,17 @@ def repository(exported_once: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def guarded(
-    repository: Path, pki: Path, tmp_path_factory: pytest.TempPathFactory, module_ports: tuple[int, int, int]
-) -> Iterator[Server]:
+def guarded(repository: Path, pki: Path) -> Iterator[Server]:
     """A server on every address, with mutual TLS and both tokens."""
     security = Security(
         tls_certificate=pki / "server.pem", tls_key=pki / "server.key", tls_ca=pki / "ca.pem", expose=True
     )
-    http, grpc, metrics = module_ports
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv(STATE_VARIABLE, str(tmp_path_factory.mktemp("state")))
         environment.setenv("TRITONKIT_ADMIN_TOKEN", ADMIN)
         environment.setenv("TRITONKIT_TOKEN", USE)
-        options = Options(
-            repository=repository,
-            host="0.0.0.0",  # the point of the test
-            http_port=http,
-            grpc_port=grpc,
-            metrics_port=metrics,
-            security=security,
-        )
-        server = start(options, stops_with_parent=True)
-        wait_until_ready(server, 60)
-        yield server
-        stop(server)
+        # The address is the point of the tests.
+        with serving(options_for(repository, host="0.0.0.0", security=security)) as server:
+            yield server
 
 
 def call_grpc(
@@ -299,13 +287,6 @@ def test_admin_token_is_not_sent_when_others_could_read_it(
     refused = command("server", *verb, "--url", url)
     assert (refused.exit_code, READABLE in refused.stderr) == (2, True), refused.output
     assert ADMIN not in refused.output
-
-
-@pytest.fixture
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("TRITONKIT_ADMIN_TOKEN", "TRITONKIT_TOKEN"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
 
 
 EXPOSED = ("--host", "0.0.0.0", "--expose")

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,19 +19,13 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from server.load_failures import load_failures
-from server.process import Options, Server, running_servers, start, state_folder, stop, wait_until_ready
+from server.process import Options, Server, running_servers, start, state_folder, stop
 from server.runtimes.pip_runtime import PipRuntime
 from server.runtimes.table import RUNTIMES
 from server.security import ServerTokens
 from tests.fixture_types import Command, Ports
-
-
-@pytest.fixture
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
-    yield
-    for server in running_servers():  # a failed test must leave no server either
-        stop(server)
+from tests.programs import console_script
+from tests.serving import options_for, serving
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -89,24 +82,22 @@ def test_server_names_the_reason_when_a_model_fails_to_load(
 
 @pytest.mark.usefixtures("own_state")
 def test_no_server_is_stopped_when_several_run_and_none_is_named(
-    command: Command, tiny_repository: Path, fussy_repository: Path, free_ports: Ports
+    command: Command, tiny_repository: Path, fussy_repository: Path
 ) -> None:
-    ports = {repository: free_ports() for repository in (tiny_repository, fussy_repository)}
-    for repository, chosen in ports.items():
-        http, grpc, metrics = map(int, chosen[1::2])
-        options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
-        start(options, stops_with_parent=True)
+    ports = {}
+    for repository in (tiny_repository, fussy_repository):
+        ports[repository] = start(options_for(repository), stops_with_parent=True).options.grpc_port
     refused = command("server", "down", "--json")
     assert refused.exit_code == 2
     assert json.loads(refused.stdout)["error"]["code"] == "server.several_running"
     assert "--all" in refused.stderr
-    for repository, chosen in ports.items():
-        assert f"--grpc-port {chosen[3]}  {repository}" in refused.stderr
+    for repository, port in ports.items():
+        assert f"--grpc-port {port}  {repository}" in refused.stderr
     assert len(running_servers()) == 2
-    assert command("server", "down", "--all", "--grpc-port", ports[tiny_repository][3]).exit_code == 2
+    assert command("server", "down", "--all", "--grpc-port", ports[tiny_repository]).exit_code == 2
     down = command("server", "down", "--all")
     assert (down.exit_code, running_servers()) == (0, [])
-    assert f"  {ports[fussy_repository][3]}  {fussy_repository}" in down.stdout
+    assert f"  {ports[fussy_repository]}  {fussy_repository}" in down.stdout
 
 
 @pytest.mark.usefixtures("own_state")
@@ -145,10 +136,8 @@ def test_server_names_the_holder_when_a_port_is_in_use(
 @pytest.mark.usefixtures("own_state")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_server_stops_when_its_parent_ends(tiny_repository: Path, free_ports: Ports, number: signal.Signals) -> None:
-    command = ["server", "up", "--foreground", "--repository", str(tiny_repository), *free_ports()]
-    parent = subprocess.Popen(
-        [str(Path(sys.executable).with_name(command[0])), *command[1:]], stdout=subprocess.PIPE, text=True
-    )
+    command = ["up", "--foreground", "--repository", str(tiny_repository), *free_ports()]
+    parent = subprocess.Popen([console_script("server"), *command], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     assert parent.stdout.readline().startswith("ready")
     processes = family(parent.pid)[1:]
@@ -187,7 +176,7 @@ def test_no_triton_is_left_when_up_is_stopped_while_models_load(tmp_path: Path, 
     (version / "model.py").write_text(LOADS_WHILE_MARKED.format(mark=str(mark)))
     ends = "".join(f'{kind} {{ name: "{kind}" data_type: TYPE_FP32 dims: [1] }}\n' for kind in ("input", "output"))
     (version.parent / "config.pbtxt").write_text(f'backend: "python"\n{ends}instance_group {{ count: 1 }}\n')
-    program = [str(Path(sys.executable).with_name("server")), "up", "--repository", str(tmp_path / "repository")]
+    program = [console_script("server"), "up", "--repository", str(tmp_path / "repository")]
     up = subprocess.Popen([*program, *free_ports()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while up.poll() is None and not mark.exists():
         time.sleep(0.05)
@@ -240,19 +229,6 @@ def test_server_says_how_to_get_triton_when_it_is_missing(
     assert "make setup" in up.stderr
 
 
-@pytest.fixture
-def fussy(
-    fussy_repository: Path, free_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Server]:
-    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
-    http, grpc, metrics = map(int, free_ports()[1::2])
-    options = Options(repository=fussy_repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
-    server = start(options, stops_with_parent=True)
-    wait_until_ready(server, 60)
-    yield server
-    stop(server)
-
-
 def look_up(client: tritonclient.grpc.InferenceServerClient, index: int) -> float | str:
     tensor = tritonclient.grpc.InferInput("index", [1, 1], "INT64")
     tensor.set_data_from_numpy(np.array([[index]], np.int64))
@@ -283,16 +259,16 @@ def test_server_keeps_answers_when_it_is_given_memory_for_them(
     assert int(counted["execution_count"]) == 4 - hits
 
 
-def test_backend_batches_requests_and_fails_only_the_wrong_one(fussy: Server) -> None:
-    client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{fussy.options.grpc_port}")
-    with ThreadPoolExecutor(8) as pool:
+def test_backend_batches_requests_and_fails_only_the_wrong_one(fussy_repository: Path) -> None:
+    with serving(options_for(fussy_repository)) as server, ThreadPoolExecutor(8) as pool:
+        client = tritonclient.grpc.InferenceServerClient(server.options.grpc_url)
         answers = list(pool.map(lambda index: look_up(client, index), [0, 1, 2, 99, 4, 5, 6, 7]))
+        statistics = client.get_inference_statistics("fussy", as_json=True)["model_stats"][0]
     invalid = answers.pop(3)
     assert answers == [0.0, 10.0, 20.0, 40.0, 50.0, 60.0, 70.0]
     assert isinstance(invalid, str)
     assert "onnxruntime:" in invalid
     assert "indices element out of data bounds" in invalid
-    statistics = client.get_inference_statistics("fussy", as_json=True)["model_stats"][0]
     assert int(statistics["execution_count"]) < 8, "several requests ran as one batch"
 
 

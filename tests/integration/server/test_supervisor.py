@@ -61,10 +61,8 @@ def test_pauses_grow_when_it_dies_again_and_again(tmp_path: Path) -> None:
     assert lines == ["began\n", pauses.format(1), "began\n", pauses.format(2)]
 
 
-def test_restart_is_counted_when_triton_died_in_the_middle_of_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
+@pytest.mark.usefixtures("own_state")
+def test_restart_is_counted_when_triton_died_in_the_middle_of_a_line(tmp_path: Path) -> None:
     (tmp_path / "ready").touch()
     server = Server(options=Options(repository=tmp_path), tokens=ServerTokens(admin="a"))
     server.folder.mkdir(parents=True)
@@ -101,15 +99,10 @@ def test_child_ends_when_its_keeper_is_killed(tmp_path: Path) -> None:
         assert not psutil.wait_procs(children, timeout=10)[1]
 
 
+@pytest.mark.usefixtures("own_state")
 def test_server_answers_again_after_triton_died(
-    command: Command,
-    tiny_repository: Path,
-    free_ports: Ports,
-    photos: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command, tiny_repository: Path, free_ports: Ports, photos: Path
 ) -> None:
-    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     up = ("server", "up", "--repository", tiny_repository, *free_ports())
     first = command(*up)
     assert first.exit_code == 0, first.stderr

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from server.process import STATE_VARIABLE
 from tests.fixture_types import Command, Ports
 from train.engine.fit import FitResult
 
@@ -27,15 +26,14 @@ def document(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
+@pytest.mark.usefixtures("own_state")
 def test_served_model_measures_and_answers_as_it_was_trained(
     run: FitResult,
     case: str,
     command: Command,
     free_ports: Ports,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
     repository, ports = tmp_path / "repository", free_ports()
     published = document(command("builder", "export", run.checkpoint, "--repository", repository, "--json"))
     assert published["verdict"]["passed"]

@@ -20,6 +20,7 @@ from server.runtimes.table import runtime_of
 from server.security import Security, ServerTokens, load_server_tokens
 from tests.errors import raises
 from tests.fixture_types import Command
+from tests.programs import run_python
 from tritonkit.errors import InputError, ServerError, TokenError
 from tritonkit.system.env_file import setting
 
@@ -271,3 +272,16 @@ def test_image_is_nvidia_s_itself_when_it_is_named_by_its_digest(
     (step,) = steps
     assert "nvidia@sha256:0123" in step
     assert "Pillow" in step
+
+
+def test_cpu_image_is_built_of_files_that_need_nothing_of_ours() -> None:
+    """The Dockerfile copies a few modules; what they import must be among them."""
+    copied = [word for line in (ROOT / "deploy" / "Dockerfile").read_text().splitlines() for word in line.split()]
+    assert {"tritonkit/errors.py", "server/runtimes/pip_environment.py"} <= set(copied)
+    code = (
+        "import sys, server.runtimes.pip_environment\n"
+        "print(*sorted(m for m in sys.modules if m.startswith(('tritonkit', 'server'))))"
+    )
+    loaded = run_python("-S", "-c", code)
+    expected = "server server.runtimes server.runtimes.pip_environment tritonkit tritonkit.errors"
+    assert loaded.stdout.strip() == expected, loaded.stderr
