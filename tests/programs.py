@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +21,15 @@ def run_python(*words: object, cwd: Path = ROOT, **environment: str) -> subproce
         text=True,
         check=False,
     )
+
+
+def kill_started(*words: object, after_s: float) -> None:
+    """Start this Python, wait until it prints `started`, and kill it some seconds later."""
+    with subprocess.Popen([sys.executable, *map(str, words)], stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        time.sleep(after_s)
+        process.kill()
 
 
 def console_script(name: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from builder.repository.encoded import DECODER_MODULES
+from tests.programs import ROOT, run_python
 from tritonkit.images import preprocess
 
-ROOT = Path(__file__).parents[2]
 PACKAGES = ("tritonkit", "train", "builder", "server", "client", "benchmarks", "scripts")
 IMAGES = Path(preprocess.__file__).parent
-"""Python files in a folder: more than these want a second folder."""
 
 NEEDS_A_LIBRARY = (
     "tritonkit.evaluation.evaluate",
@@ -36,9 +33,19 @@ NEEDS_A_LIBRARY = (
     "tritonkit.tasks.layers",
     "tritonkit.triton.runner",
 )
-"""Words that end like an artifact: ONNX's domain, a logger of torch and two error codes."""
 HEAVY_FOR_NOUNS = {"torch", "timm", "tensorrt", "onnxruntime", "openvino", "tritonclient", "docker", "fsspec", "av"}
-HEAVY_FOR_HELP = HEAVY_FOR_NOUNS | {"cryptography", "lightning", "plotly", "s3fs", "urllib3", "matplotlib", "pyarrow"}
+HEAVY_FOR_HELP = {
+    *HEAVY_FOR_NOUNS,
+    *("cryptography", "lightning", "plotly", "s3fs", "urllib3", "matplotlib", "pyarrow", "numpy", "sklearn"),
+}
+LIGHT_IMPORTS = {
+    "builder, tritonkit": {"numpy", "PIL", "pydantic", "torch", "tritonclient"},
+    "client": {"numpy", "PIL", "pydantic", "tritonclient"},
+    "tritonkit.export_options": {"torch", "onnxruntime"},
+    "train.config.loading, train.config.example": {"torch", "lightning"},
+}
+HELPED = [["train", "fit"], ["train", "test"], ["bench", "run"]]
+"""Commands whose own help is asked for too."""
 
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
@@ -56,8 +63,7 @@ def module_of(path: Path) -> str:
 def loaded_by(code: str) -> set[str]:
     """Top-level modules a fresh interpreter has loaded after `code`."""
     report = "\nimport json, sys; print('\\n' + json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
-    command = [sys.executable, "-c", code + report]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python("-c", code + report)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -71,7 +77,7 @@ def test_preprocess_loads_when_its_files_are_copied_elsewhere(tmp_path: Path) ->
         "import sys; from carried import pixel_budget, preprocess\n"
         "print(preprocess.Preprocess(8, 8).fit, {'pydantic', 'tritonkit'} & sys.modules.keys())"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_python("-c", code, cwd=tmp_path)
     assert done.stdout == "crop set()\n", done.stderr
 
 
@@ -94,11 +100,16 @@ def test_nouns_load_no_heavy_library_when_only_their_light_part_is_imported() ->
     assert not loaded_by(f"import {', '.join(modules)}") & HEAVY_FOR_NOUNS
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_loads_no_heavy_library(script: str) -> None:
-    module, _, name = SCRIPTS[script].partition(":")
+@pytest.mark.parametrize("modules", LIGHT_IMPORTS)
+def test_import_loads_no_library_before_it_is_needed(modules: str) -> None:
+    assert not loaded_by(f"import {modules}") & LIGHT_IMPORTS[modules]
+
+
+@pytest.mark.parametrize("words", [*([script] for script in SCRIPTS), *HELPED], ids=" ".join)
+def test_help_loads_no_heavy_library(words: list[str]) -> None:
+    module, _, name = SCRIPTS[words[0]].partition(":")
     code = (
-        f"import sys; sys.argv = [{script!r}, '--help']\n"
+        f"import sys; sys.argv = {[*words, '--help']!r}\n"
         f"from {module} import {name}\n"
         f"try: {name}()\n"
         "except SystemExit as end: assert not end.code, end.code"

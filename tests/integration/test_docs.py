@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.programs import ROOT
+
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 NEEDS = re.compile(r"^# needs (.+)$", re.MULTILINE)
 NAMED = re.compile(r"^```(?:python|yaml)\n(# ([\w.]+\.(?:py|yaml))\n.*?)^```", re.MULTILINE | re.DOTALL)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import pytest
 from mkdocstrings import Inventory
 
 from scripts.docs import commands
+from tests.programs import ROOT, run_python
 
-ROOT = Path(__file__).parents[2]
 FETCHED = re.compile(
     r"""<(?:script|img|iframe|link(?=[^>]*rel="(?:stylesheet|preconnect)"))[^>]*(?:src|href)=["']?(https?:)?//"""
 )
@@ -24,8 +22,7 @@ FETCHED = re.compile(
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site. Strict: a page outside the navigation, a dead link or a dead anchor fails."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python("-m", "mkdocs", "build", "--strict", "--site-dir", folder)
     assert done.returncode == 0, done.stderr
     return folder
 

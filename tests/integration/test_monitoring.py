@@ -22,9 +22,9 @@ import yaml
 from tritonclient.utils import InferenceServerException
 
 from scripts import ports
+from tests.programs import ROOT
 from tests.serving import options_for, serving
 
-ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
 PROGRAMS = ROOT / ".cache" / "prometheus" / "usr" / "bin"
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "dashboards" / "triton.json").read_text())

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builder.repository.encoded import DECODER_MODULES
+from tests.programs import ROOT
 from tritonkit.images import preprocess
 from tritonkit.runtimes import formats
 
-ROOT = Path(__file__).parents[2]
 PACKAGES = ("tritonkit", "train", "builder", "server", "client", "benchmarks", "scripts")
 IMAGES = Path(preprocess.__file__).parent
 MAX_FILES = 15

@@ -11,7 +11,8 @@ from typing import Any
 
 import typer.main
 
-ROOT = Path(__file__).parents[2]
+from tests.programs import ROOT
+
 PUBLISHED = Path(__file__).with_name("options_0_1.json")
 """Options and arguments of each command of 0.1."""
 _SERVERS = {"--url", "--tls-ca", "--tls-cert", "--tls-key"}

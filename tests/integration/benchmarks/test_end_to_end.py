@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from scripts.drills.tcp_proxy import open_proxy
 from tests.fixture_types import Command
+from tests.programs import console_script
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
@@ -76,7 +76,7 @@ def test_bench_keeps_what_it_has_measured_when_it_ends_early(
 ) -> None:
     """By a signal, or because the server is gone."""
     record, levels = tmp_path / "record.json", ",".join(map(str, range(1, 201)))
-    program = [str(Path(sys.executable).with_name("bench")), "run", "resnet18", "--concurrency", levels]
+    program = [console_script("bench"), "run", "resnet18", "--concurrency", levels]
     timing = ["--window-s", "0.1", "--max-windows", "3", "--images", str(photos), "--repository", str(tmp_path)]
     with open_proxy(int(served.rpartition(":")[2])) as proxy:
         arguments = ["--url", f"127.0.0.1:{proxy.port}", "--output", str(record)]

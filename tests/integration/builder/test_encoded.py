@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,13 +21,13 @@ from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from tests.fixture_types import Command, NetworkOf
 from tests.integration.builder.republish import republish
+from tests.programs import ROOT, kill_started
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec
 from tritonkit.triton.companions import decoder_of, ensemble_of, without_encoded
 from tritonkit.triton.model_config import CONFIG_FILE, read_config
 
-ROOT = Path(__file__).parents[3]
 TASK_SPECS = {
     "multiclass": TaskSpec(task="multiclass", labels=("cat", "dog", "bird")),
     "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass")),
@@ -223,16 +217,7 @@ def test_repository_loads_when_the_builder_is_killed_between_a_model_and_its_ens
     rng = random.Random(0)
     ensemble_states = set()
     for _ in range(8):
-        builder = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.builder.republish", tiny_repository],
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-        )
-        assert builder.stdout is not None
-        builder.stdout.readline()
-        time.sleep(rng.uniform(0.005, 0.12))
-        os.kill(builder.pid, signal.SIGKILL)
-        builder.wait()
+        kill_started("-m", republish.__module__, tiny_repository, after_s=rng.uniform(0.005, 0.12))
         ensemble_states.add((tiny_repository / "pets_encoded").is_dir())
         errors = [problem for severity, problem in findings(tiny_repository) if severity == "error"]
         assert not errors
@@ -245,11 +230,3 @@ def test_names_of_companions_are_filtered_out() -> None:
     names = ["pets_encoded", "pets_decode", "pets", "cars_encoded", "code"]
     assert without_encoded(names) == ["cars_encoded", "code", "pets"]
     assert decoder_of("pets") in names
-
-
-def test_all_lock_files_have_the_same_pillow() -> None:
-    locked = {
-        name: re.findall(r"^pillow==(\S+)", (ROOT / "requirements" / name).read_text(), re.MULTILINE)
-        for name in ("dev.lock", "client.lock", "triton.lock", "decode.lock")
-    }
-    assert len({tuple(versions) for versions in locked.values()}) == 1, locked

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.studies.local_triton import serve
 from scripts.drills.kill_drill import answer_problems
+from tests.programs import run_python
 from tritonkit.errors import CheckFailedError
 
-ROOT = Path(__file__).parents[3]
 KILLS = 50
 
 
@@ -21,8 +19,7 @@ KILLS = 50
 def test_repository_loads_and_answers_after_fifty_killed_exports(tmp_path: Path) -> None:
     """Run as its user runs it."""
     record = tmp_path / "drill.json"
-    command = [sys.executable, "-m", "scripts.drills.kill_drill", "--kills", str(KILLS), "--output", str(record)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    result = run_python("-m", "scripts.drills.kill_drill", "--kills", KILLS, "--output", record)
     assert record.is_file(), result.stderr
     drill = json.loads(record.read_text())
     assert drill["failures"] == []

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from builder.pipeline import export
 from builder.repository.lint import check_repository
 from builder.repository.manifest import manifest_of
+from builder.request import ExportRequest
 from builder.tensorrt.build import build
 from tritonkit.repository.build_record import BuildSettings
 from tritonkit.repository.compatibility import (
@@ -110,3 +112,11 @@ def test_check_compares_a_plan_without_a_record_with_the_image(
     assert (finding.severity, finding.path) == (severity, str(plan))
     assert expected in finding.message
     assert [problem.message for problem in header_problems(plan, IMAGE)] == [finding.message]
+
+
+def test_manifest_names_the_image_of_env(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(IMAGE_VARIABLE, IMAGE)
+    request = ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=2)
+    published = export(request)
+    manifest = json.loads(published.artifact.with_name(Manifest.FILE).read_text())
+    assert manifest["triton_image"] == "26.07-py3"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from builder.tensorrt.build import build
+from tests.programs import run_python
 from tritonkit.repository.build_record import BuildSettings
 from tritonkit.system.gpu import find_gpu
 
@@ -36,9 +35,7 @@ engine_from_bytes(open(sys.argv[1], "rb").read())
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run code in a process of its own whose Polygraphy uses TensorRT for RTX."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    environment = {**os.environ, "POLYGRAPHY_USE_TENSORRT_RTX": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return run_python("-c", code, *arguments, POLYGRAPHY_USE_TENSORRT_RTX="1")
 
 
 def test_one_process_has_one_library() -> None:

@@ -6,16 +6,15 @@ import os
 import random
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from builder.repository.lint import check_repository
 from builder.repository.publish import next_version
+from tests.programs import ROOT, kill_started
 from tritonkit.repository.staging import interrupted_exports, staging_folder
 from tritonkit.triton.model_config import versions_of
 
@@ -76,7 +75,7 @@ def test_publication_is_refused_when_the_repository_is_a_mount(tmp_path: Path, m
         [*shell, f"{commands} && {program} && {program}/inside"],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[3],
+        cwd=ROOT,
         check=False,
     )
     refused, *inside = result.stdout.splitlines()
@@ -94,16 +93,7 @@ def test_repository_is_valid_after_a_builder_was_killed(tiny_repository: Path) -
     interrupted = kills = 0
     while kills < 20 or (kills < 200 and not (interrupted and next_version(tiny_repository / "pets") > 5)):
         kills += 1
-        builder = subprocess.Popen(
-            [sys.executable, "-c", PUBLISH_FOREVER, str(template / "1"), str(tiny_repository)],
-            stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[3],
-        )
-        assert builder.stdout is not None
-        builder.stdout.readline()
-        time.sleep(rng.uniform(0.005, 0.12))
-        os.kill(builder.pid, signal.SIGKILL)
-        builder.wait()
+        kill_started("-c", PUBLISH_FOREVER, template / "1", tiny_repository, after_s=rng.uniform(0.005, 0.12))
         interrupted += bool(interrupted_exports(tiny_repository))
         findings = check_repository(tiny_repository)
         assert not [finding for finding in findings if finding.severity == "error"], findings

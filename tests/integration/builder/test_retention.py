@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +17,7 @@ from builder.repository.publish import next_version, publication
 from builder.repository.retention import keep_newest
 from builder.repository.versions import Mark, find_model, mark, model_versions, unmark
 from tests.errors import raises
+from tests.programs import kill_started
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.export_options import ServingOptions
 from tritonkit.repository.staging import interrupted_exports, staging_folder
@@ -201,17 +197,11 @@ def test_next_builder_finishes_a_killed_deletion(pets: Path) -> None:
 def test_marked_and_served_versions_are_complete_after_a_killed_builder(pets: Path) -> None:
     """Kill a builder that publishes and deletes in a loop."""
     rng = random.Random(0)
-    root = Path(__file__).parents[3]
     mark(pets, 2, "kept")
     serve_by(pets, "1,4")
     interrupted, highest = 0, 5
     for _ in range(12):
-        builder = subprocess.Popen([sys.executable, "-c", RETAIN_FOREVER, str(pets)], stdout=subprocess.PIPE, cwd=root)
-        assert builder.stdout is not None
-        assert builder.stdout.readline() == b"started\n"
-        time.sleep(rng.uniform(0.005, 0.2))
-        os.kill(builder.pid, signal.SIGKILL)
-        builder.wait()
+        kill_started("-c", RETAIN_FOREVER, pets, after_s=rng.uniform(0.005, 0.2))
         interrupted += bool(interrupted_exports(pets.parent))
         findings = check_repository(pets.parent)
         assert not [finding for finding in findings if finding.severity == "error"], findings

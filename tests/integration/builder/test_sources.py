@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +16,8 @@ from torch import nn
 from builder.pipeline import PublishedVersion, export
 from builder.request import ExportRequest
 from builder.sources import Source, open_source
+from tests.programs import run_python
 from tritonkit.export_options import ForeignModelOptions
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -71,15 +67,7 @@ def test_timm_features_are_published_with_task_embedding(in_cache: Callable[[str
 def test_timm_gives_one_error_when_weights_cannot_be_downloaded(tmp_path: Path) -> None:
     code = "from builder.sources import open_source; open_source('timm:test_resnet', None, None)"
     # No server listens on this address on any machine.
-    nowhere = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, **nowhere},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    result = run_python("-c", code, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
     lines = result.stderr.strip().splitlines()
     assert lines[-1].startswith("tritonkit.errors.ExternalError: test_resnet: ")
     assert "builder export FILE --model test_resnet --labels FILE" in lines[-1]

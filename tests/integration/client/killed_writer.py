@@ -1,6 +1,6 @@
 """Kill a writer of answers before each of its file-system steps, resume the job, and compare the files.
 
-    python killed_writer.py FOLDER SUFFIX...
+    python -m tests.integration.client.killed_writer FOLDER SUFFIX...
 
 It does this with a new job, and with a job that adds rows to a finished one. For each it prints a JSON object: the
 number of steps, and for each step after which the files differ from an undisturbed writer's, the difference.

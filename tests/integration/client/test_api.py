@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +22,7 @@ from client.results import EmbeddingResult, Failed, HeadsResult, LabelResult, La
 from scripts.drills.tcp_proxy import open_proxy
 from tests.errors import raises
 from tests.fixture_types import Command, NetworkOf
+from tests.programs import ROOT, run_python
 from tritonkit.errors import InputError, SpecError
 from tritonkit.images.preprocess import ImageError, load_file
 from tritonkit.networks.network import save_network
@@ -32,7 +30,6 @@ from tritonkit.runtimes import open_artifact
 from tritonkit.spec import TaskSpec
 from tritonkit.triton.connection import Connection
 
-ROOT = Path(__file__).parents[3]
 COLOURS = TaskSpec(task="multiclass", labels=("red", "green", "blue"))
 TAGS = TaskSpec(task="multilabel", labels=("old", "new", "rare"))
 VECTOR = TaskSpec(task="embedding", embedding_size=8)
@@ -242,12 +239,6 @@ def test_stream_ends_quietly_when_its_reader_breaks_off_and_closes_the_client(
     assert not busy_threads()
 
 
-def test_name_client_loads_nothing_heavy_until_it_is_asked_for() -> None:
-    code = "import client, sys; print({'numpy', 'PIL', 'tritonclient', 'pydantic'} & sys.modules.keys())"
-    completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert completed.stdout == "set()\n"
-
-
 def test_examples_of_the_page_run(served: str, cat: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     page = (ROOT / "docs" / "client.md").read_text()
     examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -264,9 +255,6 @@ def test_examples_of_the_page_run(served: str, cat: Path, checkpoints: dict[str,
     words = re.compile("|".join(map(re.escape, places)))
     for example in examples:
         text = words.sub(lambda found: places[found[0]], example)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        completed = subprocess.run(
-            [sys.executable, "-c", text], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
+        completed = run_python("-c", text, cwd=tmp_path)
         assert completed.returncode == 0, completed.stderr
         assert completed.stdout.strip(), "the example shows nothing"

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.programs import run_python
 
 
 def test_client_answers_or_is_refused_when_its_process_was_forked(served: str, served_http: str, photos: Path) -> None:
-    words = [
-        sys.executable,
-        "-m",
-        "tests.integration.client.forked_client",
-        served,
-        served_http,
-        "resnet18",
-        photos / "cat.jpg",
-    ]
-    ran = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    ran = run_python(
+        "-m", "tests.integration.client.forked_client", served, served_http, "resnet18", photos / "cat.jpg"
+    )
     assert ran.returncode == 0, ran.stderr
     answers = json.loads(ran.stdout)
     assert answers["new http"] == answers["parent"]

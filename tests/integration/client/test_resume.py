@@ -6,7 +6,6 @@ import contextlib
 import csv
 import fcntl
 import json
-import os
 import re
 import resource
 import shutil
@@ -27,6 +26,7 @@ from PIL import Image
 from scripts.drills.fault_drill import drill, make_pictures
 from tests.errors import error_codes
 from tests.fixture_types import Command
+from tests.programs import run_python
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import architecture_of, dense_architecture_of
 from tritonkit.networks.network import Network, save_network
@@ -464,16 +464,11 @@ def test_output_is_the_undisturbed_one_when_client_server_and_network_fail(
     assert "Traceback" not in log
 
 
-KILLER = Path(__file__).with_name("killed_writer.py")
-
-
 @pytest.mark.parametrize("suffixes", [(".npy",), (".jsonl", ".csv")])
 def test_files_are_those_of_an_undisturbed_writer_when_it_is_killed_at_any_step(
     tmp_path: Path, suffixes: tuple[str, ...]
 ) -> None:
-    program = [sys.executable, str(KILLER), str(tmp_path / "job"), *suffixes]
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    completed = subprocess.run(program, capture_output=True, text=True, timeout=100, env=environment)
+    completed = run_python("-m", "tests.integration.client.killed_writer", tmp_path / "job", *suffixes)
     assert completed.returncode == 0, completed.stderr
     for found in json.loads(completed.stdout).values():
         assert found["steps"] >= 9

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from benchmarks.studies.client_cost import CLIENT_INFER, IN_PROCESS, PLAIN, ClientCost, summarize, write_pictures
-
-ROOT = Path(__file__).parents[3]
+from tests.programs import run_python
 
 
 def cost(wall_s: float, client_s: float, server_s: float) -> ClientCost:
@@ -41,12 +38,8 @@ def test_ratios_are_those_of_the_medians() -> None:
 def test_loop_in_one_process_tells_what_it_took(exported_once: Path, photos: Path, tmp_path: Path) -> None:
     folder = write_pictures(tmp_path, 6, photos)
     arguments = ["in-process", exported_once / "pets" / "1" / "model.onnx", folder, 6]
-    completed = subprocess.run(
-        [sys.executable, "-m", "benchmarks.studies.client_baselines", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
+    completed = run_python("-m", "benchmarks.studies.client_baselines", *arguments)
+    assert completed.returncode == 0, completed.stderr
     reported = json.loads(completed.stdout)
     assert reported["wall_s"] > 0
     assert reported["cpu_s"] > 0

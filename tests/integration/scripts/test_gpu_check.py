@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import pytest
 
 from benchmarks.studies.gpu_check import MISSING
 from benchmarks.studies.gpu_runtimes import RuntimeResult
+from tests.programs import run_python
 from tritonkit.repository.verdict import LIMITS
 
-ROOT = Path(__file__).parents[3]
 NOT_NEEDED = (
     *("rich", "typer", "lightning", "tritonclient", "jinja2", "matplotlib", "psutil", "docker"),
     *("torchmetrics", "openvino", "requests", "optuna"),
@@ -27,8 +26,7 @@ runpy.run_module("benchmarks.studies.gpu_check", run_name="__main__")
 
 
 def _run(hidden_modules: tuple[str, ...], *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", WITHOUT, ",".join(hidden_modules), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return run_python("-c", WITHOUT, ",".join(hidden_modules), *arguments)
 
 
 def test_check_compares_every_runtime_when_tried_on_the_cpu(tmp_path: Path) -> None:

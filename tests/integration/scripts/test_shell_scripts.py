@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.programs import ROOT
 
 
 @pytest.mark.parametrize("name", ["demo.sh", "all_tasks.sh"])

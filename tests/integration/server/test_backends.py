@@ -22,6 +22,7 @@ from builder.onnx.export import onnx_interface
 from builder.sources.base import NetworkSource
 from server.process import Server
 from tests.fixture_types import Command, NetworkOf, Ports
+from tests.programs import ROOT
 from tests.serving import options_for, serving
 from tritonkit.errors import ServerError
 from tritonkit.runtimes import open_artifact
@@ -47,7 +48,7 @@ MODELS: dict[str, tuple[str, Precision]] = {
 }
 if has_bf16():
     MODELS["openvino_bf16"] = ("openvino", "bf16")
-ACCELERATORS = Path(__file__).parents[3] / "server" / "backends" / "onnxruntime" / "accelerators.py"
+ACCELERATORS = ROOT / "server" / "backends" / "onnxruntime" / "accelerators.py"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-ENTRYPOINT = Path(__file__).parents[3] / "deploy" / "entrypoint.sh"
+from tests.programs import ROOT
+
+ENTRYPOINT = ROOT / "deploy" / "entrypoint.sh"
 NO_PROXY_HERE = "http://127.0.0.1:9"
 READY = """
 from pathlib import Path

@@ -19,23 +19,6 @@ from train.engine.fit import FitResult
 TRAIN = "from train.cli import app; app()"
 
 
-def test_help_loads_no_heavy_library() -> None:
-    code = (
-        "import sys; from typer.testing import CliRunner; from train.cli import app\n"
-        "for words in (['--help'], ['fit', '--help'], ['test', '--help']):\n"
-        "    assert CliRunner().invoke(app, words).exit_code == 0\n"
-        "print({'torch', 'numpy', 'lightning', 'timm', 'sklearn'} & set(sys.modules))"
-    )
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert process.stdout == "set()\n"
-
-
-def test_config_loads_no_torch_when_read() -> None:
-    code = "import sys, train.config.loading, train.config.example; print({'torch', 'lightning'} & set(sys.modules))"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert process.stdout == "set()\n"
-
-
 def test_fit_prints_the_checkpoint_last_when_done(
     command: Command, folder: Path, tmp_path: Path, write_config: Callable[..., Path]
 ) -> None:

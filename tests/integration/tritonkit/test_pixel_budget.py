@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.programs import run_python
 from tritonkit.images.pixel_budget import PixelBudget
 from tritonkit.images.preprocess import ImageError, Preprocess, load_image
 
-ROOT = Path(__file__).parents[3]
 SIDE = 4000
 MIB = 2**20
 
@@ -46,7 +44,7 @@ def test_picture_takes_little_more_than_itself_and_its_colours(tmp_path: Path, m
             load_file(Path(name), Preprocess(24, 24))
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     """
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    process = run_python("-c", code, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
     before, after = map(int, process.stdout.split())
     assert after - before < 8 * SIDE**2 + 32 * MIB, "twice 4 bytes a pixel, and what a band takes"

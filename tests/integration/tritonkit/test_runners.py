@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +14,7 @@ import torch
 
 from tests.errors import raises
 from tests.fixture_types import MakeNetwork
+from tests.programs import run_python
 from tritonkit.errors import ArtifactError, BatchError, CheckpointError, InputError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network, save_network
@@ -187,6 +186,6 @@ def test_open_says_what_to_install_when_a_library_is_missing(artifacts: Path, su
         f"try: open_artifact(Path({str(artifacts / f'test_resnet{suffix}')!r}))\n"
         "except ArtifactError as error: print(error.code, error)"
     )
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    process = run_python("-c", code)
     assert process.stdout.startswith("artifact.missing_library "), process.stderr
     assert f"needs {library}; install it with: pip install" in process.stdout

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.programs import ROOT
 from tritonkit.errors import DeadlineError, InferenceError, TokenError, TritonkitError, UnreachableError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.triton.client import TritonClient
@@ -22,7 +23,6 @@ from tritonkit.triton.shared_memory import FOLDER, MAX_BYTES, MIN_BYTES, PREFIX,
 from tritonkit.triton.transport import Transport
 
 ENOUGH = MIN_BYTES
-ROOT = Path(__file__).parents[3]
 
 
 class KeptRegistry(RegionRegistry):

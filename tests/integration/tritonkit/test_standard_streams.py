@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import ROOT
+
 PROGRAM = """
 import sys
 from tritonkit.system.console import application, JsonOption, print_json, print_text, progress, reports_errors, table
@@ -40,7 +42,7 @@ def program(tmp_path: Path) -> str:
 
 
 def shell(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), **variables}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     encoding = variables.get("PYTHONIOENCODING", "utf-8")
     return subprocess.run(["bash", "-c", command], env=environment, capture_output=True, encoding=encoding, check=False)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import run_python
 from tritonkit.errors import TokenError
 from tritonkit.triton.connection import Connection, RequestTokens
 from tritonkit.triton.transport import Transport
-
-ROOT = Path(__file__).parents[3]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -69,7 +65,5 @@ def test_token_that_is_not_of_the_environment_is_not_named_after_it(web: str) ->
 def test_proxy_of_the_environment_is_not_asked_about_this_machine(served: str) -> None:
     code = f"from tritonkit.triton.client import TritonClient; print(TritonClient({served!r}).release())"
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "grpc_proxy", "https_proxy"), "http://127.0.0.1:9")
-    process = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | proxies, capture_output=True, text=True, check=False
-    )
+    process = run_python("-c", code, **proxies)
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", process.stdout), process.stderr

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -81,15 +80,3 @@ def test_a_full_disk_is_the_outside(record: Record, tmp_path: Path) -> None:
         assert [path.name for path in disk.iterdir()] == ["fill"]
     finally:
         subprocess.run(["umount", disk], check=True)
-
-
-def test_help_loads_nothing_heavy() -> None:
-    script = (
-        "import sys; from benchmarks.cli import app\n"
-        "try: app(['run', '--help'])\n"
-        "except SystemExit: pass\n"
-        "print({'numpy', 'torch', 'tritonclient', 'plotly', 'onnxruntime'} & set(sys.modules), file=sys.stderr)"
-    )
-    completed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "--concurrency" in completed.stdout
-    assert completed.stderr.strip() == "set()"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
 from tests.errors import raises
+from tests.programs import ROOT
 from tritonkit.comparison import Limits
 from tritonkit.errors import InputError
 from tritonkit.export_options import VerificationOptions
@@ -66,7 +66,7 @@ def test_all_problems_are_reported_at_once_when_limits_are_wrong() -> None:
 
 
 def test_limits_in_the_docs_are_those_of_the_code() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "verdict.md").read_text()
+    page = (ROOT / "docs" / "verdict.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \|(.+)\|$", page, re.MULTILINE)
     documented = {name: [float(cell) for cell in cells.split("|")[: len(LIMITS)]] for name, cells in rows}
     assert f"| limit | {' | '.join(LIMITS)} |" in page

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.errors import raises
+from tests.programs import ROOT
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
 from tritonkit.repository.compatibility import (
@@ -18,7 +19,6 @@ from tritonkit.repository.compatibility import (
 from tritonkit.runtimes.tensorrt_plan import plan_header
 from tritonkit.triton.releases import DEFAULT_IMAGE, IMAGE_TAG, IMAGE_VARIABLE, image_for, release_of, releases
 
-ROOT = Path(__file__).parents[3]
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
 """The header of a plan of TensorRT 11.1.0.106, followed by zeros."""

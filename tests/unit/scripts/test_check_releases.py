@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from datetime import date
-from pathlib import Path
 
 import pytest
 
 from scripts.check_releases import TABLE, describe_outdated_table
+from tests.programs import ROOT
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,4 @@ def test_the_table_says_when_it_was_compared() -> None:
 
 
 def test_lock_asks() -> None:
-    assert "scripts/check_releases.py" in (Path(__file__).parents[3] / "scripts" / "lock.sh").read_text()
+    assert "scripts/check_releases.py" in (ROOT / "scripts" / "lock.sh").read_text()

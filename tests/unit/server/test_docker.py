@@ -20,11 +20,10 @@ from server.runtimes.table import runtime_of
 from server.security import Security, ServerTokens, load_server_tokens
 from tests.errors import raises
 from tests.fixture_types import Command
-from tests.programs import run_python
+from tests.programs import ROOT, run_python
 from tritonkit.errors import InputError, ServerError, TokenError
 from tritonkit.system.env_file import setting
 
-ROOT = Path(__file__).parents[3]
 TOKENS = ServerTokens(admin="admin")
 ROOT_ALONE = pytest.mark.skipif(os.geteuid() != 0, reason="another user's containers run as that user")
 

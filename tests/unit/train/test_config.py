@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.errors import raises
+from tests.programs import ROOT
 from train.config.loading import load_config
 from tritonkit.errors import ConfigError
 from tritonkit.images.preprocess import Preprocess
@@ -158,5 +159,5 @@ def test_config_is_refused_when_the_file_is_missing(tmp_path: Path) -> None:
 
 
 def test_example_is_a_valid_config() -> None:
-    path = Path(__file__).parents[3] / "examples" / "digits.yaml"
+    path = ROOT / "examples" / "digits.yaml"
     assert load_config(path).data.path == Path(".cache/data/digits")
