@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from server.options import HTTP_MAX_INPUT_BYTES, Options, triton_arguments
 from server.runtimes.docker_image import BUILD_VARIABLES, CPU_IMAGE, PILLOW_SUFFIX
 from server.security import Security, ServerTokens
 from tests.programs import ROOT
+from tests.web import ANY_PORT, Quiet, listening
 from tritonkit.triton.releases import DEFAULT_IMAGE, release_of
 
 PAGES = [page for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")) if "\ndocker compose" in page.read_text()]
@@ -300,16 +300,11 @@ def test_container_is_healthy_when_one_of_its_models_answers(
     ready = {"/v2/health/ready"} if "health" in answering else set()
     ready |= {f"/v2/models/{name}/ready" for name in answering - {"health"}}
 
-    class Triton(BaseHTTPRequestHandler):
+    class Triton(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200 if self.path in ready else 400)
             self.end_headers()
 
-        def log_message(self, *said: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Triton) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with listening(ThreadingHTTPServer(ANY_PORT, Triton)) as server:
         done = entered(models, settings, "healthy", f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
     assert (done.returncode, done.stderr) == (code, "")

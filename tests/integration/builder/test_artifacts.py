@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +21,8 @@ from builder.show import show
 from builder.sources.base import NetworkSource
 from tests.errors import raises
 from tests.fixture_types import Command, MakeNetwork
+from tests.plans import IMAGE, PLAN, build_record
 from tritonkit.errors import ArtifactError
-from tritonkit.repository.build_record import BuildRecord, BuildSettings
 from tritonkit.repository.finding import Finding
 from tritonkit.runtimes.formats import BUILT_IN
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
@@ -31,21 +30,6 @@ from tritonkit.spec import ModelSpec
 from tritonkit.triton.releases import IMAGE_VARIABLE
 
 BACKENDS = {".onnx": "onnxruntime", ".xml": "openvino", ".pt": "pytorch", ".plan": "tensorrt"}
-PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
-
-
-def record_of(spec: ModelSpec) -> BuildRecord:
-    return BuildRecord(
-        flavour="tensorrt",
-        tensorrt="11.1.0.106",
-        seconds=1,
-        bytes=1,
-        sha256="a",
-        graph_sha256="b",
-        inputs=(spec.input,),
-        outputs=spec.outputs,
-        settings=BuildSettings(max_batch=8),
-    )
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +51,9 @@ def artifacts_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path
     for name in names:
         builder_for(name).write(job)
     (folder / "model.plan").write_bytes(PLAN)
-    (folder / BUILD_FILE).write_text(record_of(network.spec).model_dump_json())
+    (folder / BUILD_FILE).write_text(
+        build_record(inputs=(network.spec.input,), outputs=network.spec.outputs).model_dump_json()
+    )
     return folder
 
 
@@ -171,7 +157,7 @@ def test_batch_axis_without_a_name_is_dynamic(artifacts: Path, spec: ModelSpec) 
 def test_check_compares_every_kind_of_artifact_with_the_configuration(
     published: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    monkeypatch.setenv(IMAGE_VARIABLE, "nvcr.io/nvidia/tritonserver:26.07-py3")
+    monkeypatch.setenv(IMAGE_VARIABLE, IMAGE)
     repository = published(suffix)
     # A plan that the manifest does not list is a finding, but its interface is right.
     assert [finding.message for finding in findings_of(repository, suffix) if "the graph" in finding.message] == []

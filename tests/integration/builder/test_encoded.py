@@ -19,6 +19,7 @@ from builder.repository.lint import check_repository
 from builder.repository.publish import publication
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
+from tests import task_specs
 from tests.fixture_types import Command, NetworkOf
 from tests.integration.builder.republish import republish
 from tests.programs import ROOT, kill_started
@@ -28,19 +29,8 @@ from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec
 from tritonkit.triton.companions import decoder_of, ensemble_of, without_encoded
 from tritonkit.triton.model_config import CONFIG_FILE, read_config
 
-TASK_SPECS = {
-    "multiclass": TaskSpec(task="multiclass", labels=("cat", "dog", "bird")),
-    "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass")),
-    "embedding": TaskSpec(task="embedding", embedding_size=8),
-    "segmentation": TaskSpec(task="segmentation", labels=("background", "stamp"), probability=True),
-    "heads": TaskSpec(
-        task="heads",
-        heads={
-            "shape": TaskSpec(task="multiclass", labels=("round", "square")),
-            "vector": TaskSpec(task="embedding", embedding_size=8),
-        },
-    ),
-}
+SOFT = TaskSpec(task="segmentation", labels=("background", "stamp"), probability=True)
+TASK_SPECS = {**task_specs.TASK_SPECS, "segmentation": SOFT}
 
 
 def findings(repository: Path) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource, Source
 from builder.verification.labelled import LabelledSet
 from builder.verification.report import quality_tables
+from tests import task_specs
 from tests.fixture_types import Command, MakeNetwork, NetworkOf
 from tritonkit.errors import InputError, Problem
 from tritonkit.evaluation.evaluate import Evaluation, quality_problems
@@ -33,19 +34,8 @@ from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec
 
 FP32, INT8 = LIMITS["fp32"], LIMITS["int8"]
 PASSED = Verdict(passed=True, precision="fp32", images="a test", max_batch=4, limits=FP32)
-TASK_SPECS = {
-    "multiclass": TaskSpec(task="multiclass", labels=("cat", "dog", "bird")),
-    "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass"), thresholds={"sky": 0.4}),
-    "embedding": TaskSpec(task="embedding", embedding_size=8),
-    "segmentation": TaskSpec(task="segmentation", labels=("background", "stamp", "seal")),
-    "heads": TaskSpec(
-        task="heads",
-        heads={
-            "kind": TaskSpec(task="multiclass", labels=("cat", "dog", "bird")),
-            "vector": TaskSpec(task="embedding", embedding_size=8),
-        },
-    ),
-}
+THREE = TaskSpec(task="segmentation", labels=("background", "stamp", "seal"))
+TASK_SPECS = {**task_specs.TASK_SPECS, "segmentation": THREE}
 HIGHER_IS_BETTER = {
     "multiclass": {"accuracy", "macro_f1", "auroc", "map", "f1/cat", "f1/dog", "f1/bird"},
     "multilabel": {"map", "macro_f1", "auroc", "f1/sky", "f1/grass"},

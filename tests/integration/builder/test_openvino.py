@@ -17,22 +17,16 @@ from builder.sources import source_from_checkpoint
 from builder.sources.images import builtin_golden
 from tests.errors import raises
 from tests.fixture_types import MakeNetwork, NetworkOf
+from tests.task_specs import COLOUR_AND_MARKS
 from tritonkit.errors import ArtifactError
 from tritonkit.networks.network import load_network, save_network
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.formats import Precision
 from tritonkit.runtimes.openvino import OpenVinoRunner, has_bf16
 from tritonkit.runtimes.pytorch import TorchRunner
-from tritonkit.spec import ModelSpec, TaskSpec
+from tritonkit.spec import ModelSpec
 
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this CPU has no bf16")
-HEADS = TaskSpec(
-    task="heads",
-    heads={
-        "colour": TaskSpec(task="multiclass", labels=("red", "blue")),
-        "marks": TaskSpec(task="multilabel", labels=("dot", "line", "edge")),
-    },
-)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +89,7 @@ def test_parameters_are_those_of_the_nvidia_backend(job: BuildJob) -> None:
 
 
 def test_outputs_keep_their_names_at_any_batch(network_of: NetworkOf, job: BuildJob, tmp_path: Path) -> None:
-    network = network_of(HEADS)
+    network = network_of(COLOUR_AND_MARKS)
     source = replace(job.source, module=network)
     source.write_graph(tmp_path / "heads.onnx")
     artifact = builder_for("openvino").write(replace(job, source=source, graph=tmp_path / "heads.onnx"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import struct
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,15 +16,12 @@ from builder.tensorrt.container import TRTEXEC, build_in_container, check_image,
 from builder.tensorrt.served import served_in_container, write_repository
 from tests.errors import raises
 from tests.fixture_types import Command
+from tests.plans import IMAGE, PLAN
 from tritonkit.errors import ArtifactError, TritonkitError
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
 from tritonkit.repository.compatibility import SERVE_COMPATIBLE
 from tritonkit.spec import ModelSpec
 from tritonkit.triton.model_config import read_config
-
-IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
-PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
-"""The header of a plan of TensorRT 11.1.0.106, followed by zeros."""
 
 
 def test_command_line_is_the_equivalent_docker_run(spec: ModelSpec, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from builder.repository.lint import check_repository
 from builder.repository.manifest import manifest_of
 from builder.request import ExportRequest
 from builder.tensorrt.build import build
+from tests.plans import IMAGE
 from tritonkit.repository.build_record import BuildSettings
 from tritonkit.repository.compatibility import (
     damage_reason,
@@ -24,9 +25,6 @@ from tritonkit.repository.compatibility import (
 from tritonkit.repository.manifest import Manifest
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, plan_header
 from tritonkit.triton.releases import IMAGE_VARIABLE
-
-IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
-"""The header of a plan of TensorRT 11.1.0.106, followed by zeros."""
 
 
 @pytest.fixture(scope="session")

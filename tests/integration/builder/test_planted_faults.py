@@ -23,8 +23,9 @@ from builder.sources.images import builtin_golden
 from builder.verification.context import CachingRunner
 from builder.verification.verifier import verify_runner
 from builder.verification.verify import verify_artifact
+from tests.faults import as_faulty, problems
 from tests.fixture_types import NetworkOf
-from tests.integration.builder.test_tasks import TASK_SPECS, as_faulty
+from tests.integration.builder.test_tasks import TASK_SPECS
 from tritonkit.errors import CheckFailedError
 from tritonkit.export_options import VerificationOptions
 from tritonkit.images.preprocess import ImageArray
@@ -63,10 +64,6 @@ def references(networks: dict[str, Network]) -> dict[str, Runner]:
 @pytest.fixture(scope="module")
 def reference(references: dict[str, Runner]) -> Runner:
     return references["multiclass"]
-
-
-def problems(verdict: Verdict) -> str:
-    return "\n".join(f"{problem.code}: {problem.message}" for problem in verdict.problems)
 
 
 def verdict_of(
@@ -244,7 +241,6 @@ def not_a_number(value: float, level: int) -> Change:
     return change
 
 
-WRONG_POSITIONS = "verdict.batch_position: in a batch of 32 the outputs at positions 10 to 32 are wrong"
 BLIND = {
     "positions": (
         beyond_the_sample,

@@ -30,27 +30,15 @@ from builder.sources.images import builtin_golden
 from builder.verification.context import verification_context
 from tests.errors import raises
 from tests.fixture_types import MakeNetwork, NetworkOf
+from tests.task_specs import TASK_SPECS
 from tritonkit.errors import CheckFailedError, InputError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.runtimes.pytorch import TorchRunner
-from tritonkit.spec import TaskSpec
 
 MAX_BATCH = 4
-TASKS = {
-    "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass", "cup")),
-    "embedding": TaskSpec(task="embedding", embedding_size=8),
-    "segmentation": TaskSpec(task="segmentation", labels=("background", "stamp")),
-    "heads": TaskSpec(
-        task="heads",
-        heads={
-            "shape": TaskSpec(task="multiclass", labels=("round", "square", "long")),
-            "vector": TaskSpec(task="embedding", embedding_size=8),
-        },
-    ),
-}
 
 
 @pytest.fixture(scope="module")
@@ -421,11 +409,11 @@ def test_int8_fails_when_it_was_calibrated_on_black_images(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", TASK_SPECS)
 def test_every_task_passes_in_a_reduced_precision(
     network_of: NetworkOf, tmp_path: Path, task: str, precision: str
 ) -> None:
     """int8 may fall back to fp16, which the verdict records."""
-    verdict = published_in(network_of(TASKS[task]), precision, tmp_path)
+    verdict = published_in(network_of(TASK_SPECS[task]), precision, tmp_path)
     assert verdict.passed
     assert verdict.precision == precision or (verdict.asked == "int8" and verdict.tries[1].problems)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from builder.verification.spec_check import spec_problems
 from builder.verification.verifier import verify_runner
 from builder.verification.verify import verify_artifact
 from tests.errors import raises
+from tests.faults import ChannelsSwapped, OnItsSide, as_faulty, problems
 from tests.fixture_types import Command, NetworkOf
 from tritonkit.comparison import compare
 from tritonkit.errors import InputError, SpecError
@@ -82,20 +82,6 @@ class MaskTransposed(Network):
 
     def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
         return tuple(output.transpose(1, 2) for output in super().answers(logits))
-
-
-class ChannelsSwapped(Network):
-    """Expects BGR."""
-
-    def logits(self, images: Tensor) -> Tensor:
-        return super().logits(images.flip(-1))
-
-
-class OnItsSide(Network):
-    """Expects transposed images."""
-
-    def logits(self, images: Tensor) -> Tensor:
-        return super().logits(images.transpose(1, 2))
 
 
 class HeadsSwapped(Network):
@@ -155,12 +141,6 @@ def artifact_of(published: Path, task: str) -> Path:
     return published / f"asked_{task}/1/model.onnx"
 
 
-def as_faulty(kind: type[Network], network: Network) -> Network:
-    faulty = copy.copy(network)
-    faulty.__class__ = kind
-    return faulty
-
-
 def cut_at(network: Network, threshold: float) -> Network:
     """A network whose threshold differs from its spec."""
     shifted = with_output_options(network, OutputOptions(threshold=threshold))
@@ -174,10 +154,6 @@ CAUSES = {
     "verdict.mask_transposed",
     "verdict.threshold_shifted",
 }
-
-
-def problems(verdict: Verdict) -> str:
-    return "\n".join(f"{problem.code}: {problem.message}" for problem in verdict.problems)
 
 
 def with_spec(artifact: Path, spec: str | None, to: Path) -> Path:

@@ -24,6 +24,7 @@ from builder.tensorrt.build import build
 from builder.tensorrt.precision import precision_of_engine, precision_problems
 from tests.errors import raises
 from tests.fixture_types import MakeNetwork
+from tests.plans import build_record
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.repository.build_record import RTX_TARGETS, BuildOptions, BuildRecord, BuildSettings
@@ -152,16 +153,11 @@ def test_inspector_shows_an_engine_of_another_precision(
 ) -> None:
     graph, plan = graphs / "fp16.onnx", tmp_path / "model.plan"
     plan.write_bytes(b"a plan")
-    record = BuildRecord(
-        flavour="tensorrt",
-        tensorrt="11.1.0.106",
-        seconds=1,
-        bytes=6,
+    record = build_record(
         sha256=file_sha256(plan),
         graph_sha256=file_sha256(graph),
         computed={} if in_container else {"fp16": 9, "fp32": 1},
         engine=engine,
-        settings=BuildSettings(max_batch=8),
     )
     problems = precision_problems(plan, graph, "fp16", record)
     assert [problem.code for problem in problems] == (["verdict.precision"] if expected else [])

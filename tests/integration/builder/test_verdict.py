@@ -18,6 +18,7 @@ from torch import Tensor
 from builder.sources.base import TrainedReference
 from builder.sources.images import builtin_golden
 from builder.verification.verifier import quality_losses, verify_runner
+from tests.faults import ChannelsSwapped, OnItsSide, as_faulty, problems
 from tests.fixture_types import MakeNetwork
 from tritonkit.comparison import compare
 from tritonkit.golden import Golden
@@ -31,20 +32,6 @@ from tritonkit.tasks import task_for
 
 MAX_BATCH = 4
 Verify = Callable[..., Verdict]
-
-
-class ChannelsSwapped(Network):
-    """Expects BGR."""
-
-    def logits(self, images: Tensor) -> Tensor:
-        return super().logits(images.flip(-1))
-
-
-class HeightAndWidthSwapped(Network):
-    """Expects transposed images."""
-
-    def logits(self, images: Tensor) -> Tensor:
-        return super().logits(images.transpose(1, 2))
 
 
 class LabelsShifted(Network):
@@ -84,23 +71,13 @@ class NanInAnotherOrder(Runner):
         return {name: array * np.nan if spoiled else array for name, array in answers.items()}
 
 
-def as_faulty(kind: type[Network], network: Network) -> Network:
-    faulty = copy.copy(network)
-    faulty.__class__ = kind
-    return faulty
-
-
-def causes(verdict: Verdict) -> str:
-    return "\n".join(f"{problem.code}: {problem.message}" for problem in verdict.problems)
-
-
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_efficientnet"])
 def test_verdict_passes_when_the_graph_is_right(
     make_network: MakeNetwork, verify_graph_of: Verify, architecture: str
 ) -> None:
     network = make_network(architecture)
     verdict = verify_graph_of(network, network)
-    assert verdict.passed, causes(verdict)
+    assert verdict.passed, problems(verdict)
     names = ["batch 1", "batch 3", "batch 8", "other order", "other colours"]
     assert [c.asked for c in verdict.comparisons] == [*names, "batch 2", "batch 4", "probes"]
     assert verdict.precision == "fp32"
@@ -110,7 +87,7 @@ def test_verdict_passes_when_the_graph_is_right(
     ("kind", "cause"),
     [
         (ChannelsSwapped, "verdict.channels_swapped: "),
-        (HeightAndWidthSwapped, "verdict.sides_swapped: "),
+        (OnItsSide, "verdict.sides_swapped: "),
         (LabelsShifted, "verdict.labels_shifted: labels are shifted by +1"),
         (DependsOnPosition, "verdict.batch_position: "),
         (NanForBrightImages, "verdict.nan: batch 1: output probabilities holds NaN for"),
@@ -122,7 +99,7 @@ def test_verdict_names_the_fault_when_the_graph_has_one(
     network = make_network("test_resnet")
     verdict = verify_graph_of(as_faulty(kind, network), network)
     assert not verdict.passed
-    assert cause in causes(verdict)
+    assert cause in problems(verdict)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +116,7 @@ def test_verdict_names_normalisation_when_mean_or_std_is_wrong(
 ) -> None:
     network = make_network("test_resnet")
     verdict = verify_graph_of(network.with_normalize(normalize), network)
-    assert "verdict.normalization: " in causes(verdict)
+    assert "verdict.normalization: " in problems(verdict)
 
 
 def test_verdict_names_the_tensor_when_a_weight_is_zeroed(make_network: MakeNetwork, verify_graph_of: Verify) -> None:
@@ -148,7 +125,7 @@ def test_verdict_names_the_tensor_when_a_weight_is_zeroed(make_network: MakeNetw
     with torch.no_grad():
         damaged.get_parameter("backbone.blocks.0.norm1.weight").zero_()
     verdict = verify_graph_of(damaged, network)
-    assert "verdict.weight_zero: weight tensor backbone.blocks.0.norm1.weight [64]" in causes(verdict)
+    assert "verdict.weight_zero: weight tensor backbone.blocks.0.norm1.weight [64]" in problems(verdict)
 
 
 def test_verdict_names_another_checkpoint_when_all_weights_differ(
@@ -159,7 +136,7 @@ def test_verdict_names_another_checkpoint_when_all_weights_differ(
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(1.2)
-    assert "verdict.other_checkpoint: " in causes(verify_graph_of(other, network))
+    assert "verdict.other_checkpoint: " in problems(verify_graph_of(other, network))
 
 
 def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: MakeNetwork, verify_graph_of: Verify) -> None:
@@ -171,8 +148,8 @@ def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: MakeNetwork
 
     network = make_network("test_resnet")
     verdict = verify_graph_of(network, network, fix_batch)
-    assert "verdict.batch: the batch axis is fixed: a batch of 1 works, a batch of 3, 8 fails" in causes(verdict)
-    assert "verdict.interface:" in causes(verdict)
+    assert "verdict.batch: the batch axis is fixed: a batch of 1 works, a batch of 3, 8 fails" in problems(verdict)
+    assert "verdict.interface:" in problems(verdict)
 
 
 def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: MakeNetwork, verify_graph_of: Verify) -> None:
@@ -186,8 +163,8 @@ def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: MakeNetw
 
     network = make_network("test_resnet")
     verdict = verify_graph_of(network, network, spoil)
-    assert "verdict.nan: " in causes(verdict)
-    assert "verdict.weight_not_finite: weight tensor backbone.fc.weight" in causes(verdict)
+    assert "verdict.nan: " in problems(verdict)
+    assert "verdict.weight_not_finite: weight tensor backbone.fc.weight" in problems(verdict)
 
 
 def test_verdict_fails_when_the_output_has_another_name(make_network: MakeNetwork, verify_graph_of: Verify) -> None:
@@ -199,7 +176,7 @@ def test_verdict_fails_when_the_output_has_another_name(make_network: MakeNetwor
         onnx.save(model, path)
 
     network = make_network("test_resnet")
-    assert "verdict.interface: has no output 'probabilities'" in causes(verify_graph_of(network, network, rename))
+    assert "verdict.interface: has no output 'probabilities'" in problems(verify_graph_of(network, network, rename))
 
 
 def test_verdict_finds_swapped_channels_when_all_images_are_grey(make_network: MakeNetwork) -> None:
@@ -209,8 +186,8 @@ def test_verdict_finds_swapped_channels_when_all_images_are_grey(make_network: M
     )
     swapped = TorchRunner(as_faulty(ChannelsSwapped, network), "x")
     verdict = verify_runner(TorchRunner(network, "x"), swapped, Golden(images, {}), MAX_BATCH, "fp32")
-    assert "verdict.numbers: other colours: " in causes(verdict)
-    assert "verdict.numbers: batch 1: " not in causes(verdict)
+    assert "verdict.numbers: other colours: " in problems(verdict)
+    assert "verdict.numbers: batch 1: " not in problems(verdict)
 
 
 def test_verdict_fails_when_nan_occurs_only_in_reversed_order(make_network: MakeNetwork) -> None:
@@ -218,7 +195,7 @@ def test_verdict_fails_when_nan_occurs_only_in_reversed_order(make_network: Make
     golden = builtin_golden(network.spec.preprocess)
     candidate = NanInAnotherOrder(network, golden.images[[-1, -2]])
     verdict = verify_runner(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32")
-    assert "verdict.nan: other order" in causes(verdict)
+    assert "verdict.nan: other order" in problems(verdict)
 
 
 def test_metric_that_becomes_nan_is_lost() -> None:
@@ -253,7 +230,7 @@ def test_verdict_fails_when_the_network_outputs_are_the_same_for_all_images(
     with torch.no_grad():
         for parameter in constant.parameters():
             parameter.zero_()
-    assert "verdict.reference_constant: " in causes(verify_graph_of(constant, constant))
+    assert "verdict.reference_constant: " in problems(verify_graph_of(constant, constant))
 
 
 def test_comparison_counts_a_tie_as_kept_and_a_changed_answer_as_lost() -> None:

@@ -23,6 +23,7 @@ from scripts.drills.tcp_proxy import open_proxy
 from tests.errors import raises
 from tests.fixture_types import Command, NetworkOf
 from tests.programs import ROOT, run_python
+from tests.task_specs import COLOURS, TAGS, VECTOR
 from tritonkit.errors import InputError, SpecError
 from tritonkit.images.preprocess import ImageError, load_file
 from tritonkit.networks.network import save_network
@@ -30,9 +31,6 @@ from tritonkit.runtimes import open_artifact
 from tritonkit.spec import TaskSpec
 from tritonkit.triton.connection import Connection
 
-COLOURS = TaskSpec(task="multiclass", labels=("red", "green", "blue"))
-TAGS = TaskSpec(task="multilabel", labels=("old", "new", "rare"))
-VECTOR = TaskSpec(task="embedding", embedding_size=8)
 TASK_SPECS = {
     "multiclass": COLOURS,
     "multilabel": TAGS,

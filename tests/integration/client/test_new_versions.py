@@ -25,6 +25,7 @@ from server.process import Server
 from tests.errors import error_codes
 from tests.fixture_types import Command
 from tests.serving import options_for, serving
+from tests.web import ANY_PORT, Quiet, listening
 from tritonkit.errors import InferenceError, NotReadyError, TritonkitError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.spec import METADATA_KEY, Architecture, Lineage, ModelSpec, Normalize, TensorSpec, image_input
@@ -196,7 +197,7 @@ def test_version_is_compared_again_after_it_was_unloaded(pets: Pets) -> None:
             runner.infer(IMAGE[None])
 
 
-class Site(SimpleHTTPRequestHandler):
+class Site(Quiet, SimpleHTTPRequestHandler):
     """Pictures of a folder; before it gives `middle.png` it calls the server's `meanwhile`, once."""
 
     server: Any
@@ -208,22 +209,13 @@ class Site(SimpleHTTPRequestHandler):
                 self.server.meanwhile = lambda: None
         super().do_GET()
 
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
 
 @contextmanager
 def site(folder: Path, meanwhile: Callable[[], object]) -> Iterator[str]:
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), partial(Site, directory=str(folder)))
+    server: Any = ThreadingHTTPServer(ANY_PORT, partial(Site, directory=str(folder)))
     server.lock, server.meanwhile = threading.Lock(), meanwhile
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with listening(server):
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_job_with_output_goes_on_when_the_version_it_was_begun_with_is_back(

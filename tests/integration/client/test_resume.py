@@ -27,15 +27,13 @@ from scripts.drills.fault_drill import drill, make_pictures
 from tests.errors import error_codes
 from tests.fixture_types import Command
 from tests.programs import run_python
+from tests.task_specs import COLOURS, TAGS, VECTOR
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import architecture_of, dense_architecture_of
 from tritonkit.networks.network import Network, save_network
 from tritonkit.spec import ModelSpec, Normalize, TaskSpec, image_input
 from tritonkit.tasks import task_for
 
-COLOURS = TaskSpec(task="multiclass", labels=("red", "green", "blue"))
-TAGS = TaskSpec(task="multilabel", labels=("old", "new", "rare"))
-VECTOR = TaskSpec(task="embedding", embedding_size=8)
 MODELS: dict[str, TaskSpec] = {
     "colours": COLOURS,
     "tags": TAGS,

@@ -27,6 +27,7 @@ from client.outputs.drawings import with_unique_paths
 from client.picture import Picture
 from tests.errors import error_codes
 from tests.fixture_types import Command
+from tests.task_specs import COLOURS, TAGS, VECTOR
 from tritonkit.images.preprocess import Preprocess, decode_image, load_file
 from tritonkit.networks.backbones import architecture_of, dense_architecture_of
 from tritonkit.networks.network import Network, save_network
@@ -35,9 +36,6 @@ from tritonkit.spec import Architecture, ModelSpec, Normalize, TaskSpec, image_i
 from tritonkit.tasks import Answer, task_for, task_of
 
 TINY, UNET = architecture_of("test_resnet", 32, 32), dense_architecture_of("Unet", "resnet18")
-COLOURS = TaskSpec(task="multiclass", labels=("red", "green", "blue"))
-TAGS = TaskSpec(task="multilabel", labels=("old", "new", "rare"))
-VECTOR = TaskSpec(task="embedding", embedding_size=8)
 MODELS: dict[str, tuple[Architecture, TaskSpec]] = {
     "colours": (TINY, COLOURS),
     "tags": (TINY, TAGS),

@@ -24,23 +24,16 @@ from server.process import Server
 from tests.fixture_types import Command, NetworkOf, Ports
 from tests.programs import ROOT
 from tests.serving import options_for, serving
+from tests.task_specs import COLOUR_AND_MARKS
 from tritonkit.errors import ServerError
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.formats import Precision, format_named
 from tritonkit.runtimes.openvino import OpenVinoRunner, has_bf16
 from tritonkit.runtimes.tensorrt_plan import TRUST_VARIABLE
-from tritonkit.spec import TaskSpec
 from tritonkit.triton.client import Statistics, TritonClient
 from tritonkit.triton.model_config import CONFIG_FILE, read_config
 from tritonkit.triton.runner import TritonRunner
 
-HEADS = TaskSpec(
-    task="heads",
-    heads={
-        "colour": TaskSpec(task="multiclass", labels=("red", "blue")),
-        "marks": TaskSpec(task="multilabel", labels=("dot", "line", "edge")),
-    },
-)
 MODELS: dict[str, tuple[str, Precision]] = {
     "onnx_fp32": ("onnx", "fp32"),
     "openvino_fp32": ("openvino", "fp32"),
@@ -55,7 +48,7 @@ ACCELERATORS = ROOT / "server" / "backends" / "onnxruntime" / "accelerators.py"
 def exported(tmp_path_factory: pytest.TempPathFactory, network_of: NetworkOf) -> Path:
     """A repository of the same network in several formats, two instances each."""
     folder = tmp_path_factory.mktemp("exported")
-    network = network_of(HEADS)
+    network = network_of(COLOUR_AND_MARKS)
     source = NetworkSource(folder / "heads.safetensors", None, "a test", network)
     source.write_graph(folder / "heads.onnx")
     interface = onnx_interface(folder / "heads.onnx")

@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import socket
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from server.doctor.machine import Machine, inspect_machine
 from server.options import Options
 from tests.errors import raises
 from tests.fixture_types import Ports
+from tests.plans import IMAGE, PLAN, build_record
 from tritonkit.errors import CheckFailedError, InputError
-from tritonkit.repository.build_record import BuildRecord, BuildSettings
+from tritonkit.repository.build_record import BuildSettings
 from tritonkit.repository.finding import Finding
 from tritonkit.repository.manifest import FileEntry, Manifest
 from tritonkit.repository.model_folder import VersionFolder
@@ -35,7 +35,6 @@ from tritonkit.system.gpu import Gpu
 from tritonkit.triton.model_config import read_config
 
 GIB = 2**30
-IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 LAPTOP = Machine(memory_bytes=8 * GIB, shared_memory_bytes=GIB)
 L4 = Machine(
     memory_bytes=8 * GIB,
@@ -43,8 +42,6 @@ L4 = Machine(
     gpu=Gpu(name="NVIDIA L4", compute_capability="8.9"),
     gpu_memory_bytes=20 * GIB,
 )
-PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
-"""The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""
 
 
 def diagnose_repository(
@@ -73,17 +70,7 @@ def add_plan(repository: Path, tensorrt: str = "11.1.0.106", record: bool = True
     plan.write_bytes(PLAN)
     (version / "model.onnx").unlink()
     sha256 = hashlib.sha256(PLAN).hexdigest()
-    built = BuildRecord(
-        flavour="tensorrt",
-        tensorrt=tensorrt,
-        gpu="NVIDIA L4",
-        compute_capabilities=("8.9",),
-        seconds=1,
-        bytes=len(PLAN),
-        sha256=sha256,
-        graph_sha256="b",
-        settings=BuildSettings(max_batch=8, **settings),
-    )
+    built = build_record(tensorrt=tensorrt, sha256=sha256, settings=BuildSettings(max_batch=8, **settings))
     manifest = Manifest.read_file(version / Manifest.FILE)
     files = {plan.name: FileEntry(sha256=sha256, bytes=len(PLAN))}
     changed = manifest.model_copy(update={"files": files, "build": built if record else None})

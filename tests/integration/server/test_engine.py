@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from server.runtimes.table import runtime_of
 from server.security import ServerTokens
 from tests.fixture_types import Command, Ports
 from tests.serving import options_for
+from tests.web import ANY_PORT, Quiet, listening
 
 CONTAINER = "0123456789ab"
 WRITTEN = "2024-11-21T10:22:59.123456789Z"
@@ -30,7 +30,7 @@ class FakeDockerEngine(ThreadingHTTPServer):
     """An engine with one container, that has printed something. Format: Docker Engine API 1.43."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
+        super().__init__(ANY_PORT, Answers)
         self.printed = b"I1121 ready\n"
         self.requests: list[str] = []
 
@@ -55,7 +55,7 @@ class FakeDockerEngine(ThreadingHTTPServer):
         return json.dumps(documents.get(where, {"message": "there is no such thing"})).encode()
 
 
-class Answers(BaseHTTPRequestHandler):
+class Answers(Quiet, BaseHTTPRequestHandler):
     """How the engine answers."""
 
     server: FakeDockerEngine
@@ -81,18 +81,13 @@ class Answers(BaseHTTPRequestHandler):
         """The same."""
         self.do_GET()
 
-    def log_message(self, *said: object) -> None:
-        """Print nothing."""
-
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDockerEngine]:
     """The engine of this machine's settings."""
-    with FakeDockerEngine() as engine:
-        threading.Thread(target=engine.serve_forever, daemon=True).start()
+    with listening(FakeDockerEngine()) as engine:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{engine.server_port}")
         yield engine
-        engine.shutdown()
 
 
 @pytest.fixture

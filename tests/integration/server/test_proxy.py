@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs import ROOT
+from tests.web import ANY_PORT, Quiet, listening
 
 ENTRYPOINT = ROOT / "deploy" / "entrypoint.sh"
 NO_PROXY_HERE = "http://127.0.0.1:9"
@@ -24,7 +24,7 @@ print(Server(options=Options(repository=Path("."), http_port={port}), tokens=Ser
 """
 
 
-class Ready(BaseHTTPRequestHandler):
+class Ready(Quiet, BaseHTTPRequestHandler):
     """Answers every task_spec with 200."""
 
     def do_GET(self) -> None:
@@ -32,17 +32,12 @@ class Ready(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    def log_message(self, *said: object) -> None:
-        """Print nothing."""
-
 
 @pytest.fixture
 def port() -> Iterator[int]:
     """A server that is ready."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Ready) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with listening(ThreadingHTTPServer(ANY_PORT, Ready)) as server:
         yield server.server_port
-        server.shutdown()
 
 
 def proxy_environment() -> dict[str, str]:

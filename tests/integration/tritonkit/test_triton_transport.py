@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.programs import run_python
+from tests.web import ANY_PORT, Quiet, listening
 from tritonkit.errors import TokenError
 from tritonkit.triton.connection import Connection, RequestTokens
 from tritonkit.triton.transport import Transport
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     """Is ready, and refuses to list models without a token."""
 
     def do_GET(self) -> None:
@@ -29,17 +30,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.send_error(403)
 
-    def log_message(self, *of_request: object) -> None:
-        """Say nothing."""
-
 
 @pytest.fixture
 def web() -> Iterator[str]:
     """The address of a web server on this machine."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with listening(ThreadingHTTPServer(ANY_PORT, _Handler)) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 def test_connections_do_not_pile_up_when_each_request_comes_from_a_thread_of_its_own(web: str) -> None:

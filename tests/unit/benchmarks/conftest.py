@@ -6,52 +6,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import helper
 
 from benchmarks.record import Environment, Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
-from tritonkit.images.preprocess import Preprocess
-from tritonkit.spec import METADATA_KEY, Architecture, ModelSpec, Normalize, TensorSpec, image_input
-
-SIDE = 8
+from tests.tiny_graphs import SIDE, colour_spec, save_colour_graph
+from tritonkit.spec import ModelSpec
 
 
 @pytest.fixture(scope="session")
 def spec() -> ModelSpec:
-    preprocess = Preprocess(height=SIDE, width=SIDE)
-    return ModelSpec(
-        name="colours",
-        task="multiclass",
-        architecture=Architecture(name="test_resnet"),
-        input=image_input(preprocess),
-        outputs=(TensorSpec(name="probabilities", dtype="FP32", shape=(3,)),),
-        preprocess=preprocess,
-        normalize=Normalize(mean=(0, 0, 0), std=(1, 1, 1)),
-        labels=("red", "green", "blue"),
-    )
+    return colour_spec("colours")
 
 
 @pytest.fixture(scope="session")
 def onnx_file(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    nodes = [
-        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
-        helper.make_node("Softmax", ["means"], ["probabilities"], axis=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "colours",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", SIDE, SIDE, 3])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 3])],
-        [helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
-    path = tmp_path_factory.mktemp("colours") / "model.onnx"
-    onnx.save(model, path)
-    return path
+    softmax = helper.make_node("Softmax", ["means"], ["probabilities"], axis=1)
+    return save_colour_graph(tmp_path_factory.mktemp("colours") / "model.onnx", spec, softmax)
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.errors import raises
+from tests.plans import IMAGE, PLAN, build_record
 from tests.programs import ROOT
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
@@ -19,24 +19,9 @@ from tritonkit.repository.compatibility import (
 from tritonkit.runtimes.tensorrt_plan import plan_header
 from tritonkit.triton.releases import DEFAULT_IMAGE, IMAGE_TAG, IMAGE_VARIABLE, image_for, release_of, releases
 
-IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
-PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
-"""The header of a plan of TensorRT 11.1.0.106, followed by zeros."""
 
-
-def record_of(tensorrt: str, **changed: Any) -> BuildRecord:
-    settings = BuildSettings(max_batch=8, **changed)
-    return BuildRecord(
-        flavour="tensorrt",
-        tensorrt=tensorrt,
-        gpu="NVIDIA L4",
-        compute_capabilities=("8.9",),
-        seconds=1,
-        bytes=1,
-        sha256="a",
-        graph_sha256="b",
-        settings=settings,
-    )
+def record_of(tensorrt: str, **settings: Any) -> BuildRecord:
+    return build_record(tensorrt=tensorrt, settings=BuildSettings(max_batch=8, **settings))
 
 
 @pytest.mark.parametrize(

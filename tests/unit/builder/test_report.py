@@ -17,6 +17,7 @@ from builder.verification.report import LIMIT_PERCENT, bar, render_page, state_o
 from builder.verification.report_images import MAX_UNCHANGED_IMAGES, ReportAnswers, report_images
 from builder.verification.report_images import collect_answers as collect_report_answers
 from builder.verification.verifier import verify_runner
+from tests import task_specs
 from tests.fixture_types import NetworkOf
 from tritonkit.comparison import Comparison, infer_in_batches
 from tritonkit.comparison_inputs import with_changed_colors
@@ -30,19 +31,8 @@ from tritonkit.spec import Outputs, TaskSpec
 from tritonkit.tasks import task_of
 
 VOID = {"meta", "img", "br"}
-TASK_SPECS = {
-    "multiclass": TaskSpec(task="multiclass", labels=("<b>cat</b>", "dog", "bird")),
-    "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass"), thresholds={"sky": 0.4}),
-    "embedding": TaskSpec(task="embedding", embedding_size=8),
-    "segmentation": TaskSpec(task="segmentation", labels=("background", "stamp")),
-    "heads": TaskSpec(
-        task="heads",
-        heads={
-            "kind": TaskSpec(task="multiclass", labels=("cat", "dog", "bird")),
-            "vector": TaskSpec(task="embedding", embedding_size=8),
-        },
-    ),
-}
+ESCAPED = TaskSpec(task="multiclass", labels=("<b>cat</b>", "dog", "bird"))
+TASK_SPECS = {**task_specs.TASK_SPECS, "multiclass": ESCAPED}
 PASSED = Verdict(passed=True, precision="fp16", images="9 pictures", max_batch=4, limits=LIMITS["fp16"])
 
 

@@ -13,12 +13,12 @@ from builder.repository.serving_image import check_build
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from tests.errors import raises
+from tests.plans import IMAGE, build_record
 from tritonkit.errors import CheckFailedError, InputError
-from tritonkit.repository.build_record import BuildRecord, BuildSettings
+from tritonkit.repository.build_record import BuildRecord
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
 from tritonkit.triton.releases import DEFAULT_IMAGE, IMAGE_VARIABLE
 
-IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 NEWER = "nvcr.io/nvidia/tritonserver:26.08-py3"
 
 
@@ -26,16 +26,7 @@ NEWER = "nvcr.io/nvidia/tritonserver:26.08-py3"
 def folder(tmp_path: Path) -> Path:
     """A version folder with a plan and the record of its build by TensorRT 11.2."""
     (tmp_path / "model.plan").write_bytes(b"a plan")
-    record = BuildRecord(
-        flavour="tensorrt",
-        tensorrt="11.2.1.7",
-        seconds=1,
-        bytes=6,
-        sha256="a",
-        graph_sha256="b",
-        settings=BuildSettings(max_batch=8),
-    )
-    (tmp_path / BUILD_FILE).write_text(record.model_dump_json())
+    (tmp_path / BUILD_FILE).write_text(build_record(tensorrt="11.2.1.7").model_dump_json())
     return tmp_path
 
 

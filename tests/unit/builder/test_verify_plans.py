@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +17,15 @@ from builder.tensorrt.precision import precision_problems
 from builder.verification.plan_records import recorded_problems, with_stale_reason
 from builder.verification.verify import precision_of
 from tests.fixture_types import Command, MakeNetwork
+from tests.plans import PLAN, build_record
 from tritonkit.errors import Problem
 from tritonkit.networks.network import save_network
-from tritonkit.repository.build_record import BuildRecord, BuildSettings
+from tritonkit.repository.build_record import BuildSettings
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.verdict import LIMITS, Verdict
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
 from tritonkit.system.files import file_sha256
 
-PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
-"""The header of a plan of TensorRT 11.1.0.106, followed by zeros."""
 PASSED = Verdict(passed=True, format="trt", precision="fp16", images="a test", max_batch=4, limits=LIMITS["fp16"])
 
 
@@ -47,18 +45,8 @@ def plan(tmp_path: Path, checkpoint: Path) -> Path:
 
 
 def record(plan: Path, **engine: int) -> None:
-    written = BuildRecord(
-        flavour="tensorrt",
-        tensorrt="11.1.0.106",
-        compute_capabilities=("8.9",),
-        seconds=1,
-        bytes=len(PLAN),
-        sha256=file_sha256(plan),
-        graph_sha256="b",
-        computed={"fp16": 4},
-        engine=engine or {"fp16": 4},
-        settings=BuildSettings(max_batch=8),
-    )
+    engine = engine or {"fp16": 4}
+    written = build_record(sha256=file_sha256(plan), computed={"fp16": 4}, engine=engine)
     plan.with_name(BUILD_FILE).write_text(written.model_dump_json())
 
 
@@ -118,10 +106,7 @@ def test_size_is_not_checked_for_version_compatible_plans(
     graph, plan = tmp_path / "model.onnx", tmp_path / "model.plan"
     onnx.save(helper.make_model(helper.make_graph([], "g", [], [], [weights])), graph)
     plan.write_bytes(PLAN + bytes(25 << 20))
-    written = BuildRecord(
-        flavour="tensorrt",
-        tensorrt="11.1.0.106",
-        seconds=1,
+    written = build_record(
         bytes=plan.stat().st_size,
         sha256=file_sha256(plan),
         graph_sha256=file_sha256(graph),

@@ -29,6 +29,7 @@ from tests.errors import raises
 from tests.fixture_types import Command
 from tests.pictures import content_or_error, png
 from tests.programs import run_python
+from tests.web import ANY_PORT, Quiet, listening
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import MAX_BYTES
 
@@ -44,7 +45,7 @@ def archive() -> bytes:
     return file.getvalue()
 
 
-class PictureSite(BaseHTTPRequestHandler):
+class PictureSite(Quiet, BaseHTTPRequestHandler):
     """Answers each path as its name says, and counts its requests."""
 
     protocol_version = "HTTP/1.1"
@@ -112,20 +113,15 @@ class PictureSite(BaseHTTPRequestHandler):
         is_authorized = self.headers.get("Authorization") == "Basic dXNlcjpwYXNzIHdvcmQ="
         self.ok() if is_authorized else self.answer(401)
 
-    def log_message(self, *_: object) -> None:
-        """Keeps quiet."""
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
-    site: Any = ThreadingHTTPServer(("127.0.0.1", 0), PictureSite)
+    site: Any = ThreadingHTTPServer(ANY_PORT, PictureSite)
     site.handle_error = lambda *_: None
     site.requests, site.lock, site.released = Counter(), threading.Lock(), threading.Event()
-    threading.Thread(target=site.serve_forever, args=[0.05], daemon=True).start()
-    yield site
-    site.released.set()
-    site.shutdown()
-    site.server_close()
+    with listening(site):
+        yield site
+        site.released.set()
 
 
 @pytest.fixture

@@ -6,58 +6,29 @@ import asyncio
 import json
 from pathlib import Path
 
-import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 from PIL import Image
 
 from client import Client
 from client.results import Failed, LabelResult
 from tests.errors import raises
 from tests.fixture_types import Command
+from tests.tiny_graphs import SIDE, colour_spec, save_colour_graph
 from tritonkit.errors import AnswerError, InputError
-from tritonkit.images.preprocess import Preprocess
-from tritonkit.spec import METADATA_KEY, Architecture, ModelSpec, Normalize, TensorSpec, image_input
 
 CAUSE = "3 NaN of 3 values"
-SIDE = 8
 
 
 @pytest.fixture(scope="module")
 def shares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A graph that gives each colour's share of the light: of a black picture, 0 / 0."""
-    preprocess = Preprocess(height=SIDE, width=SIDE)
-    spec = ModelSpec(
-        name="shares",
-        task="multiclass",
-        architecture=Architecture(name="test_resnet"),
-        input=image_input(preprocess),
-        outputs=(TensorSpec(name="probabilities", dtype="FP32", shape=(3,)),),
-        preprocess=preprocess,
-        normalize=Normalize(mean=(0, 0, 0), std=(1, 1, 1)),
-        labels=("red", "green", "blue"),
-    )
     nodes = [
-        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
         helper.make_node("ReduceSum", ["means", "last"], ["light"], keepdims=1),
         helper.make_node("Div", ["means", "light"], ["probabilities"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "shares",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", SIDE, SIDE, 3])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 3])],
-        [
-            helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
-            helper.make_tensor("last", TensorProto.INT64, [1], [1]),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     path = tmp_path_factory.mktemp("shares") / "model.onnx"
-    onnx.save(model, path)
-    return path
+    return save_colour_graph(path, colour_spec("shares"), *nodes, last=[1])
 
 
 @pytest.fixture
