@@ -36,6 +36,12 @@ def verify_graph_of(tmp_path: Path) -> Callable[..., Verdict]:
     return verify
 
 
+@pytest.fixture
+def network(make_network: MakeNetwork) -> Network:
+    """The residual network."""
+    return make_network("test_resnet")
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, make_network: MakeNetwork) -> Path:
     """A folder with the residual network's checkpoint and graph."""
@@ -43,6 +49,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory, make_network: MakeNetwork
     save_network(folder / "pets.safetensors", make_network("test_resnet"))
     source_from_checkpoint(folder / "pets.safetensors").write_graph(folder / "model.onnx")
     return folder
+
+
+@pytest.fixture(scope="module")
+def graph(exported: Path) -> Path:
+    """The graph of the residual network; tests must not change it."""
+    return exported / "model.onnx"
 
 
 @pytest.fixture

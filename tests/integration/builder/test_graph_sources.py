@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -91,6 +92,11 @@ def make_onnx(tmp_path: Path) -> MakeOnnx:
     return write
 
 
+def open_graph(path: Path, **options: Any) -> Source:
+    """Open a third-party graph with options of the command line."""
+    return open_source(path, ForeignModelOptions(**options), None)
+
+
 def published(source: Source, repository: Path) -> PublishedVersion:
     result = export(ExportRequest(source=source, repository=repository, max_batch=4))
     assert result.verdict.passed
@@ -130,29 +136,25 @@ def test_third_party_onnx_of_any_layout_is_published(
 
 def test_description_names_assumed_preprocessing(net: nn.Module, labels: Path, make_onnx: MakeOnnx) -> None:
     onnx_path = make_onnx(net)
-    assumed = open_source(onnx_path, ForeignModelOptions(labels=labels), None)
+    assumed = open_graph(onnx_path, labels=labels)
     assert "(mean and std: ImageNet's, assumed); images: crop, keeps 0.875, bilinear (assumed)" in assumed.description
-    explicit = open_source(
-        onnx_path, ForeignModelOptions(labels=labels, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), None
-    )
+    explicit = open_graph(onnx_path, labels=labels, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     assert "ImageNet's" not in explicit.description
 
 
 def test_graph_gets_the_timm_recipe_in_its_own_size_when_a_model_is_named(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx
 ) -> None:
-    source = open_source(make_onnx(net), ForeignModelOptions(model="test_resnet", labels=labels), None)
+    source = open_graph(make_onnx(net), model="test_resnet", labels=labels)
     assert "(mean and std: timm's for test_resnet); images: crop, keeps 0.95, bilinear (timm's" in source.description
     assert source.spec.input.shape == (SIDE, SIDE, 3)
     onnx_path = make_onnx(net, open_sizes=True)
-    assert open_source(onnx_path, ForeignModelOptions(model="test_resnet", labels=labels), None).spec.input.shape == (
+    assert open_graph(onnx_path, model="test_resnet", labels=labels).spec.input.shape == (
         160,
         160,
         3,
     )
-    assert open_source(
-        onnx_path, ForeignModelOptions(model="test_resnet", labels=labels, size=(48, 64)), None
-    ).spec.input.shape == (
+    assert open_graph(onnx_path, model="test_resnet", labels=labels, size=(48, 64)).spec.input.shape == (
         48,
         64,
         3,
@@ -162,7 +164,7 @@ def test_graph_gets_the_timm_recipe_in_its_own_size_when_a_model_is_named(
 def test_verdict_fails_when_the_graph_is_wrapped_wrongly(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
-    source = open_source(make_onnx(net), ForeignModelOptions(labels=labels), None)
+    source = open_graph(make_onnx(net), labels=labels)
     right = tmp_path / "right.onnx"
     source.write_graph(right)
     wrong = onnx.load(right)
@@ -179,7 +181,7 @@ def test_softmax_is_not_added_when_the_graph_has_one(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
     onnx_path = make_onnx(Wrapped(net, identity, softmax), names=("image", "probabilities"))
-    result = published(open_source(onnx_path, ForeignModelOptions(labels=labels), None), tmp_path / "repository")
+    result = published(open_graph(onnx_path, labels=labels), tmp_path / "repository")
     assert "unchanged" in result.source
     assert "added" not in result.source
 
@@ -216,9 +218,7 @@ def test_onnx_masks_are_published_with_task_segmentation(
     torch.manual_seed(0)
     labels.write_text(names)
     onnx_path = make_onnx(nn.Conv2d(3, channels, 3, padding=1), (3, 64, 64))
-    result = published(
-        open_source(onnx_path, ForeignModelOptions(labels=labels, task="segmentation"), None), tmp_path / "repository"
-    )
+    result = published(open_graph(onnx_path, labels=labels, task="segmentation"), tmp_path / "repository")
     assert result.verdict.comparisons[0].agreement["iou"] == 1
 
 
@@ -229,7 +229,7 @@ def test_fixed_batch_is_made_dynamic_when_the_graph_allows_it(
     torch.manual_seed(0)
     sized = {"img_size": SIDE} if "vit" in architecture else {}
     onnx_path = make_onnx(timm.create_model(architecture, num_classes=3, **sized), batch=1)
-    result = published(open_source(onnx_path, ForeignModelOptions(labels=labels), None), tmp_path / "repository")
+    result = published(open_graph(onnx_path, labels=labels), tmp_path / "repository")
     assert "its batch of 1 made dynamic" in result.source
 
 
@@ -239,15 +239,13 @@ def test_fixed_batch_inside_the_graph_is_refused(labels: Path, make_onnx: MakeOn
             return x.mean(dim=(2, 3)).reshape(3, 1).permute(1, 0)
 
     with raises(ArtifactError, "onnx.batch_mixed"):
-        open_source(make_onnx(Stuck(), batch=1), ForeignModelOptions(labels=labels), None)
+        open_graph(make_onnx(Stuck(), batch=1), labels=labels)
 
 
 def test_old_opset_is_converted_and_described(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
-    result = published(
-        open_source(make_onnx(net, opset=11), ForeignModelOptions(labels=labels), None), tmp_path / "repository"
-    )
+    result = published(open_graph(make_onnx(net, opset=11), labels=labels), tmp_path / "repository")
     assert "opset 11 converted to 17" in result.source
 
 
@@ -256,8 +254,8 @@ def test_dynamic_height_and_width_are_set_by_size(
 ) -> None:
     onnx_path = make_onnx(net, open_sizes=True)
     with raises(InputError, "option.size_missing"):
-        open_source(onnx_path, ForeignModelOptions(labels=labels), None)
-    source = open_source(onnx_path, ForeignModelOptions(labels=labels, size=(48, 64)), None)
+        open_graph(onnx_path, labels=labels)
+    source = open_graph(onnx_path, labels=labels, size=(48, 64))
     assert source.spec.input.shape == (48, 64, 3)
     published(source, tmp_path / "repository")
 
@@ -270,7 +268,7 @@ def test_half_precision_graph_is_published_unchanged(
     onnx_path = make_onnx(net)
     with warnings.catch_warnings(action="ignore"):
         onnx.save(float16.convert_float_to_float16(onnx.load(onnx_path)), onnx_path)
-    source = open_source(onnx_path, ForeignModelOptions(labels=labels), None)
+    source = open_graph(onnx_path, labels=labels)
     assert "float16" in source.description
     published(source, tmp_path / "repository")
     with raises(InputError, "onnx.already_reduced"):
@@ -292,10 +290,8 @@ def test_output_options_of_a_graph_are_refused_except_a_multilabel_threshold(
 ) -> None:
     onnx_path = make_onnx(net)
     with raises(InputError, "option.output_of_graph"):
-        open_source(onnx_path, ForeignModelOptions(labels=labels), None).with_output_options(
-            OutputOptions(threshold=0.3)
-        )
-    multilabel = open_source(
-        onnx_path, ForeignModelOptions(labels=labels, task="multilabel"), None
-    ).with_output_options(OutputOptions(threshold=0.3))
+        open_graph(onnx_path, labels=labels).with_output_options(OutputOptions(threshold=0.3))
+    multilabel = open_graph(onnx_path, labels=labels, task="multilabel").with_output_options(
+        OutputOptions(threshold=0.3)
+    )
     assert multilabel.spec.threshold("dog") == 0.3

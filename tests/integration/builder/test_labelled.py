@@ -25,7 +25,7 @@ from tritonkit.errors import InputError, Problem
 from tritonkit.evaluation.evaluate import Evaluation, quality_problems
 from tritonkit.evaluation.tasks import evaluation_task_of
 from tritonkit.export_options import OutputOptions
-from tritonkit.networks.network import save_network
+from tritonkit.networks.network import Network, save_network
 from tritonkit.repository.verdict import LIMITS, Verdict
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
@@ -126,9 +126,8 @@ def test_train_test_runs_a_graph_in_place_of_the_checkpoint(
 
 
 def test_verdict_fails_when_an_artifact_loses_accuracy_on_labelled_images(
-    make_network: MakeNetwork, data: Path, tmp_path: Path
+    network: Network, data: Path, tmp_path: Path
 ) -> None:
-    network = make_network("test_resnet")
     onnx_from_network(network, tmp_path / "given.onnx")
     with torch.no_grad():
         network.backbone.get_classifier().weight.mul_(-1)
@@ -201,9 +200,8 @@ def test_nothing_is_measured_when_the_artifact_has_no_valid_outputs(checkpoint: 
 
 @pytest.mark.parametrize(("target", "engine"), [("trt", "model.plan"), ("rtx", "model.rtx")])
 def test_verdict_says_so_when_the_graph_was_measured_in_place_of_a_plan(
-    target: str, engine: str, make_network: MakeNetwork, data: Path, tmp_path: Path
+    target: str, engine: str, network: Network, data: Path, tmp_path: Path
 ) -> None:
-    network = make_network("test_resnet")
     onnx_from_network(network, tmp_path / "graph.onnx")
     artifact_verdict = PASSED.model_copy(update={"format": target, "proven_by": "the plan itself"})
     source = NetworkSource(tmp_path / "x.pth", None, "a network", network)
@@ -215,10 +213,9 @@ def test_verdict_says_so_when_the_graph_was_measured_in_place_of_a_plan(
 
 
 def test_torchscript_file_that_was_just_built_is_measured(
-    make_network: MakeNetwork, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Network, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(TRUST_VARIABLE, raising=False)
-    network = make_network("test_resnet")
     traced = torch.jit.trace(network, torch.zeros(2, *network.spec.input.shape, dtype=torch.uint8))
     torch.jit.save(traced, tmp_path / "model.pt", _extra_files={METADATA_KEY: network.spec.to_json()})
     source = NetworkSource(tmp_path / "x.pth", None, "a network", network)

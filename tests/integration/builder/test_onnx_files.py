@@ -21,7 +21,7 @@ from torch import nn
 from builder.onnx.simulation import simulated_runner
 from builder.pipeline import export
 from builder.request import ExportRequest
-from builder.sources import open_source
+from builder.sources import Source, open_source
 from builder.sources.images import builtin_golden
 from builder.verification.context import verification_context
 from tests.errors import raises
@@ -55,6 +55,10 @@ def onnx_path(graph: bytes, tmp_path: Path) -> Path:
     path = tmp_path / "given.onnx"
     path.write_bytes(graph)
     return path
+
+
+def open_graph(path: Path, labels: Path) -> Source:
+    return open_source(path, ForeignModelOptions(labels=labels), None)
 
 
 @pytest.mark.parametrize(
@@ -108,21 +112,17 @@ def test_external_data_outside_the_folder_is_not_opened(
     tensor.external_data.add(key="location", value=location)
     onnx_path.write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError) as caught:
-        open_source(onnx_path, ForeignModelOptions(labels=labels), None)
+        open_graph(onnx_path, labels)
     assert caught.value.code in ("onnx.weights_outside", "onnx.no_weights")
 
 
 def test_external_data_next_to_the_model_is_read(onnx_path: Path, labels: Path, tmp_path: Path) -> None:
     onnx.save(onnx.load(onnx_path), onnx_path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    result = export(
-        ExportRequest(
-            source=open_source(onnx_path, ForeignModelOptions(labels=labels), None), repository=tmp_path / "repository"
-        )
-    )
+    result = export(ExportRequest(source=open_graph(onnx_path, labels), repository=tmp_path / "repository"))
     assert not list(result.artifact.parent.glob("*.bin"))
     (tmp_path / "weights.bin").unlink()
     with raises(ArtifactError, "onnx.no_weights"):
-        open_source(onnx_path, ForeignModelOptions(labels=labels), None)
+        open_graph(onnx_path, labels)
 
 
 def test_external_data_is_read_from_the_folder_of_a_symbolic_link(
@@ -133,24 +133,24 @@ def test_external_data_is_read_from_the_folder_of_a_symbolic_link(
     onnx.save(onnx.load(onnx_path), runs / "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     latest.symlink_to(runs / "model.onnx")
     with raises(ArtifactError, "onnx.no_weights"):
-        open_source(latest, ForeignModelOptions(labels=labels), None)
+        open_graph(latest, labels)
     (tmp_path / "w.bin").symlink_to(runs / "w.bin")  # as in the cache of a hub
     with raises(ArtifactError, "onnx.weights_outside"):
-        open_source(latest, ForeignModelOptions(labels=labels), None)
+        open_graph(latest, labels)
 
 
 def test_truncated_onnx_is_refused(graph: bytes, labels: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(graph[: len(graph) // 2])
     with raises(ArtifactError, "onnx.unreadable"):
-        open_source(damaged, ForeignModelOptions(labels=labels), None)
+        open_graph(damaged, labels)
 
 
 def test_onnx_with_a_flipped_bit_is_refused_or_fails_its_verdict(
     graph: bytes, onnx_path: Path, labels: Path, tmp_path: Path
 ) -> None:
     damaged, rng = tmp_path / "damaged.onnx", random.Random(0)
-    original = open_source(onnx_path, ForeignModelOptions(labels=labels), None)
+    original = open_graph(onnx_path, labels)
     context = verification_context(original, builtin_golden(original.spec.preprocess), max_batch=2)
     images = context.golden.images
     expected = original.reference.infer(images)["probabilities"]
@@ -159,7 +159,7 @@ def test_onnx_with_a_flipped_bit_is_refused_or_fails_its_verdict(
         place = rng.randrange(min(len(graph), 4000))
         damaged.write_bytes(graph[:place] + bytes([graph[place] ^ 1 << rng.randrange(8)]) + graph[place + 1 :])
         try:
-            source = open_source(damaged, ForeignModelOptions(labels=labels), None)
+            source = open_graph(damaged, labels)
         except TritonkitError as error:
             refusals.append(str(error))
             continue
@@ -183,7 +183,7 @@ class Noise(CalibrationDataReader):  # type: ignore[misc]
 
 def test_quantised_graph_is_published_unchanged(onnx_path: Path, labels: Path, tmp_path: Path) -> None:
     quantize_static(onnx_path, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
-    source = open_source(tmp_path / "quantised.onnx", ForeignModelOptions(labels=labels), None)
+    source = open_graph(tmp_path / "quantised.onnx", labels)
     assert export(ExportRequest(source=source, repository=tmp_path / "repository")).verdict.passed
     with raises(InputError, "onnx.already_reduced"):
         source.check_precision("fp16")
@@ -192,7 +192,7 @@ def test_quantised_graph_is_published_unchanged(onnx_path: Path, labels: Path, t
 
 def test_quantised_graph_is_verified_as_int8_for_openvino(onnx_path: Path, labels: Path, tmp_path: Path) -> None:
     quantize_static(onnx_path, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
-    source = open_source(tmp_path / "quantised.onnx", ForeignModelOptions(labels=labels), None)
+    source = open_graph(tmp_path / "quantised.onnx", labels)
     request = ExportRequest(source=source, repository=tmp_path / "repository", max_batch=2, openvino="fp32")
     verdict = export(request).verdict
     assert (verdict.precision, verdict.exact_int8) == ("int8", adds_int8_exactly())
@@ -229,8 +229,8 @@ def reduced(onnx_path: Path, to: int, keep_io: bool) -> Path:
 def test_reference_of_a_reduced_graph_is_in_fp32(
     to: int, precision: Precision, keep_io: bool, onnx_path: Path, labels: Path
 ) -> None:
-    original = open_source(onnx_path, ForeignModelOptions(labels=labels), None)
-    source = open_source(reduced(onnx_path, to, keep_io), ForeignModelOptions(labels=labels), None)
+    original = open_graph(onnx_path, labels)
+    source = open_graph(reduced(onnx_path, to, keep_io), labels)
     assert (original.precision, source.precision) == ("fp32", precision)
     assert f"{precision} compared with the same graph in fp32" in source.description
     for allowed in ("fp32", precision):
@@ -244,9 +244,7 @@ def test_reference_of_a_reduced_graph_is_in_fp32(
 def test_bf16_graph_is_published_for_onnx_only_with_the_tensorrt_accelerator(
     onnx_path: Path, labels: Path, tmp_path: Path
 ) -> None:
-    source = open_source(
-        reduced(onnx_path, TensorProto.BFLOAT16, keep_io=True), ForeignModelOptions(labels=labels), None
-    )
+    source = open_graph(reduced(onnx_path, TensorProto.BFLOAT16, keep_io=True), labels)
     request = ExportRequest(source=source, repository=tmp_path / "repository", max_batch=2)
     with raises(InputError, "onnx.bf16_kernels", "reduced.onnx", "--accelerator tensorrt"):
         export(request)
@@ -259,7 +257,7 @@ def test_third_party_fp16_graph_fails_its_simulation_when_it_overflows(
     keep_io: bool, labels: Path, tmp_path: Path
 ) -> None:
     graph = reduced(overflowing(tmp_path / "given.onnx"), TensorProto.FLOAT16, keep_io)
-    source = open_source(graph, ForeignModelOptions(labels=labels), None)
+    source = open_graph(graph, labels)
     source.write_graph(tmp_path / "written.onnx")
     context = verification_context(source, builtin_golden(source.spec.preprocess), max_batch=2)
     with simulated_runner(tmp_path / "written.onnx", source.spec, tmp_path) as runner:
@@ -305,4 +303,4 @@ def test_graph_with_fp16_control_flow_is_refused(labels: Path, tmp_path: Path) -
     graph = helper.make_graph([node], "g", [image], [answer], [always])
     onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "x.onnx")
     with raises(InputError, "onnx.reduced_control_flow"):
-        open_source(tmp_path / "x.onnx", ForeignModelOptions(labels=labels), None)
+        open_graph(tmp_path / "x.onnx", labels)

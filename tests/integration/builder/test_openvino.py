@@ -13,13 +13,12 @@ from builder.failures import CannotBuildError
 from builder.formats import BuildJob, builder_for
 from builder.pipeline import export
 from builder.request import ExportRequest
-from builder.sources import source_from_checkpoint
 from builder.sources.images import builtin_golden
 from tests.errors import raises
-from tests.fixture_types import MakeNetwork, NetworkOf
+from tests.fixture_types import NetworkOf
 from tests.task_specs import COLOUR_AND_MARKS
 from tritonkit.errors import ArtifactError
-from tritonkit.networks.network import load_network, save_network
+from tritonkit.networks.network import load_network
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.formats import Precision
 from tritonkit.runtimes.openvino import OpenVinoRunner, has_bf16
@@ -29,20 +28,10 @@ from tritonkit.spec import ModelSpec
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this CPU has no bf16")
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, make_network: MakeNetwork) -> Path:
-    """A folder with the residual network's checkpoint and graph."""
-    folder = tmp_path_factory.mktemp("exported")
-    save_network(folder / "pets.safetensors", make_network("test_resnet"))
-    source_from_checkpoint(folder / "pets.safetensors").write_graph(folder / "graph.onnx")
-    return folder
-
-
 @pytest.fixture
-def job(exported: Path, tmp_path: Path) -> BuildJob:
+def job(job: BuildJob) -> BuildJob:
     """A job to build the residual network in fp32."""
-    source = source_from_checkpoint(exported / "pets.safetensors")
-    return BuildJob(source, exported / "graph.onnx", "fp32", tmp_path, 8, None, lambda step: None)
+    return replace(job, precision="fp32")
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"])

@@ -94,9 +94,8 @@ def test_verdict_passes_when_the_graph_is_right(
     ],
 )
 def test_verdict_names_the_fault_when_the_graph_has_one(
-    make_network: MakeNetwork, verify_graph_of: Verify, kind: type[Network], cause: str
+    network: Network, verify_graph_of: Verify, kind: type[Network], cause: str
 ) -> None:
-    network = make_network("test_resnet")
     verdict = verify_graph_of(as_faulty(kind, network), network)
     assert not verdict.passed
     assert cause in problems(verdict)
@@ -112,9 +111,8 @@ def test_verdict_names_the_fault_when_the_graph_has_one(
     ],
 )
 def test_verdict_names_normalisation_when_mean_or_std_is_wrong(
-    make_network: MakeNetwork, verify_graph_of: Verify, normalize: Normalize
+    network: Network, verify_graph_of: Verify, normalize: Normalize
 ) -> None:
-    network = make_network("test_resnet")
     verdict = verify_graph_of(network.with_normalize(normalize), network)
     assert "verdict.normalization: " in problems(verdict)
 
@@ -128,10 +126,7 @@ def test_verdict_names_the_tensor_when_a_weight_is_zeroed(make_network: MakeNetw
     assert "verdict.weight_zero: weight tensor backbone.blocks.0.norm1.weight [64]" in problems(verdict)
 
 
-def test_verdict_names_another_checkpoint_when_all_weights_differ(
-    make_network: MakeNetwork, verify_graph_of: Verify
-) -> None:
-    network = make_network("test_resnet")
+def test_verdict_names_another_checkpoint_when_all_weights_differ(network: Network, verify_graph_of: Verify) -> None:
     other = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in other.parameters():
@@ -139,20 +134,19 @@ def test_verdict_names_another_checkpoint_when_all_weights_differ(
     assert "verdict.other_checkpoint: " in problems(verify_graph_of(other, network))
 
 
-def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: MakeNetwork, verify_graph_of: Verify) -> None:
+def test_verdict_names_the_batch_axis_when_it_is_fixed(network: Network, verify_graph_of: Verify) -> None:
     def fix_batch(path: Path) -> None:
         model = onnx.load(path)
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = 1
         onnx.save(model, path)
 
-    network = make_network("test_resnet")
     verdict = verify_graph_of(network, network, fix_batch)
     assert "verdict.batch: the batch axis is fixed: a batch of 1 works, a batch of 3, 8 fails" in problems(verdict)
     assert "verdict.interface:" in problems(verdict)
 
 
-def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: MakeNetwork, verify_graph_of: Verify) -> None:
+def test_verdict_fails_when_one_weight_of_the_file_is_nan(network: Network, verify_graph_of: Verify) -> None:
     def spoil(path: Path) -> None:
         model = onnx.load(path)
         tensor = next(t for t in model.graph.initializer if t.name.endswith("fc.weight"))
@@ -161,13 +155,12 @@ def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: MakeNetw
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
         onnx.save(model, path)
 
-    network = make_network("test_resnet")
     verdict = verify_graph_of(network, network, spoil)
     assert "verdict.nan: " in problems(verdict)
     assert "verdict.weight_not_finite: weight tensor backbone.fc.weight" in problems(verdict)
 
 
-def test_verdict_fails_when_the_output_has_another_name(make_network: MakeNetwork, verify_graph_of: Verify) -> None:
+def test_verdict_fails_when_the_output_has_another_name(network: Network, verify_graph_of: Verify) -> None:
     def rename(path: Path) -> None:
         model = onnx.load(path)
         old, model.graph.output[0].name = model.graph.output[0].name, "scores"
@@ -175,12 +168,10 @@ def test_verdict_fails_when_the_output_has_another_name(make_network: MakeNetwor
             node.output[:] = ["scores" if name == old else name for name in node.output]
         onnx.save(model, path)
 
-    network = make_network("test_resnet")
     assert "verdict.interface: has no output 'probabilities'" in problems(verify_graph_of(network, network, rename))
 
 
-def test_verdict_finds_swapped_channels_when_all_images_are_grey(make_network: MakeNetwork) -> None:
-    network = make_network("test_resnet")
+def test_verdict_finds_swapped_channels_when_all_images_are_grey(network: Network) -> None:
     images = (
         builtin_golden(network.spec.preprocess).images.mean(axis=3, keepdims=True).repeat(3, axis=3).astype(np.uint8)
     )
@@ -190,8 +181,7 @@ def test_verdict_finds_swapped_channels_when_all_images_are_grey(make_network: M
     assert "verdict.numbers: batch 1: " not in problems(verdict)
 
 
-def test_verdict_fails_when_nan_occurs_only_in_reversed_order(make_network: MakeNetwork) -> None:
-    network = make_network("test_resnet")
+def test_verdict_fails_when_nan_occurs_only_in_reversed_order(network: Network) -> None:
     golden = builtin_golden(network.spec.preprocess)
     candidate = NanInAnotherOrder(network, golden.images[[-1, -2]])
     verdict = verify_runner(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32")
@@ -206,9 +196,8 @@ def test_metric_that_becomes_nan_is_lost() -> None:
 
 
 def test_summary_shows_the_artifact_s_error_when_the_checkpoint_drifted_more_since_training(
-    make_network: MakeNetwork,
+    network: Network,
 ) -> None:
-    network = make_network("test_resnet")
     reference, golden = TorchRunner(network, "x"), builtin_golden(network.spec.preprocess)
     answers = reference.infer(golden.images)["probabilities"]
     on_a_gpu = answers + np.float32(1e-3) * answers.std(axis=0)  # the same for all images, so no decision changes
@@ -223,9 +212,8 @@ def test_summary_shows_the_artifact_s_error_when_the_checkpoint_drifted_more_sin
 
 
 def test_verdict_fails_when_the_network_outputs_are_the_same_for_all_images(
-    make_network: MakeNetwork, verify_graph_of: Verify
+    network: Network, verify_graph_of: Verify
 ) -> None:
-    network = make_network("test_resnet")
     constant = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in constant.parameters():

@@ -10,14 +10,12 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from builder.onnx.export import onnx_from_network
 from builder.onnx.precision import onnx_precision, reduced_or_quantized_precision
 from builder.onnx.wiring import flattened
 from builder.precision.quantize import quantize_graph
 from builder.sources import open_source
 from builder.sources.images import builtin_golden
 from builder.verification.verify import verify_artifact
-from tests.fixture_types import MakeNetwork
 from tritonkit.export_options import VerificationOptions
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
@@ -62,13 +60,6 @@ def with_fp16_detour(model: ModelProto, factor: float, as_function: bool = False
         model.graph.node.insert(place + 1 + number, node)
     del model.graph.value_info[:]
     return model
-
-
-@pytest.fixture(scope="module")
-def graph(make_network: MakeNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("graph") / "whole.onnx"
-    onnx_from_network(make_network("test_resnet"), path)
-    return path
 
 
 def verdict_of(graph: Path, change: Change, factor: float, as_function: bool, path: Path) -> Verdict:
