@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,12 @@ from tritonkit.spec import ModelSpec
 def copied(repository: Path, tmp_path: Path) -> Path:
     """A copy of the served repository. Changing it looks as if the server had other weights."""
     return Path(shutil.copytree(repository, tmp_path / "copied"))
+
+
+@pytest.fixture
+def check(command: Command, served: str, copied: Path) -> Command:
+    """Compare served models with the copied repository."""
+    return partial(command, "client", "check", "--url", served, "--repository", copied, "--json")
 
 
 def test_served_models_pass_when_they_are_those_of_the_repository(
@@ -68,9 +75,9 @@ def test_served_model_is_measured_on_labelled_images(
     assert "data.unknown_labels" in error_codes(completed)
 
 
-def test_other_models_are_checked_when_one_has_no_golden_sample(command: Command, served: str, copied: Path) -> None:
+def test_other_models_are_checked_when_one_has_no_golden_sample(check: Command, copied: Path) -> None:
     (copied / "resnet18" / "1" / "golden.npz").unlink()
-    completed = command("client", "check", "--all", "--url", served, "--repository", copied, "--json")
+    completed = check("--all")
     assert completed.exit_code == 1, completed.stderr
     problems = {result["model"]: result["problem_codes"] for result in json.loads(completed.stdout)}
     assert problems.pop("resnet18") == ["golden.missing"]
@@ -78,43 +85,44 @@ def test_other_models_are_checked_when_one_has_no_golden_sample(command: Command
     assert not any(problems.values())
 
 
-def test_check_fails_when_the_server_gives_other_answers(command: Command, served: str, copied: Path) -> None:
+def test_check_fails_when_the_server_gives_other_answers(
+    command: Command, check: Command, served: str, copied: Path
+) -> None:
     path = copied / "resnet18" / "1" / "golden.npz"
     golden = Golden.load(path)
     other_outputs = {name: np.roll(array, 1, axis=1) for name, array in golden.outputs.items()}
     Golden(golden.images, other_outputs, source=golden.source).save(path)
-    words = ("client", "check", "resnet18", "imagenet", "--url", served, "--repository", copied)
-    completed = command(*words)
+    completed = command("client", "check", "resnet18", "imagenet", "--url", served, "--repository", copied)
     assert completed.exit_code == 1
     assert "resnet18" in completed.stdout
     assert completed.stdout.count("FAILED") == 5, "at batch 1, 2, 3, 4 and 8"
-    results = {result["model"]: result["problem_codes"] for result in json.loads(command(*words, "--json").stdout)}
+    results = {result["model"]: result["problem_codes"] for result in json.loads(check("resnet18", "imagenet").stdout)}
     assert "check.decisions" in results["resnet18"]
     assert results["imagenet"] == []
 
 
-def test_check_fails_when_the_server_is_wrong_about_a_probe_alone(command: Command, served: str, copied: Path) -> None:
+def test_check_fails_when_the_server_is_wrong_about_a_probe_alone(check: Command, copied: Path) -> None:
     path = copied / "resnet18" / "1" / "golden.npz"
     golden = Golden.load(path)
     for array in golden.probe_outputs.values():
         array[0] = np.roll(array[0], 1)
     golden.save(path)
-    completed = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--json")
+    completed = check("resnet18")
     assert completed.exit_code == 1
     (result,) = json.loads(completed.stdout)
     assert "check.values" in result["problem_codes"]
     assert {problem.partition(":")[0] for problem in result["problems"]} == {"probes"}
 
 
-def test_check_takes_its_limits_from_the_verdict(command: Command, served: str, copied: Path) -> None:
+def test_check_takes_its_limits_from_the_verdict(check: Command, copied: Path) -> None:
     verdict = copied / "resnet18" / "1" / "verdict.json"
     document = json.loads(verdict.read_text())
     document["limits"]["max_abs"] = 0.0
     verdict.write_text(json.dumps(document))
-    strict = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--json")
+    strict = check("resnet18")
     assert json.loads(strict.stdout)[0]["limits"]["max_abs"] == 0.0
     verdict.write_text("{")
-    broken = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--json")
+    broken = check("resnet18")
     assert broken.exit_code == 2
     assert error_codes(broken) == {"repository.unreadable_verdict"}
 
@@ -189,9 +197,9 @@ def test_verdict_of_another_model_is_not_used_with_a_checkpoint(
     assert "best.safetensors: " in refused.stderr
 
 
-def test_other_models_are_checked_when_a_file_of_one_is_broken(command: Command, served: str, copied: Path) -> None:
+def test_other_models_are_checked_when_a_file_of_one_is_broken(check: Command, copied: Path) -> None:
     (copied / "resnet18" / "1" / "golden.npz").write_bytes(b"torn")
-    completed = command("client", "check", "--all", "--url", served, "--repository", copied, "--json")
+    completed = check("--all")
     assert completed.exit_code == 1, completed.stderr
     problems = {result["model"]: result["problems"] for result in json.loads(completed.stdout)}
     assert "resnet18/1/golden.npz: " in problems.pop("resnet18")[0]

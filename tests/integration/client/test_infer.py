@@ -14,6 +14,7 @@ from typer.testing import Result
 
 from tests.errors import error_codes
 from tests.fixture_types import Command
+from tests.pictures import turned
 
 
 def rows(result: Result) -> dict[str, dict[str, object]]:
@@ -57,7 +58,7 @@ def test_every_picture_gets_a_row_when_some_cannot_be_read(
     cat.convert("CMYK").save(folder / "below" / "cmyk.jpg")
     cat.convert("P").save(folder / "palette.png")
     cat.save(folder / "animated.gif", save_all=True, append_images=[cat.rotate(90), cat.rotate(180)])
-    cat.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg", exif=exif_orientation(6), quality=95)
+    cat.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg", exif=turned(), quality=95)
     (folder / "empty.jpg").touch()
     (folder / "cut.jpg").write_bytes((photos / "cat.jpg").read_bytes()[:4000])
     (folder / "page.png").write_text("<html></html>")
@@ -92,12 +93,6 @@ def test_every_picture_gets_a_row_when_some_cannot_be_read(
     assert page.count("<figure") == len(answered)
     assert page.count("data:image/jpeg;base64,") == len(answered) - 3
     assert "катя ñ 猫.jpg" in page
-
-
-def exif_orientation(value: int) -> bytes:
-    exif = Image.Exif()
-    exif[274] = value
-    return exif.tobytes()
 
 
 def test_file_name_that_is_not_unicode_is_written_escaped(

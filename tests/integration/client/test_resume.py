@@ -20,50 +20,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
-import torch
 from PIL import Image
 
 from scripts.drills.fault_drill import drill, make_pictures
 from tests.errors import error_codes
 from tests.fixture_types import Command
 from tests.programs import run_python
-from tests.task_specs import COLOURS, TAGS, VECTOR
-from tritonkit.images.preprocess import Preprocess
-from tritonkit.networks.backbones import architecture_of, dense_architecture_of
-from tritonkit.networks.network import Network, save_network
-from tritonkit.spec import ModelSpec, Normalize, TaskSpec, image_input
-from tritonkit.tasks import task_for
 
-MODELS: dict[str, TaskSpec] = {
-    "colours": COLOURS,
-    "tags": TAGS,
-    "vector": VECTOR,
-    "all": TaskSpec(task="heads", heads={"colour": COLOURS, "tags": TAGS, "vector": VECTOR}),
-    "mask": TaskSpec(task="segmentation", labels=("ground", "thing")),
-}
 COUNT = 60
 SUFFIXES = (".jsonl", ".csv", ".parquet", ".npy")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A checkpoint with random weights for each task."""
-    folder = tmp_path_factory.mktemp("models")
-    for name, task_spec in MODELS.items():
-        torch.manual_seed(0)
-        preprocess = Preprocess(height=64, width=64) if name == "mask" else Preprocess(height=32, width=32)
-        network = dense_architecture_of("Unet", "tu-test_resnet") if name == "mask" else None
-        spec = ModelSpec(
-            name=name,
-            architecture=network or architecture_of("test_resnet", 32, 32),
-            input=image_input(preprocess),
-            outputs=task_for(task_spec).outputs(image_input(preprocess)),
-            preprocess=preprocess,
-            normalize=Normalize(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
-            **task_spec.model_dump(),
-        )
-        save_network(folder / f"{name}.safetensors", Network(spec))
-    return {name: folder / f"{name}.safetensors" for name in MODELS}
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,49 +26,10 @@ from client.outputs.drawings import with_unique_paths
 from client.picture import Picture
 from tests.errors import error_codes
 from tests.fixture_types import Command
-from tests.task_specs import COLOURS, TAGS, VECTOR
-from tritonkit.images.preprocess import Preprocess, decode_image, load_file
-from tritonkit.networks.backbones import architecture_of, dense_architecture_of
-from tritonkit.networks.network import Network, save_network
+from tests.pictures import turned
+from tritonkit.images.preprocess import decode_image, load_file
 from tritonkit.runtimes import open_artifact
-from tritonkit.spec import Architecture, ModelSpec, Normalize, TaskSpec, image_input
-from tritonkit.tasks import Answer, task_for, task_of
-
-TINY, UNET = architecture_of("test_resnet", 32, 32), dense_architecture_of("Unet", "resnet18")
-MODELS: dict[str, tuple[Architecture, TaskSpec]] = {
-    "colours": (TINY, COLOURS),
-    "tags": (TINY, TAGS),
-    "vector": (TINY, VECTOR),
-    "all": (TINY, TaskSpec(task="heads", heads={"colour": COLOURS, "tags": TAGS, "vector": VECTOR})),
-    "mask": (UNET, TaskSpec(task="segmentation", labels=("ground", "thing"))),
-    "soft": (UNET, TaskSpec(task="segmentation", labels=("ground", "thing"), probability=True)),
-    "three": (UNET, TaskSpec(task="segmentation", labels=("ground", "thing", "other"))),
-}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A checkpoint with random weights for each task."""
-    folder = tmp_path_factory.mktemp("models")
-    for name, (architecture, task_spec) in MODELS.items():
-        torch.manual_seed(0)
-        save_network(folder / f"{name}.safetensors", Network(tiny_spec(name, architecture, task_spec)))
-    return {name: folder / f"{name}.safetensors" for name in MODELS}
-
-
-def tiny_spec(name: str, architecture: Architecture, task_spec: TaskSpec) -> ModelSpec:
-    preprocess = (
-        Preprocess(height=64, width=64, crop_ratio=0.9) if architecture is UNET else Preprocess(height=32, width=32)
-    )
-    return ModelSpec(
-        name=name,
-        architecture=architecture,
-        input=image_input(preprocess),
-        outputs=task_for(task_spec).outputs(image_input(preprocess)),
-        preprocess=preprocess,
-        normalize=Normalize(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
-        **task_spec.model_dump(),
-    )
+from tritonkit.tasks import Answer, task_of
 
 
 @pytest.fixture
@@ -79,9 +39,7 @@ def pictures(photos: Path, tmp_path: Path) -> Path:
     (folder / "below").mkdir(parents=True)
     shutil.copy(photos / "rocket.jpg", folder / "a.jpg")
     shutil.copy(photos / "coffee_cup.jpg", folder / "c.jpg")
-    exif = Image.Exif()
-    exif[274] = 6
-    Image.open(photos / "cat.jpg").save(folder / "below" / "turned.jpg", exif=exif.tobytes(), quality=95)
+    Image.open(photos / "cat.jpg").save(folder / "below" / "turned.jpg", exif=turned(), quality=95)
     (folder / "b.png").write_text("not a picture")
     return folder
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from train.config.loading import Config, load_config
 from train.engine.fit import FitResult, fit
+from tritonkit.golden import Golden, golden_of_checkpoint
 
 CopyDigits = Callable[..., Path]
 WriteConfig = Callable[..., Path]
@@ -38,6 +39,13 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "heads": {"heads": {"digit": {"task": "multiclass"}, "round": {"task": "multiclass", "weight": 0.5}}},
 }
+
+
+def golden_of_run(checkpoint: Path) -> Golden:
+    """The golden sample beside a checkpoint of a run."""
+    golden = golden_of_checkpoint(checkpoint)
+    assert golden is not None
+    return golden
 
 
 @pytest.fixture(scope="session")

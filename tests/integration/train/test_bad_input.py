@@ -202,6 +202,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"model": {"name": "test_resnet", "arguments": {"num_classes": 3}}},
         ["test_resnet", "num_classes"],
     ),
+    "one_channel": ({"model": {"name": "test_resnet", "arguments": {"in_chans": 1}}}, ["`in_chans`"]),
     "size_for_position_table": (
         {"model": {"name": "vit_tiny_patch16_224"}, "image": {"height": 33, "width": 8}},
         ["image.size 33x8", "vit_tiny_patch16_224", "48x16"],

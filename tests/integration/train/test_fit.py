@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from tests.errors import raises
+from tests.integration.train.conftest import golden_of_run
 from train.config.loading import Config, load_config
 from train.config.sections import AugmentConfig
 from train.data.augment import make_augmentation
@@ -24,17 +24,10 @@ from train.engine.run_folder import RunFolder
 from train.evaluate import evaluate
 from train.tasks import training_task
 from tritonkit.checkpoint import read_spec, read_weights
-from tritonkit.errors import ConfigError, DataError, SpecError, TritonkitError
-from tritonkit.golden import Golden, golden_of_checkpoint
+from tritonkit.errors import ConfigError, DataError
 from tritonkit.runtimes import open_artifact
 
 WriteConfig = Callable[..., Path]
-
-
-def make_golden(checkpoint: Path) -> Golden:
-    golden = golden_of_checkpoint(checkpoint)
-    assert golden is not None
-    return golden
 
 
 def test_run_has_all_its_files_when_finished(trained: FitResult) -> None:
@@ -69,14 +62,14 @@ def test_batch_statistics_are_learned_when_training(trained: FitResult) -> None:
 @pytest.mark.parametrize("checkpoint_name", ["best", "last"])
 def test_checkpoint_reproduces_its_golden_answers_when_opened(trained: FitResult, checkpoint_name: str) -> None:
     path = trained.run / f"{checkpoint_name}.safetensors"
-    golden = make_golden(path)
+    golden = golden_of_run(path)
     with open_artifact(path) as runner:
         outputs = runner.infer(golden.images)
     np.testing.assert_allclose(outputs["probabilities"], golden.outputs["probabilities"], atol=1e-5)
 
 
 def test_golden_images_are_spread_over_the_labels_when_written(trained: FitResult) -> None:
-    golden = make_golden(trained.checkpoint)
+    golden = golden_of_run(trained.checkpoint)
     assert golden.targets is not None
     assert len(golden.images) == 32
     assert set(Counter(golden.targets["probabilities"].tolist()).values()) == {10, 11}
@@ -125,40 +118,17 @@ def test_training_repeats_itself_when_the_seed_is_the_same(
     config = load_config(write_config(tmp_path / "config.yaml", folder))
     first, second = fit(config), fit(config)
     assert (first.run.name, second.run.name) == ("1", "2")
-    answers = [make_golden(run.checkpoint).outputs["probabilities"] for run in (first, second)]
+    answers = [golden_of_run(run.checkpoint).outputs["probabilities"] for run in (first, second)]
     np.testing.assert_allclose(*answers, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("override", "error", "expected"),
-    [
-        ("model.name=resnet18x", ConfigError, "'resnet18x'"),
-        ("model.arguments={nonsense: 1}", SpecError, "test_resnet .*nonsense"),
-        ("model.arguments={in_chans: 1}", SpecError, "`in_chans`"),
-        ("precision=16-mixed", ConfigError, "config.precision_needs_gpu"),
-        ("data.path=missing", DataError, "data.not_found"),
-        ("optimizer={name: sgd, lr: 1.0e+30}", ConfigError, "training.diverged"),
-    ],
-)
-def test_fit_is_refused_with_its_reason_when_the_config_cannot_work(
-    folder: Path, tmp_path: Path, write_config: WriteConfig, override: str, error: type[TritonkitError], expected: str
+def test_training_ends_with_its_reason_when_it_diverges(
+    folder: Path, tmp_path: Path, write_config: WriteConfig
 ) -> None:
-    if "16-mixed" in override and torch.cuda.is_available():
-        pytest.skip("a GPU takes this precision")
-    config = load_config(write_config(tmp_path / "config.yaml", folder), [override])
-    with pytest.raises(error) as caught:
+    config = load_config(write_config(tmp_path / "config.yaml", folder), ["optimizer={name: sgd, lr: 1.0e+30}"])
+    with raises(ConfigError, "training.diverged"):
         fit(config)
-    codes = {caught.value.code, *(problem.code for problem in caught.value.problems)}
-    assert expected in codes or re.search(expected, str(caught.value))
     assert not list(tmp_path.rglob("*.safetensors"))
-
-
-def test_fit_is_refused_when_there_is_one_label(
-    copy_digits: Callable[..., Path], tmp_path: Path, write_config: WriteConfig
-) -> None:
-    data = copy_digits(tmp_path / "data", labels="3")
-    with pytest.raises(DataError, match=r"multiclass .* 1: 3"):
-        fit(load_config(write_config(tmp_path / "config.yaml", data)))
 
 
 def test_run_folders_differ_when_runs_start_at_once(trained_config: Config, tmp_path: Path) -> None:

@@ -10,22 +10,16 @@ import numpy as np
 import pytest
 
 from tests.fixture_types import Command
+from tests.integration.train.conftest import golden_of_run
 from train.config.loading import load_config
 from train.data.splits import PARTS
 from train.engine.fit import FitResult
 from tritonkit.checkpoint import read_spec
-from tritonkit.golden import Golden, golden_of_checkpoint
 from tritonkit.runtimes import open_artifact
 
 MetricValues = Callable[[Path], list[dict[str, float]]]
 
 MONITORS = {"multilabel": "map", "embedding": "recall@1", "mined": "recall@1", "segmentation": "iou", "heads": "mean"}
-
-
-def make_golden(run: FitResult) -> Golden:
-    golden = golden_of_checkpoint(run.checkpoint)
-    assert golden is not None
-    return golden
 
 
 def test_run_leaves_its_files_when_finished(run: FitResult) -> None:
@@ -75,7 +69,7 @@ def test_lineage_tells_the_data_when_trained(run: FitResult) -> None:
 
 
 def test_checkpoint_reproduces_its_golden_answers_when_opened(run: FitResult) -> None:
-    golden = make_golden(run)
+    golden = golden_of_run(run.checkpoint)
     with open_artifact(run.checkpoint) as runner:
         outputs = runner.infer(golden.images)
     assert set(outputs) == set(golden.outputs)
@@ -87,7 +81,7 @@ def test_checkpoint_reproduces_its_golden_answers_when_opened(run: FitResult) ->
 
 
 def test_golden_targets_have_the_shape_of_the_truth_when_written(run: FitResult, case: str) -> None:
-    golden = make_golden(run)
+    golden = golden_of_run(run.checkpoint)
     count = len(golden.images)
     shapes = {name: target.shape for name, target in (golden.targets or {}).items()}
     assert (

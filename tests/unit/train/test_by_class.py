@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from train.config.loading import Config
+from tests.train_configs import tiny_config
 from train.engine.learning_check import learning_warnings
 from train.tasks import TrainingTask, training_task
 from tritonkit.evaluation.samples.sample import Sample
@@ -20,8 +20,7 @@ LABELS = ("a", "b", "c", "d")
 
 
 def task_of(name: str) -> TrainingTask:
-    document = {"name": "x", "task": name, "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}}
-    return training_task(Config.model_validate(document))
+    return training_task(tiny_config(task=name))
 
 
 def figures(name: str, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:

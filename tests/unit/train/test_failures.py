@@ -7,7 +7,7 @@ import errno
 import pytest
 import torch
 
-from train.config.loading import Config
+from tests.train_configs import tiny_config
 from train.engine.failures import machine_failure, translate_failure
 from tritonkit.errors import ConfigError, DataError
 
@@ -32,7 +32,7 @@ IN_WORKER = "Caught {0} in DataLoader worker process 0.\nOriginal Traceback (mos
     ],
 )
 def test_failure_names_the_resource_when_the_machine_lacks_it(error: Exception, code: str, expected: str) -> None:
-    failure = machine_failure(error, config())
+    failure = machine_failure(error, tiny_config())
     assert failure is not None
     assert failure.code == code
     assert expected in str(failure)
@@ -40,8 +40,8 @@ def test_failure_names_the_resource_when_the_machine_lacks_it(error: Exception, 
 
 def test_gpu_memory_is_named_when_there_is_too_little() -> None:
     error = torch.OutOfMemoryError("CUDA out of memory")
-    assert machine_failure(error, config()) is None
-    translated = translate_failure(error, config())
+    assert machine_failure(error, tiny_config()) is None
+    translated = translate_failure(error, tiny_config())
     assert isinstance(translated, ConfigError)
     assert translated.code == "training.gpu_memory"
     assert "batch_size 32" in str(translated)
@@ -49,17 +49,13 @@ def test_gpu_memory_is_named_when_there_is_too_little() -> None:
 
 def test_error_of_a_worker_has_no_traceback_when_translated() -> None:
     text = IN_WORKER.format("DataError", "").replace("\nDataError", "\ntritonkit.errors.DataError")
-    translated = translate_failure(DataError(f"{text}a.png: the picture cannot be read"), config())
+    translated = translate_failure(DataError(f"{text}a.png: the picture cannot be read"), tiny_config())
     assert (type(translated), str(translated)) == (DataError, "a.png: the picture cannot be read")
-    translated = translate_failure(ValueError(IN_WORKER.format("ValueError", "odd")), config())
+    translated = translate_failure(ValueError(IN_WORKER.format("ValueError", "odd")), tiny_config())
     assert (type(translated), str(translated)) == (RuntimeError, "ValueError: odd")
 
 
 def test_error_stays_unchanged_when_it_is_not_of_the_machine() -> None:
     for error in (DataError("data"), OSError(errno.ENOENT, "No such file", "x"), ValueError("odd")):
-        assert machine_failure(error, config()) is None
-        assert translate_failure(error, config()) is None
-
-
-def config() -> Config:
-    return Config.model_validate({"name": "x", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}})
+        assert machine_failure(error, tiny_config()) is None
+        assert translate_failure(error, tiny_config()) is None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.errors import raises
+from tests.train_configs import tiny_config
 from train.config.loading import Config
 from train.config.sections import LossTerm
 from train.tasks import training_task
@@ -37,8 +38,7 @@ TABLES = {"multiclass": MULTICLASS, "multilabel": MULTILABEL, "segmentation": SE
 
 def loss_of(task: str, loss: Any, labels: tuple[str, ...] = LABELS) -> nn.Module:
     """Create the loss of a configuration."""
-    document = {"name": "x", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}}
-    config = Config.model_validate({**document, "task": task, "loss": loss})
+    config = tiny_config(task=task, loss=loss)
     if task == "embedding":
         return embedding_losses(config.loss, "ArcFaceLoss", classes=4, size=8)
     return training_task(config).loss(TaskSpec(task=task, labels=labels), [])
@@ -214,9 +214,8 @@ def test_classes_weigh_what_is_configured_when_cross_entropy(configured: Any, ex
 
 def test_balanced_weights_are_those_of_scikit_learn_when_counted() -> None:
     truths = ["a"] * 6 + ["b"] * 3 + ["c"]
-    config = {"name": "x", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}}
-    config["loss"] = {"name": "focal", "class_weights": "balanced"}
-    loss: Any = training_task(Config.model_validate(config)).loss(TaskSpec(task="multiclass", labels=LABELS), truths)
+    config = tiny_config(loss={"name": "focal", "class_weights": "balanced"})
+    loss: Any = training_task(config).loss(TaskSpec(task="multiclass", labels=LABELS), truths)
     expected = compute_class_weight("balanced", classes=np.array(LABELS), y=truths)
     assert list(loss.class_weights["focal"].values()) == pytest.approx(expected.tolist())
     assert loss.losses[0].class_weights.tolist() == pytest.approx(expected.tolist())
@@ -266,9 +265,7 @@ def test_list_of_weights_is_refused_with_the_right_key_when_given_as_weight() ->
 
 
 def test_terms_are_spelled_out_when_written_short() -> None:
-    config = Config.model_validate(
-        {"name": "x", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}, "loss": "bce"}
-    )
+    config = tiny_config(loss="bce")
     assert config.loss == (LossTerm(name="bce"),)
     again = Config.model_validate(config.model_dump(mode="json"))
     assert again == config

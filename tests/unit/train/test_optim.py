@@ -10,16 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from tests.errors import raises
+from tests.train_configs import tiny_config
 from train.config.loading import Config
 from train.config.sections import OptimizerConfig, SchedulerConfig
 from train.engine.optim import SHAPES, learning_rate_factor, make_optimizer, make_schedule
 from tritonkit.errors import ConfigError
-
-DOCUMENT = {"name": "x", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}}
-
-
-def config(**changes: Any) -> Config:
-    return Config.model_validate({**DOCUMENT, **changes})
 
 
 def rates(steps: int, config: Config) -> list[float]:
@@ -116,7 +111,7 @@ def test_learning_rate_falls_at_the_milestones_when_there_are_some() -> None:
 
 
 def test_learning_rate_ends_at_nothing_when_the_last_step_is_taken() -> None:
-    found = rates(40, config(optimizer={"lr": 0.2}, scheduler={"warmup": 0.1}))
+    found = rates(40, tiny_config(optimizer={"lr": 0.2}, scheduler={"warmup": 0.1}))
     assert max(found) == pytest.approx(0.2)
     assert found.index(max(found)) == 4
     assert found[0] == pytest.approx(0.2 / 5)
@@ -125,17 +120,17 @@ def test_learning_rate_ends_at_nothing_when_the_last_step_is_taken() -> None:
 
 
 def test_each_stage_has_a_schedule_of_its_own_when_there_are_two() -> None:
-    two = config(optimizer={"lr": 0.1}, scheduler={"warmup": 0}, frozen_epochs=1, epochs=3, frozen_lr=0.5)
+    two = tiny_config(optimizer={"lr": 0.1}, scheduler={"warmup": 0}, frozen_epochs=1, epochs=3, frozen_lr=0.5)
     found = rates(40, two)
-    alone = rates(10, config(optimizer={"lr": 0.5}, scheduler={"warmup": 0}))
-    after = rates(30, config(optimizer={"lr": 0.1}, scheduler={"warmup": 0}))
+    alone = rates(10, tiny_config(optimizer={"lr": 0.5}, scheduler={"warmup": 0}))
+    after = rates(30, tiny_config(optimizer={"lr": 0.1}, scheduler={"warmup": 0}))
     assert found == pytest.approx([*alone, *after])
     assert rates(40, two.model_copy(update={"frozen_lr": None}))[0] == pytest.approx(0.1)
 
 
 def test_one_cycle_spans_the_run_when_named_by_its_class() -> None:
     scheduler = {"name": "OneCycleLR", "arguments": {"max_lr": 0.4, "pct_start": 0.25, "cycle_momentum": False}}
-    found = rates(40, config(optimizer={"lr": 0.1}, scheduler=scheduler))
+    found = rates(40, tiny_config(optimizer={"lr": 0.1}, scheduler=scheduler))
     assert found[0] == pytest.approx(0.4 / 25)
     assert max(found) == pytest.approx(0.4)
     assert found.index(max(found)) == 9
@@ -144,9 +139,9 @@ def test_one_cycle_spans_the_run_when_named_by_its_class() -> None:
 
 def test_class_of_torch_has_its_arguments_when_named() -> None:
     scheduler = {"name": "StepLR", "arguments": {"step_size": 10, "gamma": 0.5}}
-    found = rates(30, config(optimizer={"lr": 0.8}, scheduler=scheduler))
+    found = rates(30, tiny_config(optimizer={"lr": 0.8}, scheduler=scheduler))
     assert [found[step] for step in (0, 9, 10, 20)] == pytest.approx([0.8, 0.8, 0.4, 0.2])
-    assert rates(30, config(scheduler={"name": "CosineAnnealingLR"}))[-1] < 1e-5
+    assert rates(30, tiny_config(scheduler={"name": "CosineAnnealingLR"}))[-1] < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -155,7 +150,7 @@ def test_class_of_torch_has_its_arguments_when_named() -> None:
 def test_schedule_is_refused_when_it_cannot_be_made_from_a_configuration(name: str) -> None:
     optimizer: Optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1)
     with pytest.raises(ConfigError) as caught:
-        make_schedule(optimizer, config(scheduler={"name": name}), 10)
+        make_schedule(optimizer, tiny_config(scheduler={"name": name}), 10)
     assert caught.value.code in {"config.unknown_scheduler", "config.scheduler_arguments"}
     assert name in str(caught.value)
 
