@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,14 @@ from tritonkit.tasks import Answer, task_for
 from tritonkit.triton.connection import Connection
 from tritonkit.triton.errors import error_from_status
 
+
+def refusal(error: type[Exception], call: Callable[..., object], *arguments: object, **options: object) -> str:
+    """What a call that is refused says."""
+    with pytest.raises(error) as caught:
+        call(*arguments, **options)
+    return str(caught.value)
+
+
 # builder
 
 
@@ -68,9 +77,7 @@ def test_retention_says_what_was_deleted_and_what_stays() -> None:
 
 def test_plan_as_a_source_is_refused_with_what_to_pass_instead(tmp_path: Path) -> None:
     (tmp_path / "m.plan").write_bytes(b"ptrt" + bytes(60))
-    with pytest.raises(InputError) as caught:
-        open_source(tmp_path / "m.plan", None, None)
-    assert str(caught.value) == (
+    assert refusal(InputError, open_source, tmp_path / "m.plan", None, None) == (
         f"{tmp_path}/m.plan: is a TensorRT plan. A plan cannot be verified without its model, and runs only on the GPU "
         "and TensorRT version it was built for: pass the checkpoint or the ONNX file it was built from"
     )
@@ -129,15 +136,14 @@ def test_existing_output_is_refused_with_three_ways_out(tmp_path: Path) -> None:
 
 
 def test_unknown_label_names_the_similar_label() -> None:
-    with pytest.raises(InputError) as caught:
-        Filter.from_options(TaskSpec(task="multiclass", labels=("red", "green")), ["gren"], None)
-    assert str(caught.value) == "--class gren: the model has no such label; did you mean green?"
+    said = refusal(
+        InputError, Filter.from_options, TaskSpec(task="multiclass", labels=("red", "green")), ["gren"], None
+    )
+    assert said == "--class gren: the model has no such label; did you mean green?"
 
 
 def test_option_without_use_and_missing_file_are_reported_together(tmp_path: Path) -> None:
-    with pytest.raises(InputError) as caught:
-        find_pictures([f"{tmp_path}/none.png"], null=True)
-    assert str(caught.value) == (
+    assert refusal(InputError, find_pictures, [f"{tmp_path}/none.png"], null=True) == (
         "the arguments cannot be used:\n"
         f"  {tmp_path}/none.png: no such file or folder\n"
         "  --null: applies to a list on standard input; add the argument -"
@@ -145,21 +151,16 @@ def test_option_without_use_and_missing_file_are_reported_together(tmp_path: Pat
 
 
 def test_wrong_input_and_threshold_name_the_expected_values() -> None:
-    with pytest.raises(InputError) as caught:
-        picture_from_input(3, 0)
-    assert str(caught.value) == "image 0: expected a path, bytes, a Pillow image or uint8 [H, W, 3], got int"
-    with pytest.raises(InputError) as caught:
-        check_threshold(1.0)
-    assert str(caught.value) == "--threshold 1.0: expected a probability above 0 and below 1"
+    said = refusal(InputError, picture_from_input, 3, 0)
+    assert said == "image 0: expected a path, bytes, a Pillow image or uint8 [H, W, 3], got int"
+    assert refusal(InputError, check_threshold, 1.0) == "--threshold 1.0: expected a probability above 0 and below 1"
 
 
 # nouns
 def test_weights_without_a_spec_show_the_command_that_exports_them(tmp_path: Path) -> None:
     path = tmp_path / "hub.safetensors"
     save_file({"weight": np.zeros(3)}, path)
-    with pytest.raises(CheckpointError) as caught:
-        read_spec(path)
-    assert str(caught.value) == (
+    assert refusal(CheckpointError, read_spec, path) == (
         f"{path}: has weights but no model spec, so it was not written by `train`. To use third-party weights: "
         f"builder export {path} --model TIMM_NAME --labels FILE"
     )
@@ -168,9 +169,8 @@ def test_weights_without_a_spec_show_the_command_that_exports_them(tmp_path: Pat
 def test_pickled_code_shows_how_to_save_only_the_weights(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save({"state_dict": Path}, path)
-    with pytest.raises(CheckpointError) as caught:
-        read_foreign_weights(path)
-    assert "save only the weights: torch.save(model.state_dict(), FILE) or safetensors" in str(caught.value)
+    said = refusal(CheckpointError, read_foreign_weights, path)
+    assert "save only the weights: torch.save(model.state_dict(), FILE) or safetensors" in said
 
 
 def test_address_shows_the_expected_forms() -> None:
@@ -183,16 +183,13 @@ def test_address_shows_the_expected_forms() -> None:
 
 
 def test_unsupported_image_shows_what_to_do() -> None:
-    with pytest.raises(ImageError) as caught:
-        decode_image(b"8BPS\0\1" + bytes(50))
-    assert str(caught.value) == "PSD (Photoshop) is not supported; save it as PNG or JPEG"
+    said = refusal(ImageError, decode_image, b"8BPS\0\1" + bytes(50))
+    assert said == "PSD (Photoshop) is not supported; save it as PNG or JPEG"
 
 
 # nouns
 def test_open_artifact_lists_the_suffixes_that_it_knows(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError) as caught:
-        open_artifact(tmp_path / "model.keras")
-    assert str(caught.value) == (
+    assert refusal(ArtifactError, open_artifact, tmp_path / "model.keras") == (
         f"{tmp_path}/model.keras: cannot run a file with the suffix '.keras'; "
         "known suffixes: .safetensors, .onnx, .xml, .pt, .plan, .rtx"
     )
@@ -222,9 +219,8 @@ def test_unknown_task_lists_the_known_tasks() -> None:
 
 def test_threshold_inside_a_graph_names_both_export_options() -> None:
     task = task_for(TaskSpec(task="segmentation", labels=("background", "stamp")))
-    with pytest.raises(SpecError) as caught:
-        task.with_threshold(0.3)
-    assert "`builder export --threshold`) or with `builder export --probability`" in str(caught.value)
+    said = refusal(SpecError, task.with_threshold, 0.3)
+    assert "`builder export --threshold`) or with `builder export --probability`" in said
 
 
 # server
@@ -232,24 +228,19 @@ def test_exposure_without_tls_names_both_ways_out() -> None:
     from server.security import Security
 
     options = Options(repository=Path("models"), host="0.0.0.0", security=Security(expose=True))
-    with pytest.raises(InputError) as caught:
-        check_network_options(options)
-    assert str(caught.value) == (
+    assert refusal(InputError, check_network_options, options) == (
         "--expose without TLS: anyone who can reach 0.0.0.0 could use every model, and read images, responses and "
         "tokens on the network. Add --tls-cert FILE and --tls-key FILE, or --insecure to accept this"
     )
 
 
 def test_host_beyond_loopback_asks_for_consent() -> None:
-    with pytest.raises(InputError) as caught:
-        check_network_options(Options(repository=Path("models"), host="0.0.0.0"))
-    assert str(caught.value) == "--host 0.0.0.0: other machines can reach this address; add --expose to allow it"
+    said = refusal(InputError, check_network_options, Options(repository=Path("models"), host="0.0.0.0"))
+    assert said == "--host 0.0.0.0: other machines can reach this address; add --expose to allow it"
 
 
 def test_concurrency_shows_what_it_accepts() -> None:
-    with pytest.raises(InputError) as caught:
-        concurrency_levels("0")
-    assert str(caught.value) == (
+    assert refusal(InputError, concurrency_levels, "0") == (
         "--concurrency 0: expected a number such as 4, a doubling range such as 1:64, or a list such as 1,8,32, "
         "all in 1..1024"
     )
@@ -262,30 +253,26 @@ CONFIG = "name: x\ndata: {path: x}\nmodel: {nmae: resnet18}\nimage: {size: 64}\n
 def test_config_error_names_line_key_and_suggestion(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(CONFIG)
-    with pytest.raises(ConfigError) as caught:
-        load_config(path)
-    assert "line 3, model.nmae: unknown key; did you mean model.name?" in str(caught.value)
+    said = refusal(ConfigError, load_config, path)
+    assert "line 3, model.nmae: unknown key; did you mean model.name?" in said
 
 
 def test_config_error_explains_text_without_quotes(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(CONFIG.replace("name: x", "name: no").replace("nmae", "name"))
-    with pytest.raises(ConfigError) as caught:
-        load_config(path)
-    assert "line 1, name: YAML reads `no` as false; write 'no' in quotes" in str(caught.value)
+    said = refusal(ConfigError, load_config, path)
+    assert "line 1, name: YAML reads `no` as false; write 'no' in quotes" in said
 
 
 def test_ratio_error_shows_the_format() -> None:
-    with pytest.raises(InputError) as caught:
-        parse_ratios("0.8")
-    assert str(caught.value) == "--ratio 0.8: expected TRAIN:VAL or TRAIN:VAL:TEST, as in 0.7:0.15:0.15 or 80:20"
+    said = refusal(InputError, parse_ratios, "0.8")
+    assert said == "--ratio 0.8: expected TRAIN:VAL or TRAIN:VAL:TEST, as in 0.7:0.15:0.15 or 80:20"
 
 
 def test_loss_error_suggests_a_name() -> None:
     spec = TaskSpec(task="multiclass", labels=("a", "b"))
-    with pytest.raises(ConfigError) as caught:
-        weighted_sum((LossTerm(name="crossentropy"),), "cross_entropy", MULTICLASS, spec)
-    assert str(caught.value) == "loss: this task has none named 'crossentropy'; did you mean cross_entropy?"
+    said = refusal(ConfigError, weighted_sum, (LossTerm(name="crossentropy"),), "cross_entropy", MULTICLASS, spec)
+    assert said == "loss: this task has none named 'crossentropy'; did you mean cross_entropy?"
 
 
 def test_table_without_image_column_suggests_the_option(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from builder.onnx.wiring import flattened, outer_nodes, wiring_of
 from builder.pipeline import export
 from builder.precision.cast import cast_graph
 from builder.precision.measure import measure_ranges, nodes_above, vary_contrast
-from builder.precision.precision_search import PrecisionSearch, match_nodes
+from builder.precision.precision_search import match_nodes
 from builder.precision.quantize import quantize_graph
 from builder.request import ExportRequest
 from builder.sources.base import NetworkSource
@@ -382,20 +382,6 @@ def test_int8_passes_its_verdict_when_calibrated_on_real_images(
 ) -> None:
     verdict = published_in(make_network(architecture), "int8", tmp_path)
     assert (verdict.passed, verdict.precision) == (True, "int8")
-
-
-def test_int8_fails_when_it_was_calibrated_on_black_images(
-    network: Network, graph: Path, images: ImageArray, tmp_path: Path
-) -> None:
-    """Calibration on black images gives ranges that clip every real image."""
-    search = PrecisionSearch(graph, np.zeros_like(images))
-    step = next(iter(search.steps("int8", "onnxruntime")))
-    step.write(tmp_path / "int8.onnx")
-    context = verification_context(source_of(network, tmp_path), builtin_golden(network.spec.preprocess), MAX_BATCH)
-    runner = OnnxRuntimeRunner(tmp_path / "int8.onnx", spec=network.spec)
-    verdict = context.verify(runner, "int8", tmp_path / "int8.onnx", causes=False)
-    assert not verdict.passed
-    assert {problem.code.removeprefix("verdict.") for problem in verdict.problems} & {"numbers", "decisions"}
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import pytest
 from scripts.ports import free_ports
 from server.process import Server, stop
 from server.security import Security
+from tests.certificates import make_authority, make_certificate
 from tests.errors import error_codes
 from tests.fixture_types import Command
 from tests.serving import options_for, serving
@@ -33,18 +33,12 @@ TOKEN = "the-user-s-token"
 IMAGES: ImageArray = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
 
 
-def openssl(*arguments: object) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two authorities, and certificates: of the server, of a client, and invalid ones."""
     folder = tmp_path_factory.mktemp("pki")
-    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     for name in ("ca", "other"):
-        files = ("-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem")
-        openssl("req", "-x509", *kind, *files, "-days", 2, "-subj", f"/CN={name}")
+        make_authority(folder, name)
     for name, names, authority, days in (
         ("server", "IP:127.0.0.1", "ca", 2),
         ("elsewhere", "DNS:triton.example", "ca", 2),
@@ -52,11 +46,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("client", "DNS:client", "ca", 2),
         ("stranger", "DNS:client", "other", 2),
     ):
-        openssl("req", *kind, "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / "names.cnf").write_text(f"subjectAltName = {names}\n")
-        signer = ("-CA", folder / f"{authority}.pem", "-CAkey", folder / f"{authority}.key", "-CAcreateserial")
-        request = ("-req", "-in", folder / f"{name}.csr", "-days", days, "-extfile", folder / "names.cnf")
-        openssl("x509", *request, *signer, "-out", folder / f"{name}.pem")
+        make_certificate(folder, name, names, authority, days)
     return folder
 
 

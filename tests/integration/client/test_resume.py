@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import json
 import re
 import resource
@@ -244,18 +243,6 @@ def test_outputs_to_set_are_named_when_a_file_was_written_together_with_others(
     assert "nothing new" in command(*words, *both).stdout
 
 
-def test_output_of_unknown_origin_is_not_written_over(
-    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "a.jsonl").write_text("mine\n")
-    words = ("client", "infer", pictures, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
-    result = command(*words, "--json")
-    assert result.exit_code == 2
-    assert error_codes(result) == {"output.exists"}
-    assert files(tmp_path) == {"a.jsonl": b"mine\n"}
-    assert command(*words, "--overwrite").exit_code == 1
-
-
 @pytest.mark.parametrize("option", ["--overwrite", "--retry-failed"])
 def test_option_about_files_is_refused_when_there_are_none(
     command: Command, models: dict[str, Path], pictures: Path, option: str
@@ -264,18 +251,6 @@ def test_option_about_files_is_refused_when_there_are_none(
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert error_codes(result) == {"option.output_missing"}
     assert f"{option}: " in result.stderr
-
-
-def test_second_client_is_refused_when_one_writes_the_same_output(
-    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
-) -> None:
-    with (tmp_path / "a.jsonl.job").open("wb") as other_file:
-        fcntl.flock(other_file, fcntl.LOCK_EX)
-        words = ("client", "infer", pictures, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
-        result = command(*words, "--json")
-    assert result.exit_code == 2
-    assert error_codes(result) == {"output.locked"}
-    assert not files(tmp_path)
 
 
 def test_job_stays_whole_when_the_disk_is_full(exported_once: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 from server.options import RuntimeName, triton_arguments
 from server.process import Options, Server, running_servers
 from server.security import Security, ServerTokens
+from tests.certificates import make_authority, make_certificate, openssl
 from tests.fixture_types import Command, Ports
 from tests.serving import options_for, serving
 from tritonkit.triton.connection import GRPC_TOKEN_HEADER, TOKEN_HEADER
@@ -27,38 +27,14 @@ from tritonkit.triton.connection import GRPC_TOKEN_HEADER, TOKEN_HEADER
 ADMIN, USE = "the-admin-s-token", "the-user-s-token"
 
 
-def openssl(*arguments: object) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
-
-
-def new_request(folder: Path, name: str) -> None:
-    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    openssl("req", *kind, "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.csr", "-subj", f"/CN={name}")
-
-
-def sign(folder: Path, name: str, days: int = 2) -> None:
-    signer = ("-CA", folder / "ca.pem", "-CAkey", folder / "ca.key", "-CAcreateserial")
-    request = ("-req", "-in", folder / f"{name}.csr", "-days", days, "-extfile", folder / "names.cnf")
-    openssl("x509", *request, *signer, "-out", folder / f"{name}.pem")
-
-
-def make_authority(folder: Path, name: str, days: int = 2) -> None:
-    new_request(folder, name)
-    request = ("-req", "-in", folder / f"{name}.csr", "-days", days, "-extfile", folder / "authority.cnf")
-    openssl("x509", *request, "-signkey", folder / f"{name}.key", "-out", folder / f"{name}.pem")
-
-
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority, a server's and a client's certificate, and some that are of no use."""
     folder = tmp_path_factory.mktemp("pki")
-    (folder / "names.cnf").write_text("subjectAltName = IP:127.0.0.1, DNS:localhost\n")
-    (folder / "authority.cnf").write_text("basicConstraints = critical, CA:TRUE\n")
     for name, days in (("ca", 2), ("stranger", 2), ("old-ca", -1)):
         make_authority(folder, name, days)
     for name, days in (("server", 2), ("client", 2), ("old", -1)):
-        new_request(folder, name)
-        sign(folder, name, days)
+        make_certificate(folder, name, "IP:127.0.0.1, DNS:localhost", days=days)
     openssl("ec", "-aes128", "-passout", "pass:secret", "-in", folder / "server.key", "-out", folder / "locked.key")
     for name, kind in (("short", ("rsa:512",)), ("koblitz", ("ec", "-pkeyopt", "ec_paramgen_curve:secp256k1"))):
         files = ("-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem")

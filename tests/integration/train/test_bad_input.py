@@ -126,8 +126,6 @@ def refused(command: Command, scenario: Scenario, *overrides: str) -> Refusal:
 CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     # The line of a key is that in Scenario.config.
     "unknown_key": ({"optimizer": {"lrr": 0.1}}, ["config.unknown_key", "line 12, optimizer.lrr: ", "optimizer.lr?"]),
-    "wrong_type": ({"epochs": "many"}, ["config.value", "line 13, epochs: ", "'many'"]),
-    "missing_key": ({"model": {}}, ["config.missing_key", "line 7, model.name: "]),
     "unknown_task": (
         {"task": "multi-label"},
         ["config.unknown_task", "'multi-label'", "multiclass, multilabel, embedding, segmentation"],
@@ -153,7 +151,6 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["segmentation-models-pytorch", "'resnet19'", "resnet18"],
     ),
     "unknown_loss": ({"loss": "dice"}, ["config.unknown_loss", "'dice'", "cross_entropy, bce"]),
-    "misspelled_loss": ({"loss": "crossentropy"}, ["config.unknown_loss", "'crossentropy'", "cross_entropy?"]),
     "unknown_loss_argument": (
         {"loss": {"name": "cross_entropy", "smoothing": 0.1}},
         ["config.loss_arguments", "cross_entropy", "{'smoothing': 0.1}"],
@@ -164,17 +161,9 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["config.optimizer_arguments", "sgd", "{'speed': 1}"],
     ),
     "unknown_scheduler": ({"scheduler": {"name": "cosin"}}, ["config.unknown_scheduler", "'cosin'", "cosine, linear"]),
-    "scheduler_of_a_metric": (
-        {"scheduler": {"name": "ReduceLROnPlateau"}},
-        ["config.unknown_scheduler", "'ReduceLROnPlateau'"],
-    ),
     "scheduler_arguments": (
         {"scheduler": {"name": "StepLR", "arguments": {"size": 3}}},
         ["config.scheduler_arguments", "StepLR", "{'size': 3}"],
-    ),
-    "nothing_left_to_train": (
-        {"data": {"path": "x", "val_ratio": 0.6, "test_ratio": 0.5}},
-        ["config.rule", "line 3, data: ", "val_ratio + test_ratio", "(0.6 + 0.5)"],
     ),
     "heads_without_their_task": (
         {"heads": {"kind": {"task": "multiclass"}}},

@@ -60,22 +60,6 @@ def test_all_problems_of_the_section_are_listed_when_it_contradicts_itself(tmp_p
         assert problem.message.startswith(place)
 
 
-@pytest.mark.parametrize(
-    ("section", "problem"),
-    [
-        ({"in_container": True}, "in_container\n.*TensorRT"),
-        ({"kind": "cpu", "gpus": [0, 1]}, "gpus\n.*cpu"),
-        ({"kind": "cpu", "accelerator": "cuda"}, "accelerator\n.*cuda .*cpu"),
-        ({"torchscript": True, "accelerator": ["tensorrt"]}, "accelerator\n.*torchscript"),
-        ({"accelerator": ["none", "openvino"]}, "accelerator\n.*none"),
-        ({"onnx": "bf16", "accelerator": "cuda"}, "ONNX Runtime .*bf16"),
-    ],
-)
-def test_section_is_refused_when_its_keys_exclude_each_other(section: dict[str, object], problem: str) -> None:
-    with pytest.raises(ValueError, match=problem):
-        ExportOptions.model_validate(section)
-
-
 def test_options_know_the_formats_and_precisions() -> None:
     fields = {name: ExportOptions.model_fields[name] for name in FORMATS[:-1] if name != "torchscript"}
     assert {name: get_args(get_args(field.annotation)[0]) for name, field in fields.items()} == {
