@@ -66,13 +66,7 @@ def finished_levels(record: Path, process: subprocess.Popen[str]) -> int:
     ],
 )
 def test_bench_keeps_what_it_has_measured_when_it_ends_early(
-    command: Command,
-    served: str,
-    photos: Path,
-    tmp_path: Path,
-    end: signal.Signals | None,
-    code: int,
-    reason: str,
+    command: Command, served: str, photos: Path, tmp_path: Path, end: signal.Signals | None, code: int, reason: str
 ) -> None:
     """By a signal, or because the server is gone."""
     record, levels = tmp_path / "record.json", ",".join(map(str, range(1, 201)))

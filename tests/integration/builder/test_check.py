@@ -50,10 +50,7 @@ def test_check_reports_nothing_when_the_repository_is_valid(tiny_repository: Pat
         (lambda m: replace_in(m / "config.pbtxt", "dims: 32", "dims: 31"), "repository.config_interface"),
         (lambda m: replace_in(m / "config.pbtxt", "dims: 32", "dims: -1"), "dims [-1, -1, 3]; expected"),
         (lambda m: replace_in(m / "config.pbtxt", "data_type: TYPE_UINT8", ""), "'image' has no data_type and dims"),
-        (
-            lambda m: replace_in(m / "config.pbtxt", 'name: "probabilities"', 'name: "scores"'),
-            "scores FP32 [N, 3]",
-        ),
+        (lambda m: replace_in(m / "config.pbtxt", 'name: "probabilities"', 'name: "scores"'), "scores FP32 [N, 3]"),
         (lambda m: replace_in(m / "config.pbtxt", 'name: "pets"', 'name: "cars"'), "repository.config_name"),
         (lambda m: replace_in(m / "labels.txt", "cat", "cow"), "repository.labels_differ"),
         (lambda m: replace_in(m / "model.json", '"cat"', '"cow"'), "repository.spec_differs"),

@@ -149,16 +149,8 @@ def test_graph_gets_the_timm_recipe_in_its_own_size_when_a_model_is_named(
     assert "(mean and std: timm's for test_resnet); images: crop, keeps 0.95, bilinear (timm's" in source.description
     assert source.spec.input.shape == (SIDE, SIDE, 3)
     onnx_path = make_onnx(net, open_sizes=True)
-    assert open_graph(onnx_path, model="test_resnet", labels=labels).spec.input.shape == (
-        160,
-        160,
-        3,
-    )
-    assert open_graph(onnx_path, model="test_resnet", labels=labels, size=(48, 64)).spec.input.shape == (
-        48,
-        64,
-        3,
-    )
+    assert open_graph(onnx_path, model="test_resnet", labels=labels).spec.input.shape == (160, 160, 3)
+    assert open_graph(onnx_path, model="test_resnet", labels=labels, size=(48, 64)).spec.input.shape == (48, 64, 3)
 
 
 def test_verdict_fails_when_the_graph_is_wrapped_wrongly(

@@ -16,12 +16,7 @@ from builder.request import ExportRequest
 from builder.tensorrt.build import build
 from tests.plans import IMAGE
 from tritonkit.repository.build_record import BuildSettings
-from tritonkit.repository.compatibility import (
-    damage_reason,
-    header_problems,
-    plan_problems,
-    stale_problems,
-)
+from tritonkit.repository.compatibility import damage_reason, header_problems, plan_problems, stale_problems
 from tritonkit.repository.manifest import Manifest
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, plan_header
 from tritonkit.triton.releases import IMAGE_VARIABLE

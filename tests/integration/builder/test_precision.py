@@ -241,14 +241,7 @@ def test_failing_precision_is_refused_without_fallback(network: Network, tmp_pat
         published_in(network, "fp16", tmp_path, limit=["fp16.relative=1e-9"], repair=False)
     assert {problem.code.removeprefix("verdict.") for problem in caught.value.problems} == {"numbers"}
     assert not (tmp_path / "repository" / "pets").exists()
-    forced = published_in(
-        network,
-        "fp16",
-        tmp_path,
-        limit=["fp16.relative=1e-9"],
-        repair=False,
-        force=True,
-    )
+    forced = published_in(network, "fp16", tmp_path, limit=["fp16.relative=1e-9"], repair=False, force=True)
     assert (forced.passed, forced.forced, forced.precision) == (False, True, "fp16")
 
 

@@ -72,11 +72,7 @@ def test_publication_is_refused_when_the_repository_is_a_mount(tmp_path: Path, m
         pytest.skip("no mounts of one's own here")
     program = f"{shlex.quote(sys.executable)} -c {shlex.quote(PUBLISH_ONCE)} {repository}"
     result = subprocess.run(
-        [*shell, f"{commands} && {program} && {program}/inside"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
+        [*shell, f"{commands} && {program} && {program}/inside"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     refused, *inside = result.stdout.splitlines()
     assert str(staging_folder(repository)) in refused, result.stderr

@@ -148,12 +148,7 @@ def cut_at(network: Network, threshold: float) -> Network:
     return shifted
 
 
-CAUSES = {
-    "verdict.heads_swapped",
-    "verdict.last_layer",
-    "verdict.mask_transposed",
-    "verdict.threshold_shifted",
-}
+CAUSES = {"verdict.heads_swapped", "verdict.last_layer", "verdict.mask_transposed", "verdict.threshold_shifted"}
 
 
 def with_spec(artifact: Path, spec: str | None, to: Path) -> Path:
@@ -194,18 +189,12 @@ def test_published_model_has_the_label_files_of_its_outputs(published: Path, tas
         (
             "embedding",
             lambda n: as_faulty(WithoutLastLayer, n),
-            (
-                "verdict.last_layer: output embedding ",
-                "verdict.answers: ",
-            ),
+            ("verdict.last_layer: output embedding ", "verdict.answers: "),
         ),
         (
             "multilabel",
             lambda n: as_faulty(WithoutLastLayer, n),
-            (
-                "verdict.last_layer: output probabilities ",
-                "verdict.answers: ",
-            ),
+            ("verdict.last_layer: output probabilities ", "verdict.answers: "),
         ),
         (
             "segmentation",
@@ -217,11 +206,7 @@ def test_published_model_has_the_label_files_of_its_outputs(published: Path, tas
             lambda n: cut_at(n, 0.6),
             ("verdict.threshold_shifted: threshold is shifted: mask is cut at 0.6, expected 0.5",),
         ),
-        (
-            "heads",
-            lambda n: as_faulty(HeadsSwapped, n),
-            ("verdict.heads_swapped: ",),
-        ),
+        ("heads", lambda n: as_faulty(HeadsSwapped, n), ("verdict.heads_swapped: ",)),
     ],
     ids=["not-normalised", "no-sigmoid", "transposed", "threshold", "heads"],
 )

@@ -195,9 +195,7 @@ def test_metric_that_becomes_nan_is_lost() -> None:
     assert list(losses) == ["accuracy falls from 0.9000 to 0.5000", "iou/cat falls from 0.8000 to nan"]
 
 
-def test_summary_shows_the_artifact_s_error_when_the_checkpoint_drifted_more_since_training(
-    network: Network,
-) -> None:
+def test_summary_shows_the_artifact_s_error_when_the_checkpoint_drifted_more_since_training(network: Network) -> None:
     reference, golden = TorchRunner(network, "x"), builtin_golden(network.spec.preprocess)
     answers = reference.infer(golden.images)["probabilities"]
     on_a_gpu = answers + np.float32(1e-3) * answers.std(axis=0)  # the same for all images, so no decision changes

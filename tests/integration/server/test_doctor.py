@@ -255,12 +255,7 @@ def test_doctor_finds_what_is_missing_or_changed(tiny_repository: Path, exported
         (lambda c: setattr(c, "name", "cats"), "error", "repository.config_name", "`name`"),
         (lambda c: setattr(c.response_cache, "enable", True), "warning", "server.no_cache", "--cache-mib 64"),
         (lambda c: c.instance_group.add(count=1, kind=1), "error", "machine.no_gpu", "--kind cpu"),
-        (
-            lambda c: c.version_policy.specific.versions.append(9),
-            "error",
-            "repository.version_policy",
-            "latest",
-        ),
+        (lambda c: c.version_policy.specific.versions.append(9), "error", "repository.version_policy", "latest"),
         (lambda c: c.instance_group.add(count=60000), "error", "machine.memory", "--model"),
     ],
 )

@@ -28,11 +28,7 @@ def document(result: Result) -> Any:
 
 @pytest.mark.usefixtures("own_state")
 def test_served_model_measures_and_answers_as_it_was_trained(
-    run: FitResult,
-    case: str,
-    command: Command,
-    free_ports: Ports,
-    tmp_path: Path,
+    run: FitResult, case: str, command: Command, free_ports: Ports, tmp_path: Path
 ) -> None:
     repository, ports = tmp_path / "repository", free_ports()
     published = document(command("builder", "export", run.checkpoint, "--repository", repository, "--json"))

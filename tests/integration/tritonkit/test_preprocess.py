@@ -12,13 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.pictures import decoded, encoded, turned
-from tritonkit.images.preprocess import (
-    ImageError,
-    Preprocess,
-    decode_image,
-    fit_image,
-    load_image,
-)
+from tritonkit.images.preprocess import ImageError, Preprocess, decode_image, fit_image, load_image
 
 # How a picture that stands upright must be turned for EXIF's word to make it stand again.
 STORED_AS = {

@@ -138,9 +138,7 @@ def test_runner_gives_the_graphs_answers(plan: Path, graph: Path) -> None:
         expected = OnnxRuntimeRunner(graph)
         for count in (1, 3, 4, 3):
             np.testing.assert_allclose(
-                runner.infer(images(count))["probabilities"],
-                expected.infer(images(count))["probabilities"],
-                atol=1e-6,
+                runner.infer(images(count))["probabilities"], expected.infer(images(count))["probabilities"], atol=1e-6
             )
 
 

@@ -12,10 +12,7 @@ from tests.plans import IMAGE, PLAN, build_record
 from tests.programs import ROOT
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
-from tritonkit.repository.compatibility import (
-    SERVE_COMPATIBLE,
-    plan_problems,
-)
+from tritonkit.repository.compatibility import SERVE_COMPATIBLE, plan_problems
 from tritonkit.runtimes.tensorrt_plan import plan_header
 from tritonkit.triton.releases import DEFAULT_IMAGE, IMAGE_TAG, IMAGE_VARIABLE, image_for, release_of, releases
 

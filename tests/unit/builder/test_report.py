@@ -97,11 +97,7 @@ def test_page_shows_both_answers_of_changed_images_when_some_changed(
 
 def test_page_is_self_contained_and_well_formed(collect_answers: Callable[..., ReportAnswers], tmp_path: Path) -> None:
     write_page(
-        tmp_path / "verdict.html",
-        "asked",
-        PASSED,
-        collect_answers(TASK_SPECS["heads"]),
-        {"Source": "a test & more"},
+        tmp_path / "verdict.html", "asked", PASSED, collect_answers(TASK_SPECS["heads"]), {"Source": "a test & more"}
     )
     page = (tmp_path / "verdict.html").read_text()
     Balanced(page)
@@ -187,9 +183,7 @@ class Fickle(Runner):
         return answers
 
 
-def test_page_shows_an_image_that_changed_only_in_a_smaller_batch(
-    network_of: NetworkOf,
-) -> None:
+def test_page_shows_an_image_that_changed_only_in_a_smaller_batch(network_of: NetworkOf) -> None:
     network = network_of(TASK_SPECS["multiclass"])
     runner, golden = TorchRunner(network, origin="x"), builtin_golden(network.spec.preprocess)
     coloured = with_changed_colors(golden.images)[5]

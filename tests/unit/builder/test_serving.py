@@ -121,12 +121,7 @@ def test_number_is_refused_when_it_is_too_large_for_triton(
 ) -> None:
     largest, beyond = (shape.format(number) if shape else number for number in (maximum, maximum + 1))
     roomy = config_for(
-        spec,
-        ((spec.input,), spec.outputs),
-        2**31 - 1,
-        1,
-        loading=PLAN,
-        serving=serving_from(**{option: largest}),
+        spec, ((spec.input,), spec.outputs), 2**31 - 1, 1, loading=PLAN, serving=serving_from(**{option: largest})
     )
     assert config_from_text(config_to_text(roomy), "x") == roomy
     with raises(InputError, "option.too_large") as caught:
@@ -240,10 +235,7 @@ def test_cuda_graphs_get_the_new_size_when_a_version_takes_larger_images(spec: M
 @pytest.mark.parametrize(
     ("dims", "code"),
     [
-        (
-            '"image" value { dim: [28, 28, 3] }',
-            "config.cuda_graph_size",
-        ),
+        ('"image" value { dim: [28, 28, 3] }', "config.cuda_graph_size"),
         ('"image" value { dim: [32, 32] }', "config.cuda_graph_size"),
         ('"other" value { dim: [32, 32, 3] }', "config.cuda_graph_input"),
     ],

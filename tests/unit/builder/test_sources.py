@@ -120,12 +120,7 @@ DESCRIPTION = json.dumps({"description": "YOLO11n-cls", "task": "classify"}).enc
         ("m.bin", b"ftrt" + bytes(60), "source.plan", "TensorRT plan"),
         ("m.plan", b"vtrt" + bytes(60), "source.plan", "TensorRT for RTX plan"),
         ("m.plan", b"ftrt", "source.plan", " 4 bytes"),
-        (
-            "m.engine",
-            struct.pack("<I", len(DESCRIPTION)) + DESCRIPTION + PLAN,
-            "source.plan",
-            " 50 bytes of JSON",
-        ),
+        ("m.engine", struct.pack("<I", len(DESCRIPTION)) + DESCRIPTION + PLAN, "source.plan", " 50 bytes of JSON"),
         ("m.engine", b"whatever it is", "source.plan", "TensorRT"),
         ("m.tflite", b"\x1c\x00\x00\x00TFL3", "source.unknown_kind", ".safetensors"),
         ("m.pth", b"", "source.empty", ""),

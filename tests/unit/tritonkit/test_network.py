@@ -162,10 +162,7 @@ def test_network_shares_its_weights_when_it_is_asked_in_other_terms(network_of: 
 def test_heads_alone_learn_when_the_rest_is_frozen(network_of: NetworkOf) -> None:
     two = TaskSpec(
         task="heads",
-        heads={
-            "a": TaskSpec(task="multiclass", labels=("x", "y")),
-            "b": TaskSpec(task="multilabel", labels=("z",)),
-        },
+        heads={"a": TaskSpec(task="multiclass", labels=("x", "y")), "b": TaskSpec(task="multilabel", labels=("z",))},
     )
     task_specs = {
         "backbone.fc": TaskSpec(task="multiclass", labels=("x", "y")),

@@ -63,11 +63,7 @@ def test_new_option_is_read_from_the_command_line() -> None:
     assert done.stdout == "pets.safetensors much None fp16\n"
     wrong = CliRunner().invoke(application, ["pets.safetensors", "--salt", "more", "--spoons", "0", "--opt-batch", "4"])
     assert wrong.exit_code == 2
-    assert [line.partition(":")[0] for line in wrong.stderr.splitlines()] == [
-        "error",
-        "--salt more",
-        "--spoons 0",
-    ]
+    assert [line.partition(":")[0] for line in wrong.stderr.splitlines()] == ["error", "--salt more", "--spoons 0"]
 
 
 def test_new_option_is_in_the_schema_of_the_yaml() -> None:

@@ -76,10 +76,7 @@ def test_task_names_both_when_outputs_disagree(spec: ModelSpec, output: TensorSp
         (TRAITS, ["probabilities FP32 [N, 3]"]),
         (VECTOR, ["embedding FP32 [N, 2]"]),
         (STAMP, ["mask UINT8 [N, 4, 6]"]),
-        (
-            STAMP.model_copy(update={"probability": True}),
-            ["mask UINT8 [N, 4, 6]", "probability FP32 [N, 4, 6]"],
-        ),
+        (STAMP.model_copy(update={"probability": True}), ["mask UINT8 [N, 4, 6]", "probability FP32 [N, 4, 6]"]),
         (HEADS, ["kind FP32 [N, 3]", "traits FP32 [N, 3]", "vector FP32 [N, 2]"]),
     ],
 )
