@@ -1,22 +1,14 @@
-"""What the import contracts of pyproject.toml cannot say: files that stand alone, and what `--help` loads."""
+"""What the import contracts of pyproject.toml cannot say: what an import and `--help` load."""
 
 from __future__ import annotations
 
-import ast
 import json
-import re
 import tomllib
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from builder.repository.encoded import DECODER_MODULES
 from tests.programs import ROOT, run_python
-from tritonkit.images import preprocess
-
-PACKAGES = ("tritonkit", "train", "builder", "server", "client", "benchmarks", "scripts")
-IMAGES = Path(preprocess.__file__).parent
+from tests.source_files import module_of, sources
 
 NEEDS_A_LIBRARY = (
     "tritonkit.evaluation.evaluate",
@@ -50,48 +42,12 @@ HELPED = [["train", "fit"], ["train", "test"], ["bench", "run"]]
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
 
-def sources(*packages: str) -> Iterator[Path]:
-    """Python files of the packages, or of all of ours."""
-    for package in packages or PACKAGES:
-        yield from sorted((ROOT / package).rglob("*.py"))
-
-
-def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
 def loaded_by(code: str) -> set[str]:
     """Top-level modules a fresh interpreter has loaded after `code`."""
     report = "\nimport json, sys; print('\\n' + json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
     done = run_python("-c", code + report)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
-
-
-def test_preprocess_loads_when_its_files_are_copied_elsewhere(tmp_path: Path) -> None:
-    (tmp_path / "carried").mkdir()
-    for name in DECODER_MODULES:
-        if name != "model.py":
-            (tmp_path / "carried" / name).write_bytes((IMAGES / name).read_bytes())
-    code = (
-        "import sys; from carried import pixel_budget, preprocess\n"
-        "print(preprocess.Preprocess(8, 8).fit, {'pydantic', 'tritonkit'} & sys.modules.keys())"
-    )
-    done = run_python("-c", code, cwd=tmp_path)
-    assert done.stdout == "crop set()\n", done.stderr
-
-
-def test_parameters_that_docstrings_describe_exist() -> None:
-    described = re.compile(r"(?:^|[.;] )([a-z_]+(?:, [a-z_]+)*): ", re.MULTILINE)
-    stale = []
-    for path in sources():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                _, _, body = (ast.get_docstring(node) or "").partition("\n")
-                names = {name for found in described.finditer(body) for name in found[1].split(", ")}
-                parameters = {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
-                stale += [f"{path.relative_to(ROOT)}:{node.lineno} {name}" for name in sorted(names - parameters)]
-    assert not stale, "\n".join(stale)
 
 
 def test_nouns_load_no_heavy_library_when_only_their_light_part_is_imported() -> None:

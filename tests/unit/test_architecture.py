@@ -1,34 +1,25 @@
-"""What the import contracts of pyproject.toml cannot say: files that stand alone, and what `--help` loads."""
+"""What the import contracts of pyproject.toml cannot say: files that stand alone, and what files are named and hold."""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from builder.repository.encoded import DECODER_MODULES
-from tests.programs import ROOT
+from tests.programs import ROOT, run_python
+from tests.source_files import PACKAGES, module_of, sources
 from tritonkit.images import preprocess
 from tritonkit.runtimes import formats
 
-PACKAGES = ("tritonkit", "train", "builder", "server", "client", "benchmarks", "scripts")
 IMAGES = Path(preprocess.__file__).parent
 MAX_FILES = 15
 """Python files in a folder: more than these want a second folder."""
 NO_FILES = {"ai.onnx", "torch.onnx", "source.plan", "verdict.plan"}
 """Words that end like an artifact: ONNX's domain, a logger of torch and two error codes."""
-
-
-def sources(*packages: str) -> Iterator[Path]:
-    """Python files of the packages, or of all of ours."""
-    for package in packages or PACKAGES:
-        yield from sorted((ROOT / package).rglob("*.py"))
-
-
-def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
@@ -52,6 +43,19 @@ def test_preprocess_stands_alone_so_that_a_server_can_carry_it() -> None:
         if name not in allowed and name.split(".")[0] not in allowed
     ]
     assert not broken
+
+
+def test_preprocess_loads_when_its_files_are_copied_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "carried").mkdir()
+    for name in DECODER_MODULES:
+        if name != "model.py":
+            (tmp_path / "carried" / name).write_bytes((IMAGES / name).read_bytes())
+    code = (
+        "import sys; from carried import pixel_budget, preprocess\n"
+        "print(preprocess.Preprocess(8, 8).fit, {'pydantic', 'tritonkit'} & sys.modules.keys())"
+    )
+    done = run_python("-c", code, cwd=tmp_path)
+    assert done.stdout == "crop set()\n", done.stderr
 
 
 def test_no_module_is_named_for_leftovers() -> None:
@@ -81,3 +85,16 @@ def test_no_module_but_the_table_of_formats_knows_their_suffixes() -> None:
 def test_every_package_says_that_it_is_typed() -> None:
     packages = [package for package in PACKAGES if package != "scripts"]
     assert [package for package in packages if not (ROOT / package / "py.typed").is_file()] == []
+
+
+def test_parameters_that_docstrings_describe_exist() -> None:
+    described = re.compile(r"(?:^|[.;] )([a-z_]+(?:, [a-z_]+)*): ", re.MULTILINE)
+    stale = []
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                _, _, body = (ast.get_docstring(node) or "").partition("\n")
+                names = {name for found in described.finditer(body) for name in found[1].split(", ")}
+                parameters = {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
+                stale += [f"{path.relative_to(ROOT)}:{node.lineno} {name}" for name in sorted(names - parameters)]
+    assert not stale, "\n".join(stale)
