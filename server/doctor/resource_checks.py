@@ -33,11 +33,13 @@ def check_resources(models: Sequence[ModelFolder], target: TargetEnvironment) ->
     in_memory = [model for model in models if model not in on_gpu]
     if (shortage := _shortage(in_memory, machine.memory_bytes, "memory")) is not None:
         fix = "load fewer models with --model, or export with fewer --instances"
-        yield error(target.repository, shortage, fix, code="machine.memory")
+        yield error(
+            target.repository, f"the weights of all model instances need {shortage}", fix, code="machine.memory"
+        )
     if (shortage := _shortage(on_gpu, machine.gpu_memory_bytes, "GPU memory")) is not None:
         yield error(
             target.repository,
-            shortage,
+            f"the weights of all model instances need {shortage}",
             "load fewer models with --model, export with fewer --instances, or stop other GPU processes (`nvidia-smi`)",
             code="machine.gpu_memory",
         )
@@ -46,16 +48,13 @@ def check_resources(models: Sequence[ModelFolder], target: TargetEnvironment) ->
 
 
 def _shortage(models: Sequence[ModelFolder], free_bytes: int | None, memory: str) -> str | None:
-    """Say that the weights of these models do not fit into a memory; None if they do, or if its size is unknown."""
+    """Say how much of a memory these models need, if it is more than is free; None if it fits or is unknown."""
     needed_bytes = sum(_weights_bytes(model) * _instances(model) for model in models)
     if free_bytes is None or needed_bytes <= free_bytes:
         return None
     largest = sorted(models, key=lambda model: _weights_bytes(model) * _instances(model), reverse=True)[:3]
     names = ", ".join(f"{model.name} {_mib_text(_weights_bytes(model))} x {_instances(model)}" for model in largest)
-    return (
-        f"the weights of all model instances need {_mib_text(needed_bytes)} of {memory}; {_mib_text(free_bytes)} are "
-        f"free. The largest: {names}"
-    )
+    return f"{_mib_text(needed_bytes)} of {memory}; {_mib_text(free_bytes)} are free. The largest: {names}"
 
 
 def _check_shared_memory(models: Sequence[ModelFolder], target: TargetEnvironment) -> Iterator[Finding]:

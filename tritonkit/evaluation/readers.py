@@ -58,10 +58,13 @@ def _find_reader(path: Path, name: str | None) -> Reader:
     except SpecError as error:
         if name:
             raise TableError(f"data.reader: {error}", code=error.code) from error
-        expected = "expected a folder, a .csv or a .json file"
-        if path.exists():
-            raise TableError(f"{path}: {expected}, got another file type", code="data.file_type") from error
-        raise TableError(f"{path}: does not exist; {expected}", code="data.not_found") from error
+        if not path.exists():
+            raise TableError(
+                f"{path}: does not exist; expected a folder, a .csv or a .json file", code="data.not_found"
+            ) from error
+        raise TableError(
+            f"{path}: expected a folder, a .csv or a .json file, got another file type", code="data.file_type"
+        ) from error
 
 
 def _read_class_folders(root: Path) -> Table:
