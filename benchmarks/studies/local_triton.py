@@ -17,7 +17,9 @@ from PIL import Image
 from builder.pipeline import PublishedVersion, export
 from builder.request import ExportRequest
 from scripts.ports import free_ports
-from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from server.options import Options
+from server.process import STATE_VARIABLE, start, stop, wait_until_ready
+from server.runtimes.base import Server
 from server.runtimes.table import runtime_of
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import ImageArray, Preprocess

@@ -15,7 +15,7 @@ import yaml
 
 from server.options import HTTP_MAX_INPUT_BYTES, Options, triton_arguments
 from server.runtimes.docker_image import BUILD_VARIABLES, CPU_IMAGE, PILLOW_SUFFIX
-from server.security import Security, ServerTokens
+from server.security import RequestTokens, Security
 from tests.programs import ROOT
 from tests.web import ANY_PORT, Quiet, listening
 from tritonkit.triton.releases import DEFAULT_IMAGE, release_of
@@ -149,7 +149,7 @@ def models(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("image", ["nvcr.io/nvidia/tritonserver:25.06-py3", "mine/triton:1", None])
 def test_server_up_gives_no_option_that_the_image_may_not_know(models: Path, image: str | None) -> None:
     options = Options(repository=models, runtime="docker", image=image)
-    arguments = triton_arguments(options, ServerTokens(admin="admin"), str(models))
+    arguments = triton_arguments(options, RequestTokens(admin="admin"), str(models))
     assert not [one for one in arguments if one.startswith("--http-max-input-size")]
 
 
@@ -222,7 +222,7 @@ def test_entrypoint_says_what_server_up_says(models: Path) -> None:
         version_compatible=True,
         security=security,
     )
-    wanted = triton_arguments(options, ServerTokens(admin="admin", use="use"), str(models), bind="0.0.0.0")
+    wanted = triton_arguments(options, RequestTokens(admin="admin", use="use"), str(models), bind="0.0.0.0")
     done = entered(models, settings)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == sorted(wanted)
@@ -230,13 +230,13 @@ def test_entrypoint_says_what_server_up_says(models: Path) -> None:
 
 def test_entrypoint_says_what_server_up_says_when_nothing_is_set(models: Path) -> None:
     options = Options(repository=models, runtime="docker")
-    wanted = triton_arguments(options, ServerTokens(admin="admin"), str(models), bind="0.0.0.0")
+    wanted = triton_arguments(options, RequestTokens(admin="admin"), str(models), bind="0.0.0.0")
     assert sorted(entered(models, ADMIN).stdout.splitlines()) == sorted(wanted)
 
 
 def test_entrypoint_and_server_up_let_large_requests_through_where_triton_has_a_bound(models: Path) -> None:
     options = Options(repository=models, runtime="docker", image=DEFAULT_IMAGE)
-    wanted = triton_arguments(options, ServerTokens(admin="admin"), str(models), bind="0.0.0.0")
+    wanted = triton_arguments(options, RequestTokens(admin="admin"), str(models), bind="0.0.0.0")
     assert f"--http-max-input-size={HTTP_MAX_INPUT_BYTES}" in wanted
     done = entered(models, ADMIN, help_text="  --http-max-input-size <integer>")
     assert sorted(done.stdout.splitlines()) == sorted(wanted)

@@ -13,8 +13,8 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from tests.pictures import decoded, encoded
+from tritonkit.evaluation.samples.masks import fit_mask
 from tritonkit.images import preprocess
-from tritonkit.images.mask_fitting import fit_mask
 from tritonkit.images.preprocess import Geometry, ImageArray, ImageError, Preprocess, decode_image, fit_image
 
 FITS = ("crop", "pad", "squash")
