@@ -48,8 +48,12 @@ PILLOW_FILES: tuple[tuple[str, str, str, dict[str, Any], float], ...] = (
 )
 """Name, mode of the image, format, options and tolerance."""
 EXIF_FORMATS: dict[str, dict[str, Any]] = {
-    **{"JPEG": QUALITY, "PNG": {}, "TIFF": {}},
-    **{"WEBP": LOSSLESS, "AVIF": QUALITY, "HEIF": QUALITY},
+    "JPEG": QUALITY,
+    "PNG": {},
+    "TIFF": {},
+    "WEBP": LOSSLESS,
+    "AVIF": QUALITY,
+    "HEIF": QUALITY,
 }
 UPRIGHT: dict[int, Callable[[Samples], Samples]] = {
     1: lambda a: a,

@@ -51,6 +51,7 @@ def odd_tiffs() -> Iterator[DecoderCase]:
     """Yield rare TIFFs: bits, sample formats, palettes, predictors and compressions."""
     grey, rgb = ramps(1, 8), ramps(3, 8)
     colours = np.random.default_rng(0).integers(0, 65536, (3, 256)).astype(np.uint16)
+    options: dict[str, Any]
     for order, photometric, bits in product("<>", ("minisblack", "miniswhite"), (1, 2, 4, 12)):
         samples, options = ramps(1, bits), {"byteorder": order, "photometric": photometric, "bitspersample": bits}
         stored, truth = samples.astype(bool) if bits == 1 else samples, expected_pixels(samples, bits, photometric)
