@@ -19,7 +19,9 @@ from builder.pipeline import PublishedVersion, export
 from builder.request import ExportRequest
 from builder.sources.base import NetworkSource
 from scripts.ports import free_ports
-from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from server.options import Options
+from server.process import STATE_VARIABLE, start, stop, wait_until_ready
+from server.runtimes.base import Server
 from server.runtimes.table import runtime_of
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import ImageArray, Preprocess

@@ -19,7 +19,7 @@ from tritonkit.errors import TritonkitError
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "errors.md"
 PACKAGES = ("tritonkit", "train", "builder", "server", "client", "benchmarks")
-_FINDINGS = {"error": "finding (error)", "warning": "finding (warning)", "PlanProblem": "finding", "Problem": "problem"}
+_FINDINGS = {"error": "finding (error)", "warning": "finding (warning)", "Problem": "problem"}
 _HEAD = """# Error codes
 
 Each error has a stable code beside its sentence. Programs compare codes; sentences may change between versions.
