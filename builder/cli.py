@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from builder.commands.export import export
-from builder.commands.promote import promote, rollback
-from builder.commands.versions import versions
+from builder.commands.versions import promote, rollback, versions
 from builder.request import VerifyRequest
 from tritonkit.options import options_of
 from tritonkit.runtimes.tensorrt_plan import TITLES

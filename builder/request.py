@@ -17,7 +17,10 @@ else:
 
 
 class ExportRequest(ForeignModelOptions, ExportOptions):
-    """What to export, in which format and precision, and where to."""
+    """What to export, in which format and precision, and where to.
+
+    A wrong option raises pydantic's ValidationError; where a rule of tritonkit is broken, an error's `type` is its code.
+    """
 
     panel = None
 
