@@ -96,7 +96,8 @@ def plan(request: ExportRequest, report: ProgressCallback) -> Iterator[ExportPla
     max_batch = largest_batch(request, user_config, current_config)
     with publication(request.repository, source.spec.name) as staged, tempfile.TemporaryDirectory() as scratch:
         golden = select_golden(source.spec, source.golden, request.images)
-        chosen = request.calibration and golden_from_images(request.calibration, source.spec.preprocess)
+        chosen, preprocess = request.calibration, source.spec.preprocess
+        calibration = golden if chosen is None else golden_from_images(chosen, preprocess)
         precision, folder = request.target.precision, staged.version_folder
         job = BuildJob(source, Path(scratch) / ONNX.file, precision, folder, max_batch, request.opt_batch, report)
         builder.check_job(job)
@@ -106,7 +107,7 @@ def plan(request: ExportRequest, report: ProgressCallback) -> Iterator[ExportPla
             builder=builder,
             job=job,
             context=verification_context(source, golden, max_batch, request.limits),
-            calibration=(chosen or golden).images,
+            calibration=calibration.images,
             user_config=user_config,
             current_config=current_config,
             other_versions=versions_of(request.repository / source.spec.name),

@@ -19,7 +19,7 @@ else:
 class ExportRequest(ForeignModelOptions, ExportOptions):
     """What to export, in which format and precision, and where to.
 
-    A wrong option raises pydantic's ValidationError; where a rule of tritonkit is broken, an error's `type` is its code.
+    A wrong option raises pydantic's ValidationError; the `type` of an error is tritonkit's code where it has one.
     """
 
     panel = None

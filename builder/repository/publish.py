@@ -14,7 +14,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -155,8 +155,14 @@ def staging(repository: Path) -> Iterator[Path]:
     Raises ArtifactError where another builder is publishing to the repository, or no file can be moved into it.
     """
     folder, probe = staging_folder(repository), repository / _PROBE
-    descriptor = os.open(repository, os.O_RDONLY)
-    try:
+
+    def clear() -> None:
+        _recover(folder, repository)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    with ExitStack() as stack:
+        descriptor = os.open(repository, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel releases it when this process ends
         except BlockingIOError as error:
@@ -164,27 +170,21 @@ def staging(repository: Path) -> Iterator[Path]:
                 f"{repository}: another builder is publishing here; try again when it has finished",
                 code="repository.locked",
             ) from error
-        _recover(folder, repository)
-        shutil.rmtree(folder, ignore_errors=True)
+        clear()
+        stack.callback(clear)
         try:
-            try:
-                folder.mkdir()
-                (folder / _PROBE).touch()
-                (folder / _PROBE).rename(probe)
-                probe.unlink()
-            except OSError as error:
-                raise ArtifactError(
-                    f"{repository}: files cannot be moved into it from the staging folder {folder} ({error.strerror}). "
-                    f"Both must be writable and on one file system: where {repository} itself is a volume or a mount, use "
-                    "a folder inside it as the repository",
-                    code="repository.staging",
-                ) from error
-            yield folder
-        finally:
-            _recover(folder, repository)
-            shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(descriptor)
+            folder.mkdir()
+            (folder / _PROBE).touch()
+            (folder / _PROBE).rename(probe)
+            probe.unlink()
+        except OSError as error:
+            raise ArtifactError(
+                f"{repository}: files cannot be moved into it from the staging folder {folder} ({error.strerror}). "
+                f"Both must be writable and on one file system: where {repository} itself is a volume or a mount, use "
+                "a folder inside it as the repository",
+                code="repository.staging",
+            ) from error
+        yield folder
 
 
 def next_version(model: Path) -> int:
@@ -210,25 +210,27 @@ def flush(path: Path) -> None:
 
 
 def _move_into_place(staged: Path, live: Path) -> None:
-    """Rename a folder into place.
-
-    One that exists is swapped by renameat2(2) in one step; on file systems without it, in two steps with a gap.
-    """
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     try:
-        if not live.is_dir():
+        if live.is_dir():
+            _exchange(staged, live)
+        else:
             staged.rename(live)
-        elif rename is None:
-            exchange_in_two(staged, live)
-        elif rename(_AT_FDCWD, os.fsencode(staged), _AT_FDCWD, os.fsencode(live), _RENAME_EXCHANGE):
-            code = ctypes.get_errno()
-            if code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise OSError(code, os.strerror(code))
-            exchange_in_two(staged, live)
     except OSError as error:
         raise ArtifactError(
             f"{live}: cannot be replaced from {staged.parent} ({error})", code="repository.replace"
         ) from error
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Swap two folders in one step by renameat2(2); on file systems without it, in two steps with a gap."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    paths = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second))
+    if rename is not None and rename(*paths, _RENAME_EXCHANGE) == 0:
+        return
+    code = ctypes.get_errno()
+    if rename is not None and code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        raise OSError(code, os.strerror(code))
+    exchange_in_two(first, second)
 
 
 def exchange_in_two(first: Path, second: Path) -> None:

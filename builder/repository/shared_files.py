@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.artifacts import ArtifactInfo, inspect_artifact
-from builder.config.triton_config import config_for, config_to_text
 from builder.config.serving_config import uses_golden_image, write_warmup
+from builder.config.triton_config import config_for, config_to_text
 from builder.interface import describe_difference, interface_of
 from tritonkit.errors import ArtifactError, InputError, TritonkitError
 from tritonkit.export_options import UNCHANGED_SERVING, ServingOptions

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.config.triton_config import config_for, config_to_text
 from builder.config.serving_config import WARMUP_FILE, uses_golden_image, write_warmup
+from builder.config.triton_config import config_for, config_to_text
 from builder.repository.lint import check_repository
 from builder.repository.publish import publication
 from server.process import Options, start, stop, wait_until_ready
