@@ -19,12 +19,12 @@ from builder.onnx.simulation import simulated_runner, simulation_of
 from builder.precision.precision_search import PrecisionSearch, PrecisionStep, whole_model
 from builder.verification.context import CachingRunner, VerificationContext
 from tritonkit.comparison import MIDDLE_BATCH
-from tritonkit.errors import ArtifactError, CheckFailedError, Problem, first_line
+from tritonkit.errors import ArtifactError, CheckFailedError, InputError, Problem, first_line
 from tritonkit.export_options import ExportOptions
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.repository.verdict import Attempt, LimitExcess, Verdict
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import Precision, ReducedType, Target, format_of, target_from
+from tritonkit.runtimes.formats import Precision, ReducedType, Target, format_of
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 
 
@@ -46,7 +46,11 @@ class BuildPlan:
         requested, own = self.request.target, self.job.source.precision
         # A format without casts can compute an fp16 source in fp32; quantised values stay quantised.
         is_kept = own != "fp32" and (self.builder.format.casts or own in (requested.precision, "int8"))
-        return target_from({requested.format: own}) if is_kept else requested
+        if not is_kept:
+            return requested
+        if own not in (precisions := requested.record.precisions):
+            raise InputError(f"--{requested.format} {own}: expected {', '.join(precisions)}", code="option.precision")
+        return Target(format=requested.format, precision=own)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tritonkit.comparison import FP32_LIMITS, Limits
 from tritonkit.errors import CheckpointError, InputError
 from tritonkit.golden import GOLDEN_FILE, Golden, golden_of_checkpoint
 from tritonkit.repository.verdict import Verdict
-from tritonkit.spec import Frozen, Lineage, ModelSpec
+from tritonkit.spec import Frozen, ModelSpec
 
 if TYPE_CHECKING:
     from tritonkit.triton.runner import TritonRunner
@@ -45,13 +45,13 @@ class ReferenceFiles(Frozen):
         Raises InputError if there is none or it belongs to another model, ArtifactError for files that cannot be read.
         """
         folder = self.repository / runner.model / runner.version
-        if self.golden is not None:
-            path, golden_sample, version_folder = self.golden, _load_golden(self.golden), self.golden.parent
-        elif self.checkpoint is not None:
-            path, golden_sample, version_folder = self.checkpoint, golden_of_checkpoint(self.checkpoint), folder
+        path = self.golden or self.checkpoint or folder / GOLDEN_FILE
+        version_folder = folder if self.golden is None else path.parent
+        if self.golden is None and self.checkpoint is not None:
+            golden_sample = golden_of_checkpoint(path)
             _check_same_model(runner, path, _checkpoint_spec(path))
         else:
-            path, golden_sample, version_folder = folder / GOLDEN_FILE, _load_golden(folder / GOLDEN_FILE), folder
+            golden_sample = Golden.load(path) if path.is_file() else None
         if golden_sample is None or not golden_sample.outputs:
             raise InputError(
                 f"{path}: no golden sample with answers for {runner.model} version {runner.version}. Set --repository "
@@ -61,29 +61,15 @@ class ReferenceFiles(Frozen):
         spec = ModelSpec.read(version_folder)
         if version_folder == path.parent:
             _check_same_model(runner, path, spec)
-        return Reference(
-            golden_sample,
-            *self._load_limits(
-                version_folder, is_version_folder=version_folder == path.parent or _has_spec(runner, spec)
-            ),
-        )
-
-    def _load_limits(self, folder: Path, is_version_folder: bool) -> tuple[Limits, Path | None]:
-        """Return the limits and the file they were read from. Raises ArtifactError.
-
-        is_version_folder: whether the folder surely belongs to the served version.
-        """
-        path = self.verdict or folder / Verdict.FILE
-        if self.verdict is None and not (is_version_folder and path.is_file()):
-            return FP32_LIMITS, None
+        # Whether the folder surely belongs to the served version.
+        is_served = version_folder == path.parent or (spec is not None and spec.public() == runner.spec.public())
+        verdict = self.verdict or version_folder / Verdict.FILE
+        if self.verdict is None and not (is_served and verdict.is_file()):
+            return Reference(golden_sample, FP32_LIMITS, None)
         try:
-            return Verdict.read_file(path).limits, path
+            return Reference(golden_sample, Verdict.read_file(verdict).limits, verdict)
         except FileNotFoundError as error:
-            raise Verdict.unreadable(path, "no such file") from error
-
-
-def _load_golden(path: Path) -> Golden | None:
-    return Golden.load(path) if path.is_file() else None
+            raise Verdict.unreadable(verdict, "no such file") from error
 
 
 def _checkpoint_spec(checkpoint: Path) -> ModelSpec | None:
@@ -94,13 +80,6 @@ def _checkpoint_spec(checkpoint: Path) -> ModelSpec | None:
         return read_spec(checkpoint)
     except CheckpointError:  # weights alone
         return None
-
-
-def _has_spec(runner: TritonRunner, spec: ModelSpec | None) -> bool:
-    """Whether the runner's model has this spec, apart from its lineage."""
-    return spec is not None and spec.model_copy(update={"lineage": Lineage()}) == runner.spec.model_copy(
-        update={"lineage": Lineage()}
-    )
 
 
 def _check_same_model(runner: TritonRunner, path: Path, spec: ModelSpec | None) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from client.commands.check import check
 from client.commands.infer import infer
-from client.commands.options import with_connection_options
+from client.commands.options import ConnectionOptions
+from tritonkit.options import options_of
 from tritonkit.system.console import JsonOption, application, print_json, reports_errors, table
-
-if TYPE_CHECKING:
-    from tritonkit.triton.connection import Connection
 
 app = application("Answer images with a served model or with an artifact.")
 
@@ -45,12 +43,12 @@ app.command()(check)
 
 @app.command()
 @reports_errors
-@with_connection_options()
-def models(connection: Connection, as_json: JsonOption = False) -> None:
+@options_of(ConnectionOptions)
+def models(options: ConnectionOptions, context: typer.Context, as_json: JsonOption = False) -> None:
     """List the models of a server."""
     from client.connection import server_at
 
-    states = server_at(connection).models()
+    states = server_at(options.connection(context)).models()
     if as_json:
         print_json(states)
     else:
@@ -60,16 +58,17 @@ def models(connection: Connection, as_json: JsonOption = False) -> None:
 
 @app.command()
 @reports_errors
-@with_connection_options()
+@options_of(ConnectionOptions)
 def show(
+    options: ConnectionOptions,
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A served model.")],
-    connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
     """Show the inputs and outputs of a served model. `--json` prints its spec if `builder` published the model."""
     from client.connection import server_at
 
-    with server_at(connection) as server:
+    with server_at(options.connection(context)) as server:
         served, versions = server.model(model), server.versions(model)
     spec = served.spec() if served.has_spec else None
     if as_json:

@@ -36,7 +36,15 @@ def open_runner(
     from tritonkit.triton.runner import TritonRunner
 
     server = server_at(url, on_failure)
-    runner = TritonRunner(server, model or only_model(server), version)
+    if not model:
+        ready = models_with_spec(server)
+        if len(ready) != 1:
+            raise InputError(
+                f"{server.url} serves {', '.join(ready) or 'no model'}; choose a model with --model",
+                code="server.which_model",
+            )
+        model = ready[0]
+    runner = TritonRunner(server, model, version)
     return runner.pin_version() if pinned else runner
 
 
@@ -44,16 +52,6 @@ def models_with_spec(server: TritonClient) -> list[str]:
     """Return the ready models that have a spec, so no decoders and no ensembles. Raises InferenceError."""
     ready = sorted({row.name for row in server.models() if row.is_ready})
     return [name for name in ready if server.model(name).has_spec]
-
-
-def only_model(server: TritonClient) -> str:
-    """Return the only model of a server. Raises InputError if there are several or none."""
-    ready = models_with_spec(server)
-    if len(ready) == 1:
-        return ready[0]
-    raise InputError(
-        f"{server.url} serves {', '.join(ready) or 'no model'}; choose a model with --model", code="server.which_model"
-    )
 
 
 def check_threshold(threshold: float | None) -> None:

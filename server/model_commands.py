@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
+from pydantic import Field, model_validator
 
 from tritonkit.errors import CheckFailedError, InputError
+from tritonkit.options import Options, option_error, options_of
 from tritonkit.system.console import (
     JsonOption,
     exit_code,
@@ -24,16 +26,91 @@ if TYPE_CHECKING:
     from server.lifecycle import ModelChange, ModelManager, Status
     from server.runtimes.base import Server
 
-GrpcPortOption = Annotated[int | None, typer.Option(help="A server of this machine, by its gRPC port.")]
-UrlOption = Annotated[
-    str | None, typer.Option(help="A remote server: HOST:PORT of its gRPC, grpcs://HOST:PORT with TLS.")
-]
-TlsCaOption = Annotated[
-    Path | None, typer.Option("--tls-ca", help="With --url: the CA of the server's certificate (PEM).")
-]
-TlsCertOption = Annotated[Path | None, typer.Option("--tls-cert", help="With --url: the client certificate (PEM).")]
-TlsKeyOption = Annotated[Path | None, typer.Option("--tls-key", help="With --url: the key of --tls-cert (PEM).")]
-TimeoutOption = Annotated[float, typer.Option(min=1, help="Seconds to wait for a model to load.")]
+
+class LocalServerOptions(Options):
+    """Which server of this machine a command works on."""
+
+    grpc_port: int | None = None
+    """A server of this machine, by its gRPC port."""
+
+    def running(self, advice: str = "") -> list[Server]:
+        """The server of the port, or the only one that runs, or none. Raises InputError.
+
+        advice: what else to do where several run.
+        """
+        from server.process import running_servers
+
+        servers = running_servers(self.grpc_port)
+        if self.grpc_port is not None and not servers:
+            raise self.not_running()
+        if len(servers) > 1:
+            listed = "\n".join(
+                f"  --grpc-port {running.options.grpc_port}  {running.options.repository}" for running in servers
+            )
+            raise InputError(
+                f"{len(servers)} servers are running; choose one{advice}:\n{listed}", code="server.several_running"
+            )
+        return servers
+
+    def not_running(self) -> InputError:
+        """The error for a port without a server."""
+        return InputError(
+            f"no server runs on gRPC port {self.grpc_port}; `server status` lists them", code="server.not_running"
+        )
+
+
+class ServerOptions(LocalServerOptions):
+    """Which server a command works on, of this machine or a remote one."""
+
+    url: str | None = None
+    """A remote server: HOST:PORT of its gRPC, grpcs://HOST:PORT with TLS."""
+    tls_ca: Path | None = None
+    """With --url: the CA of the server's certificate (PEM)."""
+    tls_cert: Path | None = None
+    """With --url: the client certificate (PEM)."""
+    tls_key: Path | None = None
+    """With --url: the key of --tls-cert (PEM)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.url and self.grpc_port is not None:
+            raise option_error(
+                "--grpc-port selects a local server, --url a remote one; give only one", code="option.conflict"
+            )
+        if not self.url and (self.tls_ca or self.tls_cert or self.tls_key):
+            raise option_error("--tls-ca, --tls-cert and --tls-key need --url", code="option.needs_url")
+        return self
+
+    def select(self) -> Server | None:
+        """The server of this machine; None for a remote one. Raises InputError if there is none, or several."""
+        if self.url:
+            return None
+        if not (servers := self.running()):
+            raise InputError(
+                "no server is running; start one with `server up`, or select a remote one with --url",
+                code="server.not_running",
+            )
+        return servers[0]
+
+    def models_of(self, running: Server | None, timeout_s: float = 20) -> ModelManager:
+        """Open the models of a server of this machine, or of the remote one."""
+        from server.lifecycle import ModelManager
+        from tritonkit.triton.client import TritonClient
+        from tritonkit.triton.connection import Connection
+
+        if running is not None:
+            return ModelManager.of(running, timeout_s)
+        files = {name: getattr(self, name) for name in ("tls_ca", "tls_cert", "tls_key")}
+        return ModelManager(TritonClient(Connection(url=self.url or "", deadline_s=timeout_s, **files)), None)
+
+
+class LoadOptions(ServerOptions):
+    """Which server changes its models."""
+
+    timeout_s: Annotated[float, Field(ge=1)] = 600
+    """Seconds to wait for a model to load."""
+
+
 ModelsArgument = Annotated[list[str], typer.Argument(help="Model names.")]
 
 
@@ -44,14 +121,8 @@ def register_model_commands(app: typer.Typer) -> None:
 
 
 @reports_errors
-def status(
-    grpc_port: GrpcPortOption = None,
-    url: UrlOption = None,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@options_of(ServerOptions)
+def status(chosen: ServerOptions, as_json: JsonOption = False) -> None:
     """Show servers and their models; exit 1 when one is not ready.
 
     Example: server status
@@ -60,18 +131,16 @@ def status(
     from server.process import find_servers
     from server.runtimes.table import runtime_of
 
-    files = (tls_ca, tls_cert, tls_key)
-    _check_server_options(grpc_port, url, files)
-    running_servers, unknown = ([], {}) if url else find_servers(grpc_port)
-    if grpc_port is not None and not running_servers and not unknown:
-        raise _not_running(grpc_port)
+    running_servers, unknown = ([], {}) if chosen.url else find_servers(chosen.grpc_port)
+    if chosen.grpc_port is not None and not running_servers and not unknown:
+        raise chosen.not_running()
     servers: list[tuple[str, Server | None]] = [(server.options.grpc_url, server) for server in running_servers]
     shown: list[tuple[str, Server | None, Status]] = []
-    for address, running in [(url, None)] if url else servers:
+    for address, running in [(chosen.url, None)] if chosen.url else servers:
         if running is not None and not running.is_ready():
             shown.append((address, running, Status(ready=False)))
             continue
-        with _models_of(running, address, files, 20) as manager:
+        with chosen.models_of(running) as manager:
             shown.append((address, running, manager.status()))
     if as_json:
         documents = []
@@ -93,14 +162,10 @@ def status(
 
 
 @reports_errors
+@options_of(LoadOptions)
 def reload(
+    chosen: LoadOptions,
     models: Annotated[list[str] | None, typer.Argument(help="Model names; default: all models.")] = None,
-    grpc_port: GrpcPortOption = None,
-    url: UrlOption = None,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    timeout_s: TimeoutOption = 600,
     as_json: JsonOption = False,
 ) -> None:
     """Reload models whose files changed; old versions serve until the new ones are ready.
@@ -109,62 +174,38 @@ def reload(
 
     Example: server reload digits
     """
-    _load_models(models or [], grpc_port, url, (tls_ca, tls_cert, tls_key), timeout_s, as_json)
+    _load_models(chosen, models or [], as_json)
 
 
 @reports_errors
-def load(
-    models: ModelsArgument,
-    grpc_port: GrpcPortOption = None,
-    url: UrlOption = None,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    timeout_s: TimeoutOption = 600,
-    as_json: JsonOption = False,
-) -> None:
+@options_of(LoadOptions)
+def load(chosen: LoadOptions, models: ModelsArgument, as_json: JsonOption = False) -> None:
     """Load models of the server's repository, and the members of ensembles.
 
     The repository decides which version is loaded: `builder promote MODEL VERSION`.
 
     Example: server load digits
     """
-    _load_models(models, grpc_port, url, (tls_ca, tls_cert, tls_key), timeout_s, as_json)
+    _load_models(chosen, models, as_json)
 
 
 @reports_errors
-def unload(
-    models: ModelsArgument,
-    grpc_port: GrpcPortOption = None,
-    url: UrlOption = None,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    timeout_s: TimeoutOption = 600,
-    as_json: JsonOption = False,
-) -> None:
+@options_of(LoadOptions)
+def unload(chosen: LoadOptions, models: ModelsArgument, as_json: JsonOption = False) -> None:
     """Unload models and the ensembles that need them. Files are not deleted.
 
     Example: server unload digits
     """
-    files = (tls_ca, tls_cert, tls_key)
-    _check_server_options(grpc_port, url, files)
-    running = None if url else _select_server(grpc_port)
-    with _models_of(running, url, files, timeout_s) as manager, progress(f"unloading {', '.join(models)}"):
+    running = chosen.select()
+    with chosen.models_of(running, chosen.timeout_s) as manager, progress(f"unloading {', '.join(models)}"):
         changes = manager.unload(models)
     _print_changes(changes, as_json)
 
 
-TlsFiles = tuple[Path | None, Path | None, Path | None]
-
-
-def _load_models(
-    models: list[str], grpc_port: int | None, url: str | None, files: TlsFiles, timeout_s: float, as_json: bool
-) -> None:
-    _check_server_options(grpc_port, url, files)
-    running = None if url else _select_server(grpc_port)
+def _load_models(chosen: LoadOptions, models: list[str], as_json: bool) -> None:
+    running = chosen.select()
     step = f"loading {', '.join(models) or 'what has changed'}"
-    with _models_of(running, url, files, timeout_s) as manager, progress(step):
+    with chosen.models_of(running, chosen.timeout_s) as manager, progress(step):
         changes = manager.load(models)
     failed = [change for change in changes if change.problem]
     if failed:
@@ -178,51 +219,6 @@ def _load_models(
             messages.append(f"After a restart Triton has no version of this model; roll back before: {commands_text}")
         raise CheckFailedError("\n".join(messages), changes, code="server.model_not_loaded")
     _print_changes(changes, as_json)
-
-
-def _check_server_options(grpc_port: int | None, url: str | None, files: TlsFiles) -> None:
-    """Check that --url, --grpc-port and TLS options fit together. Raises InputError."""
-    if url and grpc_port is not None:
-        raise InputError(
-            "--grpc-port selects a local server, --url a remote one; give only one", code="option.conflict"
-        )
-    if not url and any(files):
-        raise InputError("--tls-ca, --tls-cert and --tls-key need --url", code="option.needs_url")
-
-
-def _select_server(grpc_port: int | None) -> Server:
-    from server.process import running_servers
-
-    servers = running_servers(grpc_port)
-    if grpc_port is not None and not servers:
-        raise _not_running(grpc_port)
-    if len(servers) > 1:
-        ports = ", ".join(str(server.options.grpc_port) for server in servers)
-        raise InputError(
-            f"{len(servers)} servers are running; choose one with --grpc-port: {ports}", code="server.several_running"
-        )
-    if not servers:
-        raise InputError(
-            "no server is running; start one with `server up`, or select a remote one with --url",
-            code="server.not_running",
-        )
-    return servers[0]
-
-
-def _not_running(grpc_port: int) -> InputError:
-    return InputError(f"no server runs on gRPC port {grpc_port}; `server status` lists them", code="server.not_running")
-
-
-def _models_of(running: Server | None, url: str | None, files: TlsFiles, timeout_s: float) -> ModelManager:
-    from server.lifecycle import ModelManager
-    from tritonkit.triton.client import TritonClient
-    from tritonkit.triton.connection import Connection
-
-    if running is not None:
-        return ModelManager.of(running, timeout_s)
-    ca, certificate, key = files
-    connection = Connection(url=url or "", tls_ca=ca, tls_cert=certificate, tls_key=key, deadline_s=timeout_s)
-    return ModelManager(TritonClient(connection), None)
 
 
 def _print_changes(changes: list[ModelChange], as_json: bool) -> None:

@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from server.options import Options
-from server.security import Security, ServerTokens
 from tritonkit.errors import InputError, Problem
-from tritonkit.triton.connection import TOKEN_VARIABLE
+from tritonkit.triton.connection import TOKEN_VARIABLE, RequestTokens
 from tritonkit.triton.tls import SWAPPED, is_key_swapped, read_certificate
 
 _TLS_CURVES = ("secp256r1", "secp384r1", "secp521r1")
@@ -21,9 +20,20 @@ _KEY_MISMATCH_REASONS = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFI
 
 
 def check_network_options(options: Options) -> None:
-    """Check that address, exposure and TLS options fit together. Raises InputError."""
+    """Check that address, exposure and TLS options fit together, and the TLS files. Raises InputError."""
     security = options.security
-    check_certificates(security)
+    certificate, key, ca = security.tls_certificate, security.tls_key, security.tls_ca
+    if (certificate is None) != (key is None):
+        raise InputError("--tls-cert and --tls-key need each other; add the missing option", code="option.tls_pair")
+    if ca is not None:
+        if certificate is None:
+            raise InputError(
+                "--tls-ca (mutual TLS) needs --tls-cert and --tls-key, the certificate of the server",
+                code="option.tls_ca_alone",
+            )
+        _check_authority(ca)
+    if certificate is not None and key is not None:
+        _check_certificate_and_key(certificate, key)
     if security.expose and not options.is_exposed:
         raise InputError(
             f"--expose needs a --host that other machines can reach, such as 0.0.0.0; got {options.host}",
@@ -46,23 +56,7 @@ def check_network_options(options: Options) -> None:
         )
 
 
-def check_certificates(security: Security) -> None:
-    """Check the TLS files, so that no connection fails after the start. Raises InputError."""
-    certificate, key, ca = security.tls_certificate, security.tls_key, security.tls_ca
-    if (certificate is None) != (key is None):
-        raise InputError("--tls-cert and --tls-key need each other; add the missing option", code="option.tls_pair")
-    if ca is not None:
-        if certificate is None:
-            raise InputError(
-                "--tls-ca (mutual TLS) needs --tls-cert and --tls-key, the certificate of the server",
-                code="option.tls_ca_alone",
-            )
-        _check_authority(ca)
-    if certificate is not None and key is not None:
-        _check_certificate_and_key(certificate, key)
-
-
-def exposure_notes(options: Options, tokens: ServerTokens) -> list[str]:
+def exposure_notes(options: Options, tokens: RequestTokens) -> list[str]:
     """Return sentences that say what other machines can reach and what they need; none on loopback."""
     if not options.is_exposed:
         return []

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
-from server.security import Security, ServerTokens, security_arguments
+from server.security import Security, security_arguments
 from tritonkit.errors import InputError
+from tritonkit.options import CommandLine
+from tritonkit.options import Options as CommandOptions
 from tritonkit.repository.compatibility import SERVE_COMPATIBLE
-from tritonkit.spec import Frozen
+from tritonkit.triton.connection import RequestTokens
 from tritonkit.triton.releases import release_of
 
 LOOPBACK = "127.0.0.1"
@@ -20,30 +22,32 @@ HTTP_MAX_INPUT_BYTES = 257 * 2**20
 HTTP_MAX_INPUT_RELEASE = "25.08"
 """The first release known to have `--http-max-input-size` (server, pull request 8174), whose default is 64 MiB."""
 RuntimeName = Literal["pip", "docker"]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class Options(Frozen):
-    """The options of a server.
+class TritonOptions(CommandOptions):
+    """What Triton serves, where, and by which runtime.
 
     Raises InputError for a host that is not an IPv4 address, and for Docker options with the pip runtime.
     """
 
-    repository: Path
-    host: str = LOOPBACK
-    """The IPv4 address to listen on. With TLS only gRPC uses it: Triton's HTTP has no TLS and stays on loopback."""
-    http_port: int = 8000
-    grpc_port: int = 8001
-    metrics_port: int = 8002
-    cache_mib: int = 0
-    """Memory of the response cache, for models whose configuration enables `response_cache`; 0 is no cache."""
-    models: tuple[str, ...] = ()
-    """Models to load at the start, with the members of the ensembles among them; empty means all."""
+    repository: Path = Path("model_repository")
+    """The model repository to serve."""
+    models: Annotated[tuple[str, ...], CommandLine("--model")] = ()
+    """Load only this model and the models it needs; repeatable."""
     runtime: RuntimeName = "pip"
+    """pip: NVIDIA's binary from a wheel; docker: a container."""
     image: str | None = None
-    """The image of the docker runtime."""
+    """The image of --runtime docker."""
+    http_port: Port = 8000
+    grpc_port: Port = 8001
+    metrics_port: Port = 8002
+    host: str = LOOPBACK
+    """The IPv4 address to listen on; with --expose other machines can reach it."""
+    cache_mib: NonNegativeInt = 0
+    """MiB for cached responses of models exported with --response-cache; 0: no cache."""
     version_compatible: bool = False
-    """Load version-compatible TensorRT plans: they contain code, which Triton runs only with this option."""
-    security: Security = Security()
+    """Load version-compatible TensorRT plans; they contain code."""
 
     @field_validator("host")
     @classmethod
@@ -68,6 +72,12 @@ class Options(Frozen):
             )
         return self
 
+
+class Options(TritonOptions):
+    """The options of a server."""
+
+    security: Security = Security()
+
     @property
     def ports(self) -> dict[str, int]:
         """The port of each service: HTTP, gRPC and metrics."""
@@ -81,7 +91,7 @@ class Options(Frozen):
 
     @property
     def http_host(self) -> str:
-        """The address that HTTP and metrics listen on."""
+        """The address that HTTP and metrics listen on: loopback if gRPC has TLS, because Triton's HTTP has none."""
         return LOOPBACK if self.is_exposed and self.security.has_tls else self.host
 
     @property
@@ -105,6 +115,16 @@ class Options(Frozen):
         return f"{self.host}:{self.grpc_port}{' with TLS' if self.security.has_tls else ''}"
 
 
+class UpOptions(Security, TritonOptions):
+    """The options of `server up` and `server doctor`."""
+
+    @property
+    def server_options(self) -> Options:
+        """The same options, with those of security apart."""
+        values = self.model_dump()
+        return Options(security=Security(**{name: values.pop(name) for name in Security.model_fields}), **values)
+
+
 def connect_address(host: str) -> str:
     """Return the address to connect to for an address to listen on: loopback for 0.0.0.0."""
     return LOOPBACK if ipaddress.ip_address(host).is_unspecified else host
@@ -112,7 +132,7 @@ def connect_address(host: str) -> str:
 
 def triton_arguments(
     options: Options,
-    tokens: ServerTokens,
+    tokens: RequestTokens,
     repository: str,
     bind: str | None = None,
     backend_directory: str | None = None,

@@ -22,22 +22,10 @@ from server.runtimes.base import LOG_FILE, ProgressCallback, Server
 from server.runtimes.table import RUNTIMES, runtime_of
 from server.security import load_server_tokens
 from tritonkit.errors import InputError, ServerError
+from tritonkit.repository.model_folder import find_models, not_a_repository_error
 from tritonkit.spec import Frozen
-from tritonkit.system.local_servers import STATE_FILE, STATE_VARIABLE, state_folder
-from tritonkit.triton.model_config import models_in
-
-__all__ = [
-    "STATE_VARIABLE",
-    "Options",
-    "Server",
-    "find_log",
-    "find_servers",
-    "running_servers",
-    "start",
-    "state_folder",
-    "stop",
-    "wait_until_ready",
-]
+from tritonkit.system.local_servers import STATE_FILE, state_folder
+from tritonkit.system.local_servers import STATE_VARIABLE as STATE_VARIABLE
 
 _REPOSITORY_FILE = "repository.txt"
 """The repository of the log in the same folder; kept when the state file is deleted."""
@@ -71,13 +59,8 @@ def start(options: Options, stops_with_parent: bool = False, report: ProgressCal
     Raises InputError for a missing repository or model, and for unusable addresses, certificates and tokens;
     ServerError for a port in use or a missing runtime.
     """
-    if not options.repository.is_dir() or not models_in(options.repository):
-        raise InputError(
-            f"{options.repository}: is not a model repository; create one with `builder export`",
-            code="repository.missing",
-        )
-    for model in options.models:
-        check_model_exists(options.repository, model)
+    if not find_models(options.repository, options.models):
+        raise not_a_repository_error(options.repository)
     check_network_options(options)
     files = {name: path.resolve() for name, path in options.security.files().items()}
     options = options.model_copy(
@@ -109,15 +92,6 @@ def start(options: Options, stops_with_parent: bool = False, report: ProgressCal
             runtime.stop(server)  # without a state file `server down` could not stop it
             raise
     return server
-
-
-def check_model_exists(repository: Path, model: str) -> None:
-    """Check that a name is a model folder directly in the repository. Raises InputError."""
-    names = [folder.name for folder in models_in(repository)]
-    if model not in names:
-        raise InputError(
-            f"{repository} has no model {model!r}; it has: {', '.join(names) or 'none'}", code="repository.no_model"
-        )
 
 
 def wait_until_ready(server: Server, timeout_s: float) -> None:

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
-
-from tritonkit.spec import Frozen
+from tritonkit.options import CommandLine, Options
 from tritonkit.system.env_file import setting
 from tritonkit.triton import connection
+from tritonkit.triton.connection import RequestTokens
 
 _ADMIN_APIS = ("model-repository", "trace", "logging")
 _USE_APIS = ("inference", "metadata", "model-config", "statistics")
 _SHARED_MEMORY = ("shared-memory",)
 
 
-class Security(Frozen):
+class Security(Options):
     """Exposure and TLS of a server. Tokens are kept apart: they are not options."""
 
-    tls_certificate: Path | None = None
+    tls_certificate: Annotated[Path | None, CommandLine("--tls-cert")] = None
+    """TLS for gRPC: the server's certificate (PEM)."""
     tls_key: Path | None = None
+    """The key of --tls-cert (PEM)."""
     tls_ca: Path | None = None
-    """Mutual TLS: the CA certificates that sign client certificates."""
+    """Mutual TLS: accept only clients with a certificate of this CA (PEM)."""
     expose: bool = False
-    """The user allows an address that other machines can reach."""
-    plaintext: bool = False
-    """The user allows other machines to connect without TLS."""
+    """Allow a --host that other machines can reach."""
+    plaintext: Annotated[bool, CommandLine("--insecure")] = False
+    """With --expose: allow it without TLS."""
 
     def files(self) -> dict[str, Path]:
         """Return the TLS files that are set, by field."""
@@ -39,21 +41,7 @@ class Security(Frozen):
         return self.tls_certificate is not None
 
 
-class ServerTokens(Frozen):
-    """The tokens that Triton requires in the header `tritonkit-token`. Saved in the state file, with mode 0600."""
-
-    admin: str = Field(repr=False)
-    """For the repository, trace and logging APIs, and for shared memory over HTTP."""
-    use: str | None = Field(default=None, repr=False)
-    """For inference, metadata, configurations, statistics, and shared memory over gRPC; None leaves these open."""
-
-    @property
-    def client_tokens(self) -> connection.RequestTokens:
-        """The same tokens as a client sends them."""
-        return connection.RequestTokens(use=self.use, admin=self.admin)
-
-
-def load_server_tokens(repository: Path) -> ServerTokens:
+def load_server_tokens(repository: Path) -> RequestTokens:
     """Read `TRITONKIT_ADMIN_TOKEN` (default: random) and `TRITONKIT_TOKEN` from the environment or `.env`.
 
     repository: the folder to serve; `.env` is searched next to it.
@@ -62,14 +50,14 @@ def load_server_tokens(repository: Path) -> ServerTokens:
     environment = connection.tokens_from_environment()
     admin = environment.admin or _token_from_settings(connection.ADMIN_TOKEN_VARIABLE, repository)
     use = environment.use or _token_from_settings(connection.TOKEN_VARIABLE, repository)
-    return ServerTokens(admin=admin or secrets.token_urlsafe(24), use=use)
+    return RequestTokens(admin=admin or secrets.token_urlsafe(24), use=use)
 
 
 def _token_from_settings(variable: str, repository: Path) -> str | None:
     return connection.validate_token(setting(variable, repository), f"{variable} of .env")
 
 
-def security_arguments(security: Security, tokens: ServerTokens, shared_memory_is_admin: bool) -> list[str]:
+def security_arguments(security: Security, tokens: RequestTokens, shared_memory_is_admin: bool) -> list[str]:
     """Return the arguments of `tritonserver` for TLS on gRPC and for APIs that require a token.
 
     shared_memory_is_admin: shared memory needs the admin token over gRPC too, because no client shares memory with the
@@ -90,7 +78,7 @@ def security_arguments(security: Security, tokens: ServerTokens, shared_memory_i
     return arguments
 
 
-def _restriction_options(option: str, tokens: ServerTokens, shared_memory_is_admin: bool) -> list[str]:
+def _restriction_options(option: str, tokens: RequestTokens, shared_memory_is_admin: bool) -> list[str]:
     admin, use = (_SHARED_MEMORY, ()) if shared_memory_is_admin else ((), _SHARED_MEMORY)
     rules = [((*_ADMIN_APIS, *admin), tokens.admin), ((*_USE_APIS, *use), tokens.use)]
     return [

@@ -51,31 +51,23 @@ __all__ = [
     "write_checkpoint",
 ]
 
-_MODULES = {
-    "Comparison": "tritonkit.comparison",
-    "Connection": "tritonkit.triton.connection",
-    "Geometry": "tritonkit.images.preprocess",
-    "Golden": "tritonkit.golden",
-    "ImageError": "tritonkit.images.preprocess",
-    "Limits": "tritonkit.comparison",
-    "Manifest": "tritonkit.repository.manifest",
-    "ModelSpec": "tritonkit.spec",
-    "Preprocess": "tritonkit.images.preprocess",
-    "Runner": "tritonkit.runtimes.base",
-    "Task": "tritonkit.tasks.base",
-    "TaskSpec": "tritonkit.spec",
-    "TensorSpec": "tritonkit.spec",
-    "TritonkitError": "tritonkit.errors",
-    "Verdict": "tritonkit.repository.verdict",
-    "compare": "tritonkit.comparison",
-    "load_image": "tritonkit.images.preprocess",
-    "open_artifact": "tritonkit.runtimes",
-    "read_spec": "tritonkit.checkpoint",
-    "read_weights": "tritonkit.checkpoint",
-    "register": "tritonkit.plugins",
-    "task_of": "tritonkit.tasks",
-    "write_checkpoint": "tritonkit.checkpoint",
+_NAMES = {
+    "checkpoint": ("read_spec", "read_weights", "write_checkpoint"),
+    "comparison": ("Comparison", "Limits", "compare"),
+    "errors": ("TritonkitError",),
+    "golden": ("Golden",),
+    "images.preprocess": ("Geometry", "ImageError", "Preprocess", "load_image"),
+    "plugins": ("register",),
+    "repository.manifest": ("Manifest",),
+    "repository.verdict": ("Verdict",),
+    "runtimes": ("open_artifact",),
+    "runtimes.base": ("Runner",),
+    "spec": ("ModelSpec", "TaskSpec", "TensorSpec"),
+    "tasks": ("task_of",),
+    "tasks.base": ("Task",),
+    "triton.connection": ("Connection",),
 }
+"""The public names by their module."""
 
 # gRPC's own preparation for a fork aborts or blocks the process when it comes at the wrong moment. tritonkit forks only
 # processes that send no requests, such as torch's data loaders.
@@ -84,6 +76,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 def __getattr__(name: str) -> Any:
     """Load a public name at its first use. Raises AttributeError for any other."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"tritonkit.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,16 +33,8 @@ FORMATS = (*(record.name for record in (ONNX, TRT, RTX, OPENVINO, TORCHSCRIPT)),
 """The options that choose a format, in the order of `--help`."""
 INT32, UINT32, INT64, UINT64 = 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1
 """The largest numbers of the field types of `ModelConfig`."""
-LIMIT_RANGES: dict[str, float] = {
-    "max_abs": math.inf,
-    "relative": math.inf,
-    "decisions": 1,
-    "quality": 1,
-    "tie": 1,
-    "slack": math.inf,
-    "probes": math.inf,
-}
-"""The largest value of each field of `Limits`; the smallest is 0."""
+_SHARES = ("decisions", "quality", "tie")
+"""The limits that are at most 1."""
 
 
 def _numbers(minimum: int, maximum: int, expected: str = "") -> Callable[[Any], Any]:
@@ -108,9 +100,9 @@ def _limit(text: str) -> str:
     """Check NAME=NUMBER, or PRECISION.NAME=NUMBER."""
     name, _, number = (part.strip() for part in text.partition("="))
     precision, dot, field = name.rpartition(".")
-    if field not in LIMIT_RANGES:
+    if field not in Limits.model_fields:
         raise option_error(
-            f"unknown limit {field!r}; expected NAME=NUMBER with one of {', '.join(LIMIT_RANGES)}",
+            f"unknown limit {field!r}; expected NAME=NUMBER with one of {', '.join(Limits.model_fields)}",
             code="option.unknown_limit",
         )
     if dot and precision not in LIMITS:
@@ -118,7 +110,7 @@ def _limit(text: str) -> str:
             f"unknown precision {precision!r}; expected one of {', '.join(LIMITS)}, or no precision for all of them",
             code="option.limit_precision",
         )
-    maximum = LIMIT_RANGES[field]
+    maximum = 1 if field in _SHARES else math.inf
     try:
         value = float(number)
     except ValueError:
@@ -320,7 +312,7 @@ class VerificationOptions(Options):
             precision: limits.model_copy(
                 update={
                     field: values[name]
-                    for field in LIMIT_RANGES
+                    for field in Limits.model_fields
                     for name in (field, f"{precision}.{field}")
                     if name in values
                 }

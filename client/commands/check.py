@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.commands.options import with_connection_options
+from client.commands.options import ConnectionOptions
 from tritonkit.errors import CertificateError, InferenceError, InputError, TokenError, UnreachableError
+from tritonkit.options import options_of
 from tritonkit.system.console import JsonOption, print_json, print_text, progress, reports_errors, table
 
 if TYPE_CHECKING:
-    from client.check_reference import ReferenceFiles
     from client.served_check import CheckResult
-    from tritonkit.triton.client import TritonClient
-    from tritonkit.triton.connection import Connection
 
 
 @reports_errors
-@with_connection_options()
+@options_of(ConnectionOptions)
 def check(
-    connection: Connection,
+    options: ConnectionOptions,
+    context: typer.Context,
     models: Annotated[list[str] | None, typer.Argument(help="Served models.")] = None,
     all_models: Annotated[bool, typer.Option("--all", help="Check all models of the server that have a spec.")] = False,
     version: Annotated[str, typer.Option(help="Version to check; default: the server's choice.")] = "",
@@ -57,42 +56,32 @@ def check(
     from client.check_reference import ReferenceFiles
     from client.connection import server_at
     from client.model_loading import models_with_spec
+    from client.served_check import check_served_model, failed_check, with_quality
+    from tritonkit.triton.runner import TritonRunner
 
     reference_files = ReferenceFiles(golden=golden, checkpoint=against, repository=repository, verdict=verdict)
+    connection = options.connection(context)
     results = []
     with server_at(connection) as server, progress(f"connecting to {connection.url}") as report:
         for model in models or models_with_spec(server):
             report(f"checking {model}")
-            results.append(_check_model(server, model, version, reference_files, data, masks, all_models))
+            checked_version = version
+            try:
+                runner = TritonRunner(server, model, version).pin_version()
+                checked_version = runner.version
+                result = check_served_model(runner, reference_files)
+                if data is not None:
+                    result = with_quality(result, runner, data, masks, against)
+            except (CertificateError, TokenError, UnreachableError):  # they fail for all models
+                raise
+            except (InputError, InferenceError) as error:
+                if not all_models:
+                    raise
+                result = failed_check(model, checked_version, f"{server.url}/{model}", error)
+            results.append(result)
     print_json(results) if as_json else _print_results(results)
     if not all(result.passed for result in results):
         raise typer.Exit(1)
-
-
-def _check_model(
-    server: TritonClient,
-    model: str,
-    version: str,
-    reference_files: ReferenceFiles,
-    data: Path | None,
-    masks: Path | None,
-    continue_after_errors: bool,
-) -> CheckResult:
-    """Check one model. continue_after_errors: return an error as the model's result, so that others are checked."""
-    from client.served_check import check_served_model, failed_check, with_quality
-    from tritonkit.triton.runner import TritonRunner
-
-    try:
-        runner = TritonRunner(server, model, version).pin_version()
-        version = runner.version
-        result = check_served_model(runner, reference_files)
-        return result if data is None else with_quality(result, runner, data, masks, reference_files.checkpoint)
-    except (CertificateError, TokenError, UnreachableError):  # they fail for all models
-        raise
-    except (InputError, InferenceError) as error:
-        if not continue_after_errors:
-            raise
-        return failed_check(model, version, f"{server.url}/{model}", error)
 
 
 def _print_results(results: list[CheckResult]) -> None:

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.commands.options import is_set_on_command_line, with_connection_options
+from client.commands.options import InferConnectionOptions, typed_options
 from tritonkit.errors import InputError
+from tritonkit.options import options_of
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table, track_progress, warn
 
 if TYPE_CHECKING:
     from client.outputs.output_config import Tally
     from tritonkit.tasks import Task
-    from tritonkit.triton.connection import Connection
 
 MAX_TABLE_ROWS = 100
 PATHS_HELP = "Images, folders, globs, addresses, zip, tar, videos, CSVs; - for a list on standard input."
 
 
 @reports_errors
-@with_connection_options(repeats_requests=True)
+@options_of(InferConnectionOptions)
 def infer(
-    paths: Annotated[list[str], typer.Argument(help=PATHS_HELP)],
-    connection: Connection,
+    options: InferConnectionOptions,
     context: typer.Context,
+    paths: Annotated[list[str], typer.Argument(help=PATHS_HELP)],
     model: Annotated[str | None, typer.Option(help="The served model; default: the server's only model.")] = None,
     version: Annotated[str, typer.Option(help="Version of the model; default: the server's choice.")] = "",
     source: Annotated[
@@ -86,7 +86,11 @@ def infer(
         raise InputError(
             "--from answers in this process; --model and --version select a model of a server", code="option.from_model"
         )
-    if is_set_on_command_line(context, "every") and not may_contain_video(paths):
+    if source is not None and (flags := typed_options(context, InferConnectionOptions.model_fields)):
+        raise InputError(
+            f"--from answers in this process, without a server; omit {', '.join(flags)}", code="option.from_server"
+        )
+    if typed_options(context, ["every"]) and not may_contain_video(paths):
         raise InputError(f"--every {every}: applies to videos, and the paths contain none", code="option.every_unused")
     check_threshold(threshold)
     outputs = output or []
@@ -94,10 +98,11 @@ def infer(
     output_config = OutputConfig.from_options(outputs, gallery, folders, background, paths, overwrite, retry_failed)
     stream = find_pictures(paths, column=column, null=null, frame_step=every)
     tally = Tally(None if as_json else MAX_TABLE_ROWS)
+    url = options.connection(context) if source is None else ""
     with contextlib.ExitStack() as stack:
         concurrency = AdaptiveConcurrency(in_flight)
         runner = stack.enter_context(
-            open_runner(source, connection, model, version, concurrency.record_failure, bool(outputs))
+            open_runner(source, url, model, version, concurrency.record_failure, bool(outputs))
         )
         task = task_with_threshold(runner, threshold)
         answer_filter = Filter.from_options(runner.spec, classes or (), min_probability)

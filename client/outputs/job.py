@@ -30,7 +30,7 @@ from client.outputs.formats import FORMATS
 from tritonkit.errors import ExternalError, InputError, is_external_failure
 from tritonkit.runtimes import Runner
 from tritonkit.runtimes.formats import model_files
-from tritonkit.spec import Frozen, Lineage
+from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write, delete_partial_files, file_sha256
 from tritonkit.tasks import Answer
 
@@ -120,7 +120,7 @@ def job_settings_of(
     """
     from tritonkit.triton.runner import TritonRunner
 
-    spec = runner.spec.model_copy(update={"lineage": Lineage()}).to_json()
+    spec = runner.spec.public().to_json()
     version = digest = ""
     if source is not None:
         digests = [file_sha256(path) for path in model_files(source)]

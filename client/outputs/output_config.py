@@ -93,12 +93,6 @@ class OutputConfig:
         drawn = {key: draws[key] for key in chosen_folders}
         return cls(outputs, gallery, chosen_folders, drawn, background, overwrite, retry_failed)
 
-    def add_to_settings(self, settings: JobSettings) -> JobSettings:
-        """Return the settings with the outputs that rows depend on."""
-        drawn = {key: str(folder) for key, folder in self.folders.items()}
-        names = tuple(path.name for path in self.outputs)
-        return settings.model_copy(update={"drawn": drawn, "background": self.background, "outputs": names})
-
 
 def _check_files(outputs: Sequence[Path], gallery: Path | None) -> None:
     for path in outputs:
@@ -190,7 +184,8 @@ class OutputWriter:
 
     def summary(self, tally: Tally, origin: str, version: str) -> str:
         """Return the last line. version: of a served model; empty for an artifact."""
-        line = f"{tally.summary()}, by {model_title(origin, version)}"
+        left_out = f", {tally.filtered_out} left out by the filter" if tally.filtered_out else ""
+        line = f"{tally.answered} answered, {tally.failed} failed{left_out}, by {model_title(origin, version)}"
         if not (self.job and self.job.earlier):
             return line
         if self.job.has_nothing_new:
@@ -226,9 +221,11 @@ def open_outputs(
     with contextlib.ExitStack() as stack:
         job = None
         if config.outputs:
-            resume_options = (config.overwrite, config.retry_failed)
+            drawn = {key: str(folder) for key, folder in config.folders.items()}
+            names = tuple(path.name for path in config.outputs)
+            settings = settings.model_copy(update={"drawn": drawn, "background": config.background, "outputs": names})
             job = stack.enter_context(
-                open_job(config.outputs, config.add_to_settings(settings), example, say, *resume_options)
+                open_job(config.outputs, settings, example, say, config.overwrite, config.retry_failed)
             )
             if job.earlier:
                 for folder in config.folders.values():
@@ -279,8 +276,3 @@ class Tally:
             self.filtered_out += 1
         elif self._max_rows is None or len(self.rows) < self._max_rows:
             self.rows.append(replace(row, answer=row.answer and Answer(row.answer.fields), thumbnail=None))
-
-    def summary(self) -> str:
-        """Return the counts as text."""
-        filter_counts = f", {self.filtered_out} left out by the filter" if self.filtered_out else ""
-        return f"{self.answered} answered, {self.failed} failed{filter_counts}"

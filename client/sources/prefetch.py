@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import TypeAlias
 
@@ -39,15 +39,6 @@ def prefetch_content(pictures: Iterable[Picture], max_fetches: int = MAX_FETCHES
         fetchers.finish(cancel_pending=not is_exhausted)
 
 
-@dataclass(frozen=True, slots=True)
-class _PendingContent:
-    content: Future[_Bytes]
-
-    def __call__(self) -> bytes:
-        """Wait for the content. Raises ImageError, and ExternalError if it could not be stored."""
-        return self.content.result()()
-
-
 class _Fetchers:
     """Daemon threads, so that a host that never answers does not keep the process alive, as an executor would."""
 
@@ -58,8 +49,8 @@ class _Fetchers:
         self._pending: set[Future[_Bytes]] = set()
         self._buffer = SpillBuffer()
 
-    def fetch(self, content: Fetch) -> _PendingContent:
-        """Queue a download and return its future content."""
+    def fetch(self, content: Fetch) -> _Bytes:
+        """Queue a download. The content waits for it, and raises ImageError, or ExternalError if it was not stored."""
         future: Future[_Bytes] = Future()
         self._pending.add(future)
         future.add_done_callback(self._pending.discard)
@@ -67,7 +58,7 @@ class _Fetchers:
         if self._threads < self._max_fetches:
             self._threads += 1
             threading.Thread(target=self._fetch_queued, name="fetch", daemon=True).start()
-        return _PendingContent(future)
+        return lambda: future.result()()
 
     def finish(self, *, cancel_pending: bool) -> None:
         """Stop after the queue is empty. cancel_pending: fail all pending downloads."""

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePath
 from typing import BinaryIO
 from weakref import finalize
@@ -32,24 +33,6 @@ _READ_ERRORS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    archive: zipfile.ZipFile
-    info: zipfile.ZipInfo
-
-    def __call__(self) -> bytes:
-        """Return the bytes; can be called from several threads. Raises ImageError."""
-        if self.info.flag_bits & _ENCRYPTED:
-            raise ImageError("is encrypted; unpack the archive first")
-        if self.info.file_size > MAX_BYTES:
-            raise ImageError(f"has {self.info.file_size:,} bytes; at most {MAX_BYTES:,} are unpacked")
-        try:
-            with self.archive.open(self.info) as content:
-                return content.read(MAX_BYTES)
-        except _READ_ERRORS as error:
-            raise ImageError(f"cannot be unpacked ({first_line(error)})") from error
-
-
 @dataclass(frozen=True)
 class Zip:
     """A zip archive. Its directory is kept in memory, about 600 bytes for each member."""
@@ -71,9 +54,8 @@ class Zip:
         finalize(archive, file.close)
         for info in _members(archive, self.skipped):
             member_name = as_unicode(info.filename)
-            yield Picture(
-                f"{name}/{member_name}", relative_path / safe_relative_path(member_name), _Member(archive, info)
-            )
+            path = relative_path / safe_relative_path(member_name)
+            yield Picture(f"{name}/{member_name}", path, partial(_unpack, archive, info))
 
 
 def _open_zip(file: BinaryIO) -> zipfile.ZipFile:
@@ -81,6 +63,19 @@ def _open_zip(file: BinaryIO) -> zipfile.ZipFile:
         return zipfile.ZipFile(file)
     except _READ_ERRORS as error:
         raise ImageError(f"is not a readable zip archive ({first_line(error)})") from error
+
+
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Return the bytes of a member; can be called from several threads. Raises ImageError."""
+    if info.flag_bits & _ENCRYPTED:
+        raise ImageError("is encrypted; unpack the archive first")
+    if info.file_size > MAX_BYTES:
+        raise ImageError(f"has {info.file_size:,} bytes; at most {MAX_BYTES:,} are unpacked")
+    try:
+        with archive.open(info) as content:
+            return content.read(MAX_BYTES)
+    except _READ_ERRORS as error:
+        raise ImageError(f"cannot be unpacked ({first_line(error)})") from error
 
 
 def _members(archive: zipfile.ZipFile, skipped: SkippedFiles) -> Iterator[zipfile.ZipInfo]:

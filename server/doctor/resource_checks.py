@@ -8,6 +8,7 @@ from math import prod
 
 from server.doctor.machine import SHARED_MEMORY
 from server.doctor.target_environment import TargetEnvironment
+from server.runtimes.docker_runtime import DEFAULT_SHM_SIZE, SHM_VARIABLE
 from tritonkit.repository.finding import Finding, error, warning
 from tritonkit.repository.model_folder import ModelFolder
 from tritonkit.runtimes.formats import OPENVINO, model_files
@@ -16,9 +17,6 @@ from tritonkit.triton.backends import PYTHON
 from tritonkit.triton.model_config import ENSEMBLE, TYPE_BYTES
 from tritonkit.triton.releases import IMAGE_TAG, IMAGE_VARIABLE, NEWEST_CVE, release_of
 
-SHM_VARIABLE = "SHM_SIZE"
-DEFAULT_CONTAINER_SHM = "1gb"
-"""Shared memory of tritonkit's containers, unless `.env` sets it; in Docker's notation."""
 _MIB = 2**20
 _SEGMENT_BYTES = _MIB
 """Initial size and growth of the segment of a Python backend instance (python_backend, README.md)."""
@@ -30,37 +28,33 @@ _ENCODED_IMAGE_BYTES = 2**20
 
 def check_resources(models: Sequence[ModelFolder], target: TargetEnvironment) -> Iterator[Finding]:
     """Check what all models need together. Only weights are counted, so the real need is larger."""
-    yield from _check_memory(models, target)
-    yield from _check_gpu_memory(models, target)
+    machine = target.machine
+    on_gpu = [model for model in models if _is_on_gpu(model, target)]
+    in_memory = [model for model in models if model not in on_gpu]
+    if (shortage := _shortage(in_memory, machine.memory_bytes, "memory")) is not None:
+        fix = "load fewer models with --model, or export with fewer --instances"
+        yield error(
+            target.repository, f"the weights of all model instances need {shortage}", fix, code="machine.memory"
+        )
+    if (shortage := _shortage(on_gpu, machine.gpu_memory_bytes, "GPU memory")) is not None:
+        yield error(
+            target.repository,
+            f"the weights of all model instances need {shortage}",
+            "load fewer models with --model, export with fewer --instances, or stop other GPU processes (`nvidia-smi`)",
+            code="machine.gpu_memory",
+        )
     yield from _check_shared_memory(models, target)
     yield from _check_release(target)
 
 
-def _check_memory(models: Sequence[ModelFolder], target: TargetEnvironment) -> Iterator[Finding]:
-    in_memory = [model for model in models if not _is_on_gpu(model, target)]
-    needed_bytes = sum(_weights_bytes(model) * _instances(model) for model in in_memory)
-    if needed_bytes > target.machine.memory_bytes:
-        yield error(
-            target.repository,
-            f"the weights of all model instances need {_mib_text(needed_bytes)} of memory; "
-            f"{_mib_text(target.machine.memory_bytes)} are free. The largest: {_largest_models(in_memory)}",
-            "load fewer models with --model, or export with fewer --instances",
-            code="machine.memory",
-        )
-
-
-def _check_gpu_memory(models: Sequence[ModelFolder], target: TargetEnvironment) -> Iterator[Finding]:
-    free_bytes = target.machine.gpu_memory_bytes
-    on_gpu = [model for model in models if _is_on_gpu(model, target)]
-    needed_bytes = sum(_weights_bytes(model) * _instances(model) for model in on_gpu)
-    if free_bytes is not None and needed_bytes > free_bytes:
-        yield error(
-            target.repository,
-            f"the weights of all model instances need {_mib_text(needed_bytes)} of GPU memory; {_mib_text(free_bytes)} "
-            f"are free. The largest: {_largest_models(on_gpu)}",
-            "load fewer models with --model, export with fewer --instances, or stop other GPU processes (`nvidia-smi`)",
-            code="machine.gpu_memory",
-        )
+def _shortage(models: Sequence[ModelFolder], free_bytes: int | None, memory: str) -> str | None:
+    """Say how much of a memory these models need, if it is more than is free; None if it fits or is unknown."""
+    needed_bytes = sum(_weights_bytes(model) * _instances(model) for model in models)
+    if free_bytes is None or needed_bytes <= free_bytes:
+        return None
+    largest = sorted(models, key=lambda model: _weights_bytes(model) * _instances(model), reverse=True)[:3]
+    names = ", ".join(f"{model.name} {_mib_text(_weights_bytes(model))} x {_instances(model)}" for model in largest)
+    return f"{_mib_text(needed_bytes)} of {memory}; {_mib_text(free_bytes)} are free. The largest: {names}"
 
 
 def _check_shared_memory(models: Sequence[ModelFolder], target: TargetEnvironment) -> Iterator[Finding]:
@@ -76,7 +70,7 @@ def _check_shared_memory(models: Sequence[ModelFolder], target: TargetEnvironmen
     free_bytes = target.machine.shared_memory_bytes
     in_container = target.options.runtime == "docker"
     if in_container:
-        size = _DOCKER_SIZE.fullmatch((setting(SHM_VARIABLE, target.repository) or DEFAULT_CONTAINER_SHM).lower())
+        size = _DOCKER_SIZE.fullmatch((setting(SHM_VARIABLE, target.repository) or DEFAULT_SHM_SIZE).lower())
         free_bytes = int(float(size[1]) * _DOCKER_UNITS[size[2]]) if size else 0
     if needed_bytes > free_bytes:
         needed, free = _mib_text(needed_bytes), _mib_text(free_bytes)
@@ -131,11 +125,6 @@ def _is_on_gpu(model: ModelFolder, target: TargetEnvironment) -> bool:
         return False
     group = next(iter(model.config.instance_group), None)
     return group is None or group.KIND_CPU not in kinds
-
-
-def _largest_models(models: Sequence[ModelFolder]) -> str:
-    largest = sorted(models, key=lambda model: _weights_bytes(model) * _instances(model), reverse=True)[:3]
-    return ", ".join(f"{model.name} {_mib_text(_weights_bytes(model))} x {_instances(model)}" for model in largest)
 
 
 def _mib_text(byte_count: int) -> str:

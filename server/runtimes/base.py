@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.options import Options
-from server.security import ServerTokens
 from tritonkit.errors import InferenceError
 from tritonkit.spec import Frozen
 from tritonkit.system.local_servers import state_folder
-from tritonkit.triton.connection import Connection
+from tritonkit.triton.connection import Connection, RequestTokens
 
 if TYPE_CHECKING:
     from tritonkit.triton.client import TritonClient
@@ -26,7 +25,7 @@ class Server(Frozen):
     """A server that was started and may have ended since. Its JSON is the state file, which includes the tokens."""
 
     options: Options
-    tokens: ServerTokens
+    tokens: RequestTokens
     pid: int = 0
     """The process id, for the pip runtime."""
     started: float = 0.0
@@ -54,7 +53,7 @@ class Server(Frozen):
         from tritonkit.triton.client import TritonClient
 
         connection = Connection(url=self.options.http_url, deadline_s=timeout_s)
-        return TritonClient(connection, tokens=self.tokens.client_tokens)
+        return TritonClient(connection, tokens=self.tokens)
 
     def is_ready(self) -> bool:
         """Whether Triton answers its readiness check."""
@@ -73,7 +72,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def launch(
-        self, options: Options, tokens: ServerTokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
+        self, options: Options, tokens: RequestTokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
     ) -> Server:
         """Start Triton and return without waiting for its models.
 

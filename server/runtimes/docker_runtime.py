@@ -15,19 +15,21 @@ from typing import Any
 from server.options import Options, triton_arguments
 from server.runtimes.base import ProgressCallback, Runtime, Server
 from server.runtimes.docker_image import TritonImages, translate_docker_errors
-from server.security import ServerTokens
 from tritonkit.errors import InputError, ServerError
 from tritonkit.system.docker_engine import Docker, all_gpus, docker_engine, run_container
 from tritonkit.system.env_file import setting
 from tritonkit.system.files import atomic_write
+from tritonkit.triton.connection import RequestTokens
 
 LABEL = "tritonkit"
 """Label of every container: `docker ps --filter label=tritonkit=server` lists them."""
-_NETWORK_VARIABLE, _SHM_VARIABLE = "TRITON_NETWORK", "SHM_SIZE"
+_NETWORK_VARIABLE = "TRITON_NETWORK"
+SHM_VARIABLE = "SHM_SIZE"
+DEFAULT_SHM_SIZE = "1gb"
+"""Shared memory of tritonkit's containers, unless `.env` sets it; in Docker's notation."""
 _HOST_NETWORK = "host"
 _COMPOSE_NETWORK = "tritonkit"
 """The default network of Compose. It does not exist before Compose ran."""
-_DEFAULT_SHM_SIZE = "1gb"
 _MODELS_MOUNT, _TLS_MOUNT = "/models", "/tls"
 _CONTAINER_USER = 1000
 """The user `triton-server` of NVIDIA's image, used when root starts the server."""
@@ -41,7 +43,7 @@ class DockerRuntime(Runtime):
     poll_interval_s = 2.0
 
     def launch(
-        self, options: Options, tokens: ServerTokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
+        self, options: Options, tokens: RequestTokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
     ) -> Server:
         """Pull or build the image if it is missing, and start a container.
 
@@ -122,7 +124,7 @@ def has_gpu(info: dict[str, Any]) -> bool:
     return "nvidia" in (info.get("Runtimes") or {}) or any(name.startswith("nvidia.com/gpu") for name in discovered)
 
 
-def container_settings(options: Options, tokens: ServerTokens, network: str | None) -> dict[str, Any]:
+def container_settings(options: Options, tokens: RequestTokens, network: str | None) -> dict[str, Any]:
     """Return the arguments of `containers.create` of Docker's SDK, without image and GPUs.
 
     options: with an absolute repository. network: None is the engine's default. Raises InputError for a file that the
@@ -153,7 +155,7 @@ def container_settings(options: Options, tokens: ServerTokens, network: str | No
         "tmpfs": {"/tmp": ""},  # noqa: S108 - in the container
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
-        "shm_size": setting(_SHM_VARIABLE, options.repository) or _DEFAULT_SHM_SIZE,
+        "shm_size": setting(SHM_VARIABLE, options.repository) or DEFAULT_SHM_SIZE,
         "volumes": {
             str(options.repository): {"bind": _MODELS_MOUNT, "mode": "ro"},
             **{str(path): {"bind": mounted[name], "mode": "ro"} for name, path in files.items()},

@@ -13,8 +13,8 @@ import psutil
 from server.options import Options, triton_arguments
 from server.runtimes.base import LOG_FILE, ProgressCallback, Runtime, Server
 from server.runtimes.pip_environment import find_pip_environment
-from server.security import ServerTokens
 from server.supervisor import RESTART_PREFIX, SUPERVISOR_FILE, stop_with_parent
+from tritonkit.triton.connection import RequestTokens
 
 _READY_FILE = "ready"
 _STOP_TIMEOUT_S = 30.0
@@ -26,7 +26,7 @@ class PipRuntime(Runtime):
     """Runs Triton as a local process."""
 
     def launch(
-        self, options: Options, tokens: ServerTokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
+        self, options: Options, tokens: RequestTokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
     ) -> Server:
         """Copy the backends into `folder` and start the binary under the supervisor. Raises ServerError."""
         environment = find_pip_environment()

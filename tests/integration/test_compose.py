@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from server.options import HTTP_MAX_INPUT_BYTES, Options, triton_arguments
-from server.security import Security, ServerTokens
+from server.security import RequestTokens, Security
 from tritonkit.triton.releases import DEFAULT_IMAGE
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +104,7 @@ def test_entrypoint_says_what_server_up_says(models: Path) -> None:
         version_compatible=True,
         security=security,
     )
-    wanted = triton_arguments(options, ServerTokens(admin="admin", use="use"), str(models), bind="0.0.0.0")
+    wanted = triton_arguments(options, RequestTokens(admin="admin", use="use"), str(models), bind="0.0.0.0")
     done = entered(models, settings)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == sorted(wanted)
@@ -112,13 +112,13 @@ def test_entrypoint_says_what_server_up_says(models: Path) -> None:
 
 def test_entrypoint_says_what_server_up_says_when_nothing_is_set(models: Path) -> None:
     options = Options(repository=models, runtime="docker")
-    wanted = triton_arguments(options, ServerTokens(admin="admin"), str(models), bind="0.0.0.0")
+    wanted = triton_arguments(options, RequestTokens(admin="admin"), str(models), bind="0.0.0.0")
     assert sorted(entered(models, ADMIN).stdout.splitlines()) == sorted(wanted)
 
 
 def test_entrypoint_and_server_up_let_large_requests_through_where_triton_has_a_bound(models: Path) -> None:
     options = Options(repository=models, runtime="docker", image=DEFAULT_IMAGE)
-    wanted = triton_arguments(options, ServerTokens(admin="admin"), str(models), bind="0.0.0.0")
+    wanted = triton_arguments(options, RequestTokens(admin="admin"), str(models), bind="0.0.0.0")
     assert f"--http-max-input-size={HTTP_MAX_INPUT_BYTES}" in wanted
     done = entered(models, ADMIN, help_text="  --http-max-input-size <integer>")
     assert sorted(done.stdout.splitlines()) == sorted(wanted)

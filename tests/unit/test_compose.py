@@ -11,7 +11,7 @@ import yaml
 
 from server.options import Options, triton_arguments
 from server.runtimes.docker_image import BUILD_VARIABLES, CPU_IMAGE, PILLOW_SUFFIX
-from server.security import ServerTokens
+from server.security import RequestTokens
 from tritonkit.triton.releases import DEFAULT_IMAGE, release_of
 
 ROOT = Path(__file__).parents[2]
@@ -142,5 +142,5 @@ def models(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("image", ["nvcr.io/nvidia/tritonserver:25.06-py3", "mine/triton:1", None])
 def test_server_up_gives_no_option_that_the_image_may_not_know(models: Path, image: str | None) -> None:
     options = Options(repository=models, runtime="docker", image=image)
-    arguments = triton_arguments(options, ServerTokens(admin="admin"), str(models))
+    arguments = triton_arguments(options, RequestTokens(admin="admin"), str(models))
     assert not [one for one in arguments if one.startswith("--http-max-input-size")]

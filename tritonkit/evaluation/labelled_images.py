@@ -108,22 +108,15 @@ def _row_problems(part: str, bad: Mapping[str, RowError]) -> list[Problem]:
     for code in dict.fromkeys(error.code for error in bad.values()):
         reasons = {place: str(error) for place, error in bad.items() if error.code == code}
         if len(reasons) > 1 and len(set(reasons.values())) == 1:
-            reason = next(iter(reasons.values()))
-            text = f"{len(reasons)} rows{of_part} cannot be used ({_format_places(list(reasons))}): {reason}"
+            are_lines = all(place.startswith("line ") for place in reasons)
+            places = ", ".join(place.removeprefix("line ") if are_lines else place for place in list(reasons)[:3])
+            listing = f"{'lines ' if are_lines else ''}{places}{', …' if len(reasons) > 3 else ''}"
+            text = f"{len(reasons)} rows{of_part} cannot be used ({listing}): {next(iter(reasons.values()))}"
             problems.append(Problem(code, text))
         else:
             items = [f"{place}: {reason}" for place, reason in reasons.items()]
             problems += listed(f"rows{of_part} that cannot be used", items, code=code)
     return problems
-
-
-def _format_places(places: Sequence[str]) -> str:
-    """Write the first few places; lines as `lines 8, 15, 22, …`."""
-    more = ", …" if len(places) > 3 else ""
-    kinds = {place.partition(" ")[0] for place in places}
-    if kinds == {"line"}:
-        return f"lines {', '.join(place.partition(' ')[2] for place in places[:3])}{more}"
-    return ", ".join(places[:3]) + more
 
 
 def check_labels(

@@ -44,22 +44,21 @@ def read_labelled_tables(
     config: LabelledData, task: EvaluationTask, parts: Sequence[str] = PARTS
 ) -> dict[str, LabelledTable]:
     """Read the table of each part; a data set without parts is read under WHOLE."""
-    tables = _tables(config, task, parts)
-    return {part: _labelled(table, config, task, part) for part, table in tables.items()}
+    return {part: _labelled(table, config, task, part) for part, table in _tables(config, task, parts).items()}
 
 
 def part_paths(path: Path, masks: Path | None = None) -> dict[str, Path]:
     """Find the parts of a data set: folders of class folders, folders of images with masks, or tables."""
     if masks is not None:
         return {part: path / part for part in PARTS if (path / part).is_dir() and (masks / part).is_dir()}
-    return {part: found for part in PARTS if (found := _part_path(path, part)) is not None}
-
-
-def _part_path(path: Path, part: str) -> Path | None:
-    if (path / part).is_dir() and subfolders(path / part):
-        return path / part
-    files = [path / f"{part}.{suffix}" for suffix in READERS if (path / f"{part}.{suffix}").is_file()]
-    return files[0] if files else None
+    paths = {}
+    for part in PARTS:
+        files = [path / f"{part}.{suffix}" for suffix in READERS if (path / f"{part}.{suffix}").is_file()]
+        if (path / part).is_dir() and subfolders(path / part):
+            paths[part] = path / part
+        elif files:
+            paths[part] = files[0]
+    return paths
 
 
 def _tables(config: LabelledData, task: EvaluationTask, parts: Sequence[str]) -> dict[str, Table]:

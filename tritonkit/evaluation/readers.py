@@ -34,10 +34,14 @@ def read_table(
     columns: the table's column name for each standard column. Paths in the rows are resolved; images that are missing
     or listed twice are problems.
     """
-    if masks is not None:
-        return _resolve_paths(path, pair_masks(path, masks, mask_column, mask_suffix), mask_column)
-    table = _find_reader(path, reader)(path)
-    return _resolve_paths(path, _rename_columns(path, table, columns), mask_column)
+    try:
+        if masks is not None:
+            table = pair_masks(path, masks, mask_column, mask_suffix)
+        else:
+            table = _rename_columns(path, _find_reader(path, reader)(path), columns)
+    except TableError as error:
+        return Table(problems=[Problem(error.code, str(error))])
+    return _resolve_paths(path, table, mask_column)
 
 
 def subfolders(path: Path) -> list[Path]:
@@ -53,20 +57,20 @@ def _find_reader(path: Path, name: str | None) -> Reader:
         return _plugin_reader(key)
     except SpecError as error:
         if name:
-            problem = Problem(error.code, f"data.reader: {error}")
-        elif path.exists():
-            problem = Problem(
-                "data.file_type", f"{path}: expected a folder, a .csv or a .json file, got another file type"
-            )
-        else:
-            problem = Problem("data.not_found", f"{path}: does not exist; expected a folder, a .csv or a .json file")
-        return lambda _: Table(problems=[problem])
+            raise TableError(f"data.reader: {error}", code=error.code) from error
+        if not path.exists():
+            raise TableError(
+                f"{path}: does not exist; expected a folder, a .csv or a .json file", code="data.not_found"
+            ) from error
+        raise TableError(
+            f"{path}: expected a folder, a .csv or a .json file, got another file type", code="data.file_type"
+        ) from error
 
 
 def _read_class_folders(root: Path) -> Table:
-    table, empty, deep = Table(columns=[IMAGE, LABEL]), list[str](), list[str]()
     if not root.is_dir():
-        return Table(problems=[Problem("data.not_found", f"{root}: no such folder")])
+        raise TableError(f"{root}: no such folder", code="data.not_found")
+    table, empty, deep = Table(columns=[IMAGE, LABEL]), list[str](), list[str]()
     folders = subfolders(root)
     if problems := class_folder_problems(root, folders):
         return Table(problems=problems)
@@ -101,25 +105,19 @@ def _read_csv(path: Path) -> Table:
     try:
         lines = list(table_rows(path))
     except TableError as error:
-        return Table(problems=[Problem("data.table_unreadable", f"{path}: {error}")])
+        raise TableError(f"{path}: {error}", code="data.table_unreadable") from error
     if not lines:
-        return Table(
-            problems=[
-                Problem(
-                    "data.empty_file",
-                    f"{path}: expected a header with {IMAGE} and the task's columns, got an empty file",
-                )
-            ]
+        raise TableError(
+            f"{path}: expected a header with {IMAGE} and the task's columns, got an empty file", code="data.empty_file"
         )
     header = lines[0][1]
     if any(_IMAGE_SUFFIX.search(cell) for cell in header):
-        first = ",".join(header)
         hint = f"add one, such as {IMAGE},{LABEL}, with commas between columns"
-        problem = Problem("data.no_header", f"{path}: its first line is not a header: {first!r:.120}; {hint}")
-        return Table(problems=[problem])
+        raise TableError(
+            f"{path}: its first line is not a header: {','.join(header)!r:.120}; {hint}", code="data.no_header"
+        )
     if twice := sorted({cell for cell in header if cell and header.count(cell) > 1}):
-        problem = Problem("data.duplicate_column", f"{path}: its header contains {', '.join(twice)} more than once")
-        return Table(problems=[problem])
+        raise TableError(f"{path}: its header contains {', '.join(twice)} more than once", code="data.duplicate_column")
     problems = [] if len(lines) > 1 else [Problem("data.no_rows", f"{path}: has a header but no rows")]
     long = [f"line {line}: {','.join(row)!r:.120}" for line, row in lines[1:] if any(row[len(header) :])]
     problems += listed(
@@ -138,12 +136,12 @@ def _read_json(path: Path) -> Table:
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        return Table(problems=[Problem("data.not_json", f"{path}: not readable JSON in UTF-8 ({error})")])
+        raise TableError(f"{path}: not readable JSON in UTF-8 ({error})", code="data.not_json") from error
     if not isinstance(document, list) or not document:
         got = "an empty list" if document == [] else type(document).__name__
-        problem = Problem("data.not_a_list", f"{path}: expected a list of objects with {IMAGE}, got {got}")
-        return Table(problems=[problem])
-    return _table_from_objects(path, [(f"entry {number}", entry) for number, entry in enumerate(document, start=1)])
+        raise TableError(f"{path}: expected a list of objects with {IMAGE}, got {got}", code="data.not_a_list")
+    entries = [(f"entry {number}", entry) for number, entry in enumerate(document, start=1)]
+    return _table_of(entries, f"entries of {path} that are not objects with {IMAGE}", code="data.not_an_object")
 
 
 def _read_json_lines(path: Path) -> Table:
@@ -151,26 +149,23 @@ def _read_json_lines(path: Path) -> Table:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
-        return Table(problems=[Problem("data.not_json", f"{path}: not readable JSON lines in UTF-8 ({error})")])
+        raise TableError(f"{path}: not readable JSON lines in UTF-8 ({error})", code="data.not_json") from error
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 entries.append((f"line {number}", json.loads(line)))
             except (ValueError, RecursionError) as error:
-                problem = Problem("data.not_json", f"{path}: line {number} is not JSON ({error})")
-                return Table(problems=[problem])
+                raise TableError(f"{path}: line {number} is not JSON ({error})", code="data.not_json") from error
     if not entries:
-        return Table(problems=[Problem("data.empty_file", f"{path}: is empty")])
-    return _table_from_objects(path, entries)
+        raise TableError(f"{path}: is empty", code="data.empty_file")
+    return _table_of(entries, f"entries of {path} that are not objects with {IMAGE}", code="data.not_an_object")
 
 
-def _table_from_objects(path: Path, entries: Sequence[tuple[str, Any]]) -> Table:
-    """Build a table from decoded JSON entries, each with its place."""
-    bad = [place for place, entry in entries if not isinstance(entry, dict)]
-    good: list[tuple[str, Row]] = [(place, entry) for place, entry in entries if isinstance(entry, dict)]
-    columns = list(dict.fromkeys(key for _, entry in good for key in entry))
-    problems = listed(f"entries of {path} that are not objects with {IMAGE}", bad, code="data.not_an_object")
-    return Table(columns, good, problems)
+def _table_of(entries: Sequence[tuple[str, Any]], heading: str, *, code: str) -> Table:
+    """Build a table from entries, each with its place; those that are no rows are a problem with this heading."""
+    bad = [place for place, entry in entries if not isinstance(entry, Mapping)]
+    rows: list[tuple[str, Row]] = [(place, entry) for place, entry in entries if isinstance(entry, Mapping)]
+    return Table(list(dict.fromkeys(key for _, row in rows for key in row)), rows, listed(heading, bad, code=code))
 
 
 def _plugin_reader(name: str) -> Reader:
@@ -180,14 +175,11 @@ def _plugin_reader(name: str) -> Reader:
     def read(path: Path) -> Table:
         try:
             rows = [(f"row {number}", row) for number, row in enumerate(read_rows(path), start=1)]
-        except Exception as error:  # noqa: BLE001 - the user's function can raise anything
-            text = f"reader {name} failed on {path}: {type(error).__name__}: {error}"
-            return Table(problems=[Problem("data.reader_failed", text)])
-        good = [(place, row) for place, row in rows if isinstance(row, Mapping)]
-        bad = sorted({place for place, _ in rows} - {place for place, _ in good})
-        columns = list(dict.fromkeys(key for _, row in good for key in row))
-        problems = listed(f"rows of reader {name} that are not mappings", bad, code="data.not_a_mapping")
-        return Table(columns, good, problems)
+        except Exception as error:  # the user's function can raise anything
+            raise TableError(
+                f"reader {name} failed on {path}: {type(error).__name__}: {error}", code="data.reader_failed"
+            ) from error
+        return _table_of(rows, f"rows of reader {name} that are not mappings", code="data.not_a_mapping")
 
     return read
 
@@ -216,12 +208,12 @@ def _rename_columns(path: Path, table: Table, columns: Mapping[str, str]) -> Tab
         )
         return Table(problems=[*table.problems, problem])
     standard_names = {theirs: name for name, theirs in columns.items()}
-    if replaced := [name for name, theirs in columns.items() if name in table.columns and theirs != name]:
-        # A column listed in data.columns replaces one that has the standard name by chance.
-        table = _without_columns(table, replaced)
-    names = [standard_names.get(name, name) for name in table.columns]
+    # A column listed in data.columns replaces one that has the standard name by chance.
+    replaced = [name for name, theirs in columns.items() if name in table.columns and theirs != name]
+    names = [standard_names.get(name, name) for name in table.columns if name not in replaced]
     rows: list[tuple[str, Row]] = [
-        (place, {standard_names.get(name, name): value for name, value in row.items()}) for place, row in table.rows
+        (place, {standard_names.get(name, name): value for name, value in row.items() if name not in replaced})
+        for place, row in table.rows
     ]
     if names and IMAGE not in names:
         candidate = next((name for name in names if _IMAGE_COLUMN.fullmatch(name)), names[0])
@@ -231,13 +223,6 @@ def _rename_columns(path: Path, table: Table, columns: Mapping[str, str]) -> Tab
         )
         return Table(problems=[*table.problems, problem])
     return Table(names, rows, table.problems, table.notes)
-
-
-def _without_columns(table: Table, names: Sequence[str]) -> Table:
-    rows: list[tuple[str, Row]] = [
-        (place, {name: value for name, value in row.items() if name not in names}) for place, row in table.rows
-    ]
-    return Table([name for name in table.columns if name not in names], rows, table.problems, table.notes)
 
 
 def _path_fault(value: Any) -> str | None:
@@ -269,16 +254,11 @@ def _resolve_paths(path: Path, table: Table, mask_column: str) -> Table:
         else:
             mask = {mask_column: path_of(base, str(row[mask_column]))} if row.get(mask_column) else {}
             unique[picture] = (place, {**row, IMAGE: picture, **mask})
-    hint = _missing_images_hint(path, missing)
+    hint = f"paths are relative to the folder of {path.name}" if missing and path.is_file() else ""
+    if missing and all(not Path(each).suffix for each in missing):
+        hint = f"the names have no extension; write paths relative to the folder of {path.name}, such as images/a.jpg"
     problems = listed(f"entries of {path} without a valid path", invalid, code="data.invalid_path")
     problems += listed(f"images of {path} that do not exist", missing, hint, code="data.missing_image")
     problems += listed(f"images that {path} lists twice", repeated, code="data.duplicate_image")
     rows = [unique[picture] for picture in sorted(unique)]
     return Table(table.columns, rows, table.problems + problems, table.notes)
-
-
-def _missing_images_hint(table: Path, missing: Sequence[str]) -> str:
-    """Suggest what may be wrong with all of the paths."""
-    if missing and all(not Path(each).suffix for each in missing):
-        return f"the names have no extension; write paths relative to the folder of {table.name}, such as images/a.jpg"
-    return f"paths are relative to the folder of {table.name}" if missing and table.is_file() else ""

@@ -20,7 +20,6 @@ def check_available(name: str, config: Any) -> None:
 
     The hub's own library would retry for a minute and log each attempt.
 
-
     config: timm's `PretrainedCfg`.
     """
     if config.file or not config.hf_hub_id or _cached_file(config) is not None:

@@ -6,13 +6,12 @@ Triton itself reports only "unable to load plan file to auto complete config".
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.build_record import BuildRecord
-from tritonkit.repository.finding import Finding, warning
+from tritonkit.repository.finding import Finding, error, warning
 from tritonkit.repository.manifest import Manifest
-from tritonkit.runtimes.formats import ONNX, is_plan
+from tritonkit.runtimes.formats import ONNX, TRT, is_plan
 from tritonkit.runtimes.tensorrt_plan import TITLES, plan_header, same_release, version_numbers
 from tritonkit.system.env_file import ENV_FILE
 from tritonkit.triton.releases import IMAGE_VARIABLE, Release, release_of, releases
@@ -21,20 +20,13 @@ SERVE_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
 """Triton's option to load version-compatible plans: `server up --version-compatible`, or `VERSION_COMPATIBLE=yes` in
 `.env`."""
 _OLDEST_AMPERE = (8, 0)
-
-
-class PlanProblem(NamedTuple):
-    """A problem that keeps a plan from being served in an environment, and its fix."""
-
-    severity: Literal["error", "warning"]
-    message: str
-    fix: str
-    code: str
+_PLAN = Path(TRT.file)
+"""Findings about a plan name it without its folder; the linter adds the folder."""
 
 
 def plan_problems(
     record: BuildRecord | None, image_tag: str, compute_capability: str | None = None, serve_compatible: bool = False
-) -> list[PlanProblem]:
+) -> list[Finding]:
     """Return the problems of serving a plan from an image on a GPU, from its build record; none without a record.
 
     image_tag: the image, or its tag. compute_capability: of the target GPU, such as 8.9; None if unknown.
@@ -51,7 +43,7 @@ def plan_problems(
     return problems
 
 
-def header_problems(plan: Path, image: str, serve_compatible: bool = False) -> list[PlanProblem]:
+def header_problems(plan: Path, image: str, serve_compatible: bool = False) -> list[Finding]:
     """Return the problems of serving a plan without a build record, from its header alone.
 
     The header does not contain whether the plan is version-compatible.
@@ -61,16 +53,16 @@ def header_problems(plan: Path, image: str, serve_compatible: bool = False) -> l
     header = plan_header(plan)
     if header.flavour == "rtx":
         return [
-            PlanProblem(
-                "error",
+            error(
+                _PLAN,
                 f"{plan.name} is an engine of {TITLES[header.flavour]}, for which Triton has no backend",
                 "export again with --trt, or with --rtx, which serves the graph",
                 code="tensorrt.rtx_engine",
             )
         ]
     return _version_problems(header.version, None, image, release_of(image), serve_compatible) or [
-        PlanProblem(
-            "warning",
+        warning(
+            _PLAN,
             f"{plan.name} has no build record: its GPU and precision are not known",
             "export it with `builder export --trt`",
             code="tensorrt.no_record",
@@ -80,7 +72,7 @@ def header_problems(plan: Path, image: str, serve_compatible: bool = False) -> l
 
 def _version_problems(
     built_by: str, version_compatible: bool | None, image: str, release: Release | None, serve_compatible: bool
-) -> list[PlanProblem]:
+) -> list[Finding]:
     """Compare the TensorRT of the plan with that of the image. version_compatible: None if unknown."""
     option_fix = (
         f"add --version-compatible to `server up`; Compose: VERSION_COMPATIBLE=yes; Triton itself: {SERVE_COMPATIBLE}"
@@ -89,8 +81,8 @@ def _version_problems(
     if version_compatible and not serve_compatible:
         # Also with the TensorRT version that built it: TensorRT refuses the runtime code in the plan unless allowed.
         problems.append(
-            PlanProblem(
-                "warning",
+            warning(
+                _PLAN,
                 "the plan is version-compatible: Triton loads it only with an option, as it contains runtime code",
                 option_fix,
                 code="tensorrt.compatible_not_allowed",
@@ -99,8 +91,8 @@ def _version_problems(
     if release is None or release.tensorrt is None:
         return [
             *problems,
-            PlanProblem(
-                "warning",
+            warning(
+                _PLAN,
                 f"the TensorRT version in {image} is not known here; the plan needs {built_by}",
                 f"check the image: docker run --rm --entrypoint printenv {image} TRT_VERSION",
                 code="tensorrt.unknown_release",
@@ -111,21 +103,21 @@ def _version_problems(
     versions_text = f"the plan was built by TensorRT {built_by}, the image {image} has {release.tensorrt}"
     if version_numbers(release.tensorrt) < version_numbers(built_by):
         message, fix = f"{versions_text}: an older TensorRT never loads it", _fix(built_by, image)
-        return [PlanProblem("error", message, fix, code="tensorrt.newer_tensorrt")]
+        return [error(_PLAN, message, fix, code="tensorrt.newer_tensorrt")]
     if version_compatible and serve_compatible:
         return []
     if version_compatible:
         message = f"{versions_text}: Triton loads it only with an option"
-        return [PlanProblem("warning", message, option_fix, code="tensorrt.compatible_not_allowed")]
+        return [warning(_PLAN, message, option_fix, code="tensorrt.compatible_not_allowed")]
     if version_compatible is None and serve_compatible:
         message, fix = f"{versions_text}: it loads only if it was built version-compatible", _fix(built_by, image)
-        return [PlanProblem("warning", message, f"if it was not: {fix}", code="tensorrt.unknown_compatibility")]
+        return [warning(_PLAN, message, f"if it was not: {fix}", code="tensorrt.unknown_compatibility")]
     if version_compatible is None:
         message = f"{versions_text}, and it is not known to be version-compatible"
         fix = f"{option_fix}, if the plan was built version-compatible; else {_fix(built_by, image)}"
-        return [PlanProblem("error", message, fix, code="tensorrt.unknown_compatibility")]
+        return [error(_PLAN, message, fix, code="tensorrt.unknown_compatibility")]
     message, fix = f"{versions_text}, and it is not version-compatible", _fix(built_by, image)
-    return [PlanProblem("error", message, fix, code="tensorrt.other_tensorrt")]
+    return [error(_PLAN, message, fix, code="tensorrt.other_tensorrt")]
 
 
 def _fix(built_by: str, image: str) -> str:
@@ -135,14 +127,14 @@ def _fix(built_by: str, image: str) -> str:
     return f"set {IMAGE_VARIABLE} in {ENV_FILE} to a tag {tags}, or {export}" if tags else export
 
 
-def _hardware_problems(record: BuildRecord, compute_capability: str, release: Release | None) -> list[PlanProblem]:
+def _hardware_problems(record: BuildRecord, compute_capability: str, release: Release | None) -> list[Finding]:
     """Compare the GPUs of the plan and of the image with the target GPU."""
     problems = []
     minimum = release.compute_capability if release is not None else None
     if release is not None and minimum and version_numbers(compute_capability) < version_numbers(minimum):
         problems.append(
-            PlanProblem(
-                "error",
+            error(
+                _PLAN,
                 f"release {release.release} supports compute capability {minimum} and later, the GPU has "
                 f"{compute_capability}",
                 "use an older release",
@@ -155,8 +147,8 @@ def _hardware_problems(record: BuildRecord, compute_capability: str, release: Re
     if record.compute_capabilities and not runs_here:
         target = f"{record.gpu or 'a GPU'} (compute capability {', '.join(record.compute_capabilities)})"
         problems.append(
-            PlanProblem(
-                "error",
+            error(
+                _PLAN,
                 f"the plan was built for {target}, the GPU has {compute_capability}",
                 "export again on such a GPU, or with --hardware ampere_plus for all from Ampere on",
                 code="tensorrt.other_gpu",
@@ -165,24 +157,21 @@ def _hardware_problems(record: BuildRecord, compute_capability: str, release: Re
     return problems
 
 
-def stale_problems(manifest: Manifest) -> list[PlanProblem]:
+def stale_problems(manifest: Manifest) -> list[Finding]:
     """Return a problem if a version's plan was built from another graph than the one in the version.
 
     In the manifest, `build.sha256` is the hash of the plan when it was built, and `build.graph_sha256` that of its
     graph. For an engine of TensorRT for RTX the graph is the `model.onnx` of the version.
     """
-    problems = []
-    fix = "export the model again"
-    record = manifest.build
-    if record is not None:
-        plan = next((name for name in manifest.files if is_plan(name)), None)
-        if plan is not None and manifest.files[plan].sha256 != record.sha256:
-            message = f"{plan} is not the plan of the build record: its hash differs"
-            problems.append(PlanProblem("error", message, fix, code="tensorrt.record_mismatch"))
-        graph = manifest.files.get(ONNX.file)
-        if graph is not None and graph.sha256 != record.graph_sha256:
-            message = f"stale plan: {plan} was built from another graph than {ONNX.file}"
-            problems.append(PlanProblem("error", message, fix, code="tensorrt.stale"))
+    problems, fix, record = list[Finding](), "export the model again", manifest.build
+    plan = next((name for name in manifest.files if is_plan(name)), None)
+    if record is not None and plan is not None and manifest.files[plan].sha256 != record.sha256:
+        message = f"{plan} is not the plan of the build record: its hash differs"
+        problems.append(error(_PLAN, message, fix, code="tensorrt.record_mismatch"))
+    graph = manifest.files.get(ONNX.file)
+    if record is not None and graph is not None and graph.sha256 != record.graph_sha256:
+        message = f"stale plan: {plan} was built from another graph than {ONNX.file}"
+        problems.append(error(_PLAN, message, fix, code="tensorrt.stale"))
     return problems
 
 
@@ -190,8 +179,8 @@ def damage_reason(plan: Path) -> str | None:
     """Return why a plan with a wrong hash is damaged, from its header; None if the header is complete."""
     try:
         plan_header(plan)
-    except TritonkitError as error:
-        return str(error).removeprefix(f"{plan}: ")
+    except TritonkitError as reason:
+        return str(reason).removeprefix(f"{plan}: ")
     return None
 
 

@@ -23,9 +23,10 @@ PRECISION_MODES = ("FP32", "FP16", "INT8")
 def unverified_accelerators(config: ModelConfig) -> list[str]:
     """A sentence for each accelerator that makes the served model compute differently from the verified artifact."""
     return [
-        f"execution accelerator {entry.name}{_precision_suffix(entry)}: the served model runs in another runtime than "
-        "the one that was verified"
+        f"execution accelerator {entry.name}{f' in {mode}' if mode else ''}: the served model runs in another runtime "
+        "than the one that was verified"
         for entry in _accelerators(config)
+        for mode in [entry.parameters.get("precision_mode")]
         if entry.name != "cuda"
     ]
 
@@ -202,8 +203,3 @@ def _other_problems(config: ModelConfig) -> Iterator[Problem]:
 def _accelerators(config: ModelConfig) -> list[Any]:
     section = config.optimization.execution_accelerators
     return [*section.gpu_execution_accelerator, *section.cpu_execution_accelerator]
-
-
-def _precision_suffix(entry: Any) -> str:
-    mode = entry.parameters.get("precision_mode")
-    return f" in {mode}" if mode else ""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritonkit.errors import InputError, TritonkitError
+from tritonkit.errors import TritonkitError
 from tritonkit.repository.compatibility import (
     damage_reason,
     header_problems,
@@ -22,9 +22,10 @@ from tritonkit.repository.compatibility import (
 )
 from tritonkit.repository.config_rules import ignored_settings, load_problems, unverified_accelerators
 from tritonkit.repository.ensemble import check_ensemble
+from tritonkit.repository.file import RepositoryFile
 from tritonkit.repository.finding import Finding, error, warning
 from tritonkit.repository.manifest import Manifest
-from tritonkit.repository.model_folder import ModelFolder, VersionFolder
+from tritonkit.repository.model_folder import ModelFolder, VersionFolder, find_models
 from tritonkit.repository.reexport_command import reexport_command
 from tritonkit.repository.staging import interrupted_exports
 from tritonkit.repository.verdict import Verdict
@@ -38,8 +39,6 @@ from tritonkit.triton.model_config import (
     WARMUP_FOLDER,
     backend_completes_tensors,
     misread_versions,
-    models_in,
-    other_folders_in,
     policy_text,
     warmup_sizes,
 )
@@ -79,17 +78,7 @@ def lint(scope: LintScope, further: Sequence[Check] = ()) -> tuple[list[ModelFol
 
     Raises InputError for a missing repository or model.
     """
-    repository = scope.repository
-    if not repository.is_dir():
-        raise InputError(
-            f"{repository}: is not a model repository; create one with `builder export`", code="repository.missing"
-        )
-    folders = {folder.name: folder for folder in models_in(repository)}
-    if missing := [name for name in scope.models if name not in folders]:
-        raise InputError(
-            f"{repository} has no model {', '.join(map(repr, missing))}; it has: {', '.join(folders) or 'none'}",
-            code="repository.no_model",
-        )
+    repository, folders = scope.repository, find_models(scope.repository, scope.models)
     findings = [
         warning(path, "left by an interrupted export", "delete it", code="repository.leftover")
         for path in interrupted_exports(repository)
@@ -100,8 +89,8 @@ def lint(scope: LintScope, further: Sequence[Check] = ()) -> tuple[list[ModelFol
         )
     if not scope.models:
         message, fix = "is not a model: Triton logs a message and skips it", "move it out of the repository"
-        for folder in other_folders_in(repository):
-            findings.append(warning(folder, message, fix, code="repository.not_a_model"))
+        others = sorted(path for path in repository.iterdir() if path.is_dir() and path.name not in folders)
+        findings += [warning(folder, message, fix, code="repository.not_a_model") for folder in others]
     models: dict[str, ModelFolder] = {}
     pending = [*(scope.models or folders)]
     while pending:
@@ -269,20 +258,16 @@ def check_files(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
         damaged = {path: reason for path in version.plans if (reason := damage_reason(path))}
         for path, reason in damaged.items():
             yield error(path, reason, fix, code="repository.damaged_plan")
-        try:
-            manifest = Manifest.read(version.path)
-        except TritonkitError as reason:
-            report = warning if scope.to_serve else error
-            yield report(version.path / Manifest.FILE, str(reason), EXPORT, code=reason.code)
-            continue
-        if manifest is None and not model.is_foreign:
+        if fault := _unreadable(Manifest, version, scope):
+            yield fault
+        elif version.manifest is None and not model.is_foreign:
             yield warning(
                 version.path,
                 f"has no {Manifest.FILE}: its files cannot be verified",
                 "export it with `builder`",
                 code="repository.no_manifest",
             )
-        for name, entry in manifest.files.items() if manifest is not None else ():
+        for name, entry in version.manifest.files.items() if version.manifest is not None else ():
             path = version.path / name
             if path in damaged or (scope.to_serve and not is_model_file(name) and name != PYTHON_FILE):
                 continue
@@ -299,16 +284,23 @@ def check_files(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
                 yield error(path, message, fix, code="repository.changed_file")
 
 
+def _unreadable(file: type[RepositoryFile], version: VersionFolder, scope: LintScope) -> Finding | None:
+    """The finding for a file of a version that cannot be read; None if it can be read, or is missing."""
+    try:
+        file.read(version.path)
+    except TritonkitError as reason:
+        report = warning if scope.to_serve else error
+        return report(version.path / file.FILE, str(reason), EXPORT, code=reason.code)
+    return None
+
+
 def check_verdicts(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
     """Check that each version passed its verdict, on a CPU that computes as this one does."""
     for version in scope.versions(model) if model.is_published else ():
-        try:
-            verdict = Verdict.read(version.path)
-        except TritonkitError as reason:
-            report = warning if scope.to_serve else error
-            yield report(version.path / Verdict.FILE, str(reason), EXPORT, code=reason.code)
+        if fault := _unreadable(Verdict, version, scope):
+            yield fault
             continue
-        if verdict is None:
+        if (verdict := version.verdict) is None:
             yield warning(
                 version.path,
                 "has no verdict: it was not compared with its checkpoint",
@@ -345,21 +337,19 @@ def check_plans(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
                 problems += plan_problems(
                     version.manifest.build, scope.image, scope.compute_capability, scope.version_compatible
                 )
-            found = [(path, problem) for path in paths or [version.path] for problem in problems]
+            found = [(path, finding) for path in paths or [version.path] for finding in problems]
         else:
             found = [
-                (path, problem)
+                (path, finding)
                 for path in paths
                 # `check_files` reports damage; Triton loads no engine of TensorRT for RTX.
                 if scope.image is not None and path.suffix == TRT.suffix and not damage_reason(path)
-                for problem in header_problems(path, scope.image, scope.version_compatible)
+                for finding in header_problems(path, scope.image, scope.version_compatible)
             ]
-        for path, problem in found:
-            fix = problem.fix
-            if problem.severity == "error":
-                fix = f"{fix}; the command: {reexport_command(version, scope.repository, scope.image)}"
-            report = error if problem.severity == "error" else warning
-            yield report(path, problem.message, fix, code=problem.code)
+        for path, finding in found:
+            command = f"; the command: {reexport_command(version, scope.repository, scope.image)}"
+            fix = finding.fix + (command if finding.severity == "error" else "")
+            yield finding.model_copy(update={"path": str(path), "fix": fix})
 
 
 CHECKS: tuple[Check, ...] = (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from tritonkit.errors import InputError
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import is_plan
@@ -15,10 +17,32 @@ from tritonkit.triton.model_config import (
     CONFIG_FILE,
     ENSEMBLE,
     completed_config,
+    holds_model,
     is_published,
     versions_loaded,
     versions_of,
 )
+
+
+def find_models(repository: Path, names: Iterable[str] = ()) -> dict[str, Path]:
+    """Return the model folders of a repository by name. Raises InputError if it, or one of these models, is missing."""
+    if not repository.is_dir():
+        raise not_a_repository_error(repository)
+    present = sorted(path for path in repository.iterdir() if path.is_dir())
+    folders = {folder.name: folder for folder in present if holds_model(folder)}
+    if missing := [name for name in names if name not in folders]:
+        raise InputError(
+            f"{repository} has no model {', '.join(map(repr, missing))}; it has: {', '.join(folders) or 'none'}",
+            code="repository.no_model",
+        )
+    return folders
+
+
+def not_a_repository_error(folder: Path) -> InputError:
+    """Create the error for a folder that is not a model repository."""
+    return InputError(
+        f"{folder}: is not a model repository; create one with `builder export`", code="repository.missing"
+    )
 
 
 @dataclass(frozen=True)

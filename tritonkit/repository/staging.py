@@ -17,16 +17,13 @@ def interrupted_exports(repository: Path) -> list[Path]:
     """Return the folders that an interrupted builder left in the staging folder; empty while a builder is running."""
     folder = staging_folder(repository)
     folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return [] if folders and _is_locked(repository) else folders
-
-
-def _is_locked(repository: Path) -> bool:
-    """Whether a builder holds the lock on the repository's folder, tested with a lock that is released at once."""
+    if not folders:
+        return []
     descriptor = os.open(repository, os.O_RDONLY)
-    try:
+    try:  # a builder holds a lock on the repository's folder; this one is released at once
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return []
     finally:
         os.close(descriptor)
-    return False
+    return folders

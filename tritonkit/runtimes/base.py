@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from tritonkit.errors import BatchError
+from tritonkit.errors import ArtifactError, BatchError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.spec import ModelSpec, Outputs
 
@@ -40,13 +39,26 @@ class Runner(ABC):
     @abstractmethod
     def _infer(self, batch: ImageArray) -> Outputs: ...
 
+    def _failed_error(self, batch: ImageArray, reason: object) -> ArtifactError:
+        """Create the error for a batch that the library could not run."""
+        return ArtifactError(
+            f"{self.origin}: inference failed on a batch of {len(batch)}: {reason}", code="artifact.run_failed"
+        )
+
     def close(self) -> None:  # noqa: B027 - most runners have nothing to release
         """Release the model's resources."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def spec_of_artifact(text: str | None, origin: str) -> ModelSpec:
+    """Parse the spec that a file contains. Raises ArtifactError for a file without one, SpecError."""
+    if not text:
+        raise ArtifactError(
+            f"{origin}: contains no model spec; export the model with `builder export`", code="artifact.no_spec"
+        )
+    return ModelSpec.from_json(text, origin=origin)

@@ -5,14 +5,13 @@ Importing this module loads no runtime: a record names its runner, inspector and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from tritonkit.errors import InputError
 from tritonkit.plugins import registered_plugins
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.tensorrt_plan import Flavour
@@ -214,25 +213,3 @@ class Target(Frozen):
     def record(self) -> ArtifactFormat:
         """The format's record."""
         return format_named(self.format)
-
-
-def target_from(options: Mapping[str, str | None]) -> Target:
-    """The requested target; ONNX fp32 by default. Raises InputError for two formats, or an unknown precision.
-
-    options: the precision by format; None for a format that is not requested.
-    """
-    requested = {name: precision for name, precision in options.items() if precision is not None}
-    if len(requested) > 1:
-        names = " and ".join(f"--{name}" for name in requested)
-        raise InputError(
-            f"{names}: one format at a time; export the other one as another version or with another --name",
-            code="option.two_formats",
-        )
-    for name, text in requested.items():
-        for precision in format_named(name).precisions:
-            if text == precision:
-                return Target(format=name, precision=precision)
-        raise InputError(
-            f"--{name} {text}: expected {', '.join(format_named(name).precisions)}", code="option.precision"
-        )
-    return Target()

@@ -8,7 +8,7 @@ import onnxruntime
 
 from tritonkit.errors import ArtifactError
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.base import Runner, spec_of_artifact
 from tritonkit.spec import METADATA_KEY, ModelSpec, Outputs
 
 
@@ -41,19 +41,12 @@ class OnnxRuntimeRunner(Runner):
             raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {error}", code="onnx.unreadable") from error
         self.is_on_gpu = self.session.get_providers()[0] != "CPUExecutionProvider"
         metadata = self.session.get_modelmeta().custom_metadata_map
-        if spec is None and METADATA_KEY not in metadata:
-            raise ArtifactError(
-                f"{self.origin}: contains no model spec; export the model with `builder export`",
-                code="artifact.no_spec",
-            )
-        self.spec = spec or ModelSpec.from_json(metadata[METADATA_KEY], origin=self.origin)
+        self.spec = spec or spec_of_artifact(metadata.get(METADATA_KEY), self.origin)
 
     def _infer(self, batch: ImageArray) -> Outputs:
         names = [output.name for output in self.session.get_outputs()]
         try:
             answers = self.session.run(names, {self.session.get_inputs()[0].name: batch})
         except Exception as error:
-            raise ArtifactError(
-                f"{self.origin}: inference failed on a batch of {len(batch)}: {error}", code="artifact.run_failed"
-            ) from error
+            raise self._failed_error(batch, error) from error
         return dict(zip(names, answers, strict=True))

@@ -18,7 +18,7 @@ from openvino.frontend import FrontEndManager
 
 from tritonkit.errors import ArtifactError
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.base import Runner, spec_of_artifact
 from tritonkit.spec import METADATA_KEY, ModelSpec, Outputs
 
 PRECISION_KEY = ["runtime_options", "INFERENCE_PRECISION_HINT"]
@@ -82,12 +82,8 @@ class OpenVinoRunner(Runner):
             raise ArtifactError(
                 f"{path}: OpenVINO cannot load it: {_reason(error)}", code="openvino.unreadable"
             ) from error
-        if spec is None and not model.has_rt_info([METADATA_KEY]):
-            raise ArtifactError(
-                f"{self.origin}: contains no model spec; export the model with `builder export`",
-                code="artifact.no_spec",
-            )
-        self.spec = spec or ModelSpec.from_json(model.get_rt_info([METADATA_KEY]).astype(str), origin=self.origin)
+        text = model.get_rt_info([METADATA_KEY]).astype(str) if model.has_rt_info([METADATA_KEY]) else ""
+        self.spec = spec or spec_of_artifact(text, self.origin)
         self._outputs = [output.name for output in self.spec.outputs]
         names = [output.get_any_name() for output in self._compiled.outputs]
         if missing := set(self._outputs) - set(names):
@@ -103,10 +99,7 @@ class OpenVinoRunner(Runner):
         try:
             answers = self._local.request.infer([batch], share_inputs=True)
         except RuntimeError as error:
-            raise ArtifactError(
-                f"{self.origin}: inference failed on a batch of {len(batch)}: {_reason(error)}",
-                code="artifact.run_failed",
-            ) from error
+            raise self._failed_error(batch, _reason(error)) from error
         return {name: answers[name] for name in self._outputs}
 
 

@@ -16,9 +16,9 @@ import torch
 
 from tritonkit.errors import ArtifactError, first_line
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.base import Runner, spec_of_artifact
 from tritonkit.runtimes.tensorrt_plan import TRUST_VARIABLE
-from tritonkit.spec import METADATA_KEY, ModelSpec, Outputs
+from tritonkit.spec import METADATA_KEY, Outputs
 from tritonkit.system.files import file_sha256
 
 _MANIFEST = "manifest.json"
@@ -49,22 +49,14 @@ class TorchScriptRunner(Runner):
             raise ArtifactError(
                 f"{path}: not a TorchScript file that torch can load ({_reason(error)})", code="torchscript.unreadable"
             ) from error
-        if not extra[METADATA_KEY]:
-            raise ArtifactError(
-                f"{self.origin}: contains no model spec; export the model with `builder export`",
-                code="artifact.no_spec",
-            )
-        self.spec = ModelSpec.from_json(extra[METADATA_KEY], origin=self.origin)
+        self.spec = spec_of_artifact(extra[METADATA_KEY], self.origin)
 
     def _infer(self, batch: ImageArray) -> Outputs:
         try:
             with torch.inference_mode():
                 answers = self._module(torch.from_numpy(batch).to(self._device))
         except RuntimeError as error:
-            raise ArtifactError(
-                f"{self.origin}: inference failed on a batch of {len(batch)}: {_reason(error)}",
-                code="artifact.run_failed",
-            ) from error
+            raise self._failed_error(batch, _reason(error)) from error
         if isinstance(answers, torch.Tensor):
             answers = (answers,)
         names = [output.name for output in self.spec.outputs]

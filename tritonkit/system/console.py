@@ -80,9 +80,9 @@ def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, No
             # A TritonkitError with a cause may come from a user's module.
             if os.environ.get(TRACEBACK_VARIABLE) and (error.__cause__ or not isinstance(error, TritonkitError)):
                 raise
-            message = _message(error)
+            code, message = _code_and_message(error)
             if kwargs.get("as_json"):
-                shown: dict[str, Any] = {"type": type(error).__name__, "code": error_code(error), "message": message}
+                shown: dict[str, Any] = {"type": type(error).__name__, "code": code, "message": message}
                 if isinstance(error, TritonkitError) and error.problems:
                     shown["problems"] = [vars(problem) for problem in error.problems]
                 document = getattr(error, "document", None)
@@ -104,34 +104,20 @@ def exit_code(error: BaseException) -> int:
     return 2 if isinstance(error, TritonkitError | OSError | ModuleNotFoundError) else 3
 
 
-def error_code(error: BaseException) -> str:
-    """Return the stable code of an error, one of tritonkit's or of Python's."""
+def _code_and_message(error: BaseException) -> tuple[str, str]:
+    """Return the stable code of an error, one of tritonkit's or of Python's, and its message."""
     match error:
         case TritonkitError():
-            return error.code
+            return error.code, str(error)
         case KeyboardInterrupt():
-            return "process.interrupted"
+            return "process.interrupted", str(error) or "stopped by Ctrl-C"
         case ModuleNotFoundError():
-            return "install.missing_module"
+            return "install.missing_module", f"{error.name} is missing; install it with: pip install 'tritonkit[all]'"
         case OSError():
-            return "system.failed" if is_external_failure(error) else "system.file"
-    return "internal.error"
-
-
-def _message(error: BaseException) -> str:
-    match error:
-        case TritonkitError():
-            return str(error)
-        case KeyboardInterrupt():
-            return str(error) or "stopped by Ctrl-C"
-        case ModuleNotFoundError():
-            return f"{error.name} is missing; install it with: pip install 'tritonkit[all]'"
-        case OSError():
-            return f"{error.filename or 'an unnamed file'}: {error.strerror or error}"
-    return (
-        f"unexpected {type(error).__name__}: {error}. Please report it with the output of the same command "
-        f"with {TRACEBACK_VARIABLE}=1"
-    )
+            code = "system.failed" if is_external_failure(error) else "system.file"
+            return code, f"{error.filename or 'an unnamed file'}: {error.strerror or error}"
+    report = f"Please report it with the output of the same command with {TRACEBACK_VARIABLE}=1"
+    return "internal.error", f"unexpected {type(error).__name__}: {error}. {report}"
 
 
 def exit_with_error(message: str, code: int) -> None:

@@ -13,7 +13,6 @@ _VNNI = {"avx512_vnni", "avx_vnni"}
 def adds_int8_exactly(cpuinfo: Path = _CPUINFO) -> bool | None:
     """Whether sums of int8 products are exact; None if unknown, as on systems other than Linux.
 
-
     An x86 CPU without VNNI adds pairs of unsigned and signed products in 16 bits, which saturates. ARM has no such
     instruction. Source: onnxruntime.quantization.quantize_static, "Choosing parameters for CPU inference".
     """

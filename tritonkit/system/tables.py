@@ -50,15 +50,6 @@ def table_rows(path: Path, errors: str = "strict") -> Iterator[tuple[int, list[s
         raise TableError(f"cannot be read ({error.strerror})", code="table.unreadable") from error
 
 
-def column_number(header: list[str], names: tuple[str, ...]) -> int:
-    """Return the index of the first of these columns that the header has. Raises TableError if it has none."""
-    present = [name for name in names if name in header]
-    if present:
-        return header.index(present[0])
-    expected = " or ".join(f"`{name}`" for name in names)
-    raise TableError(f"no column {expected}; the columns are: {', '.join(header):.200}", code="table.column")
-
-
 def path_of(folder: Path, cell: str) -> Path:
     """Return the path of a file named in a table in `folder`; backslashes separate folders if no such file exists."""
     path = folder / cell

@@ -22,6 +22,9 @@ Targets = dict[str, NDArray[Any]]
 Agreement = dict[str, NDArray[np.float64]]
 """Agreement of two answers for each of N images, by measure, in 0..1; 1 means the same answer."""
 
+Geometries = Sequence[Geometry] | None
+"""How each of N images was fitted to the input size, if known."""
+
 IMPOSSIBLE_ANSWER_ADVICE = (
     "Such an output is invalid: the model's weights are damaged, or its precision overflows. Compare a served model "
     "with its checkpoint by `client check`, a file by `builder verify`"
@@ -56,6 +59,9 @@ class Task(ABC):
     """Whether the task predicts each pixel, which needs another kind of network."""
     thresholded: ClassVar[bool] = False
     """Whether thresholds decide, so that other thresholds can be used with the same network."""
+    min_labels: ClassVar[int] = 0
+    layer: ClassVar[str] = ""
+    """The last layer, a class of `tritonkit.tasks.layers` without arguments; torch is imported when it is used."""
 
     def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
         """output: name of the first output if the model has several heads. Raises SpecError for wrong settings."""
@@ -72,6 +78,11 @@ class Task(ABC):
                 f"{self.name}: a threshold must lie between 0 and 1, got {', '.join(invalid)}",
                 code="spec.threshold_range",
             )
+        if len(self.labels) < self.min_labels:
+            raise SpecError(
+                f"{self.name} needs at least {self.min_labels} labels, got {task_spec.labels_summary()}",
+                code="spec.too_few_labels",
+            )
 
     @property
     def channels(self) -> int:
@@ -82,9 +93,12 @@ class Task(ABC):
         """Return the outputs of a model with the input `image`: by default one, with a number for each raw value."""
         return (TensorSpec(name=self.output, dtype="FP32", shape=(self.channels,)),)
 
-    @abstractmethod
     def last_layer(self) -> nn.Module:
         """Return the module that maps the head's raw values [N, channels, ...] to a tuple of the outputs."""
+        from tritonkit.tasks import layers
+
+        layer: nn.Module = getattr(layers, self.layer)()
+        return layer
 
     @abstractmethod
     def faults(self, outputs: Outputs) -> list[str]:
@@ -92,9 +106,12 @@ class Task(ABC):
 
     def value_problem(self, outputs: Outputs) -> str | None:
         """Describe why outputs [N, ...] are invalid (layout, NaN, infinite or impossible values); None if valid."""
-        problems = self.layout_problems(outputs) or [
-            text for name, array in outputs.items() if (text := _describe_non_finite(name, array))
-        ]
+        problems = self.layout_problems(outputs)
+        for name, array in outputs.items() if not problems else ():
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                words = {"NaN": np.isnan(array).sum(), "infinite": np.isinf(array).sum()}
+                counts = " and ".join(f"{count} {word}" for word, count in words.items() if count)
+                problems.append(f"output {name} has {counts} of {array.size} values")
         return "; ".join(problems or self.faults(outputs)) or None
 
     def layout_problems(self, outputs: Outputs) -> list[str]:
@@ -118,16 +135,9 @@ class Task(ABC):
 
     @abstractmethod
     def agreement(
-        self,
-        expected: Outputs,
-        actual: Outputs,
-        geometries: Sequence[Geometry] | None = None,
-        tie: float = TIE_TOLERANCE,
+        self, expected: Outputs, actual: Outputs, geometries: Geometries = None, tie: float = TIE_TOLERANCE
     ) -> Agreement:
-        """Return the agreement of two sets of outputs. Both ways to decide a tie count as agreement.
-
-        geometries: how each image was fitted to the input size, if known.
-        """
+        """Return the agreement of two sets of outputs. Both ways to decide a tie count as agreement."""
 
     @abstractmethod
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
@@ -164,13 +174,6 @@ class Task(ABC):
     def _floor(self, measure: str) -> float:
         return self.floors[measure]
 
-    def _require_labels(self, minimum: int) -> None:
-        if len(self.labels) < minimum:
-            raise SpecError(
-                f"{self.name} needs at least {minimum} labels, got {self.task_spec.labels_summary()}",
-                code="spec.too_few_labels",
-            )
-
 
 def outside_range(name: str, probabilities: NDArray[Any], cause: str) -> list[str]:
     """Describe finite values that are not probabilities; empty if all lie in 0..1. cause: the likely fault."""
@@ -178,12 +181,3 @@ def outside_range(name: str, probabilities: NDArray[Any], cause: str) -> list[st
     if lowest >= -RANGE_TOLERANCE and highest <= 1 + RANGE_TOLERANCE:
         return []
     return [f"{name} lie in {lowest:.3g}..{highest:.3g}, expected 0..1: {cause}"]
-
-
-def _describe_non_finite(name: str, array: NDArray[Any]) -> str:
-    """Describe how many values of a floating-point output are NaN or infinite; empty if none."""
-    if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all():
-        return ""
-    nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
-    counts = [f"{count} {word}" for count, word in ((nan, "NaN"), (infinite, "infinite")) if count]
-    return f"output {name} has {' and '.join(counts)} of {array.size} values"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 from tritonkit.errors import SpecError
 from tritonkit.images.preprocess import Geometry
 from tritonkit.spec import Outputs, TaskSpec
-from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Targets, Task
-
-if TYPE_CHECKING:
-    from torch import nn
+from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, Targets, Task
 
 LENGTH_TOLERANCE = 1e-2
 
@@ -26,6 +23,7 @@ class Embedding(Task):
     name = "embedding"
     output_name = "embedding"
     floors = {"cosine": 0.999, "neighbour": 1.0}
+    layer = "UnitLength"
 
     def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
         super().__init__(task_spec, output)
@@ -37,11 +35,6 @@ class Embedding(Task):
     def channels(self) -> int:
         return self._size
 
-    def last_layer(self) -> nn.Module:
-        from tritonkit.tasks.layers import UnitLength
-
-        return UnitLength()
-
     def faults(self, outputs: Outputs) -> list[str]:
         lengths = np.linalg.norm(outputs[self.output], axis=1)
         worst = float(lengths[np.abs(lengths - 1).argmax()])
@@ -50,11 +43,7 @@ class Embedding(Task):
         return [f"{self.output} is not normalised: length {worst:.3g}, expected 1"]
 
     def agreement(
-        self,
-        expected: Outputs,
-        actual: Outputs,
-        geometries: Sequence[Geometry] | None = None,
-        tie: float = TIE_TOLERANCE,
+        self, expected: Outputs, actual: Outputs, geometries: Geometries = None, tie: float = TIE_TOLERANCE
     ) -> Agreement:
         reference, other = expected[self.output], actual[self.output]
         lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(other, axis=1)

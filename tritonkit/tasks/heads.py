@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tritonkit.errors import SpecError
 from tritonkit.images.preprocess import Geometry
 from tritonkit.spec import Outputs, TaskSpec, TensorSpec
-from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Targets, Task
+from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, Targets, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,11 +67,7 @@ class Heads(Task):
         return [fault for task in self.heads.values() for fault in task.faults(outputs)]
 
     def agreement(
-        self,
-        expected: Outputs,
-        actual: Outputs,
-        geometries: Sequence[Geometry] | None = None,
-        tie: float = TIE_TOLERANCE,
+        self, expected: Outputs, actual: Outputs, geometries: Geometries = None, tie: float = TIE_TOLERANCE
     ) -> Agreement:
         return {
             f"{name}.{measure}": values

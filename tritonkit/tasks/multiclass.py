@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tritonkit.images.preprocess import Geometry
-from tritonkit.spec import Outputs, TaskSpec
-from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Targets, Task, outside_range
-
-if TYPE_CHECKING:
-    from torch import nn
+from tritonkit.spec import Outputs
+from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, Targets, Task, outside_range
 
 SUM_TOLERANCE = 1e-2
 """Rounding error of a sum over a thousand classes in half precision."""
@@ -25,15 +22,8 @@ class Multiclass(Task):
     name = "multiclass"
     output_name = "probabilities"
     floors = {"top1": 1.0}
-
-    def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
-        super().__init__(task_spec, output)
-        self._require_labels(2)
-
-    def last_layer(self) -> nn.Module:
-        from tritonkit.tasks.layers import Softmax
-
-        return Softmax()
+    layer = "Softmax"
+    min_labels = 2
 
     def faults(self, outputs: Outputs) -> list[str]:
         sums = outputs[self.output].sum(axis=1, dtype=np.float64)
@@ -43,11 +33,7 @@ class Multiclass(Task):
         return outside_range(self.output, outputs[self.output], "the softmax is missing")
 
     def agreement(
-        self,
-        expected: Outputs,
-        actual: Outputs,
-        geometries: Sequence[Geometry] | None = None,
-        tie: float = TIE_TOLERANCE,
+        self, expected: Outputs, actual: Outputs, geometries: Geometries = None, tie: float = TIE_TOLERANCE
     ) -> Agreement:
         reference, chosen = expected[self.output], actual[self.output].argmax(axis=1)
         chosen_probability = np.take_along_axis(reference, chosen[:, None], axis=1)[:, 0]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tritonkit.images.preprocess import Geometry
 from tritonkit.spec import Outputs, TaskSpec
-from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Targets, Task, outside_range
+from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, Targets, Task, outside_range
 from tritonkit.tasks.multiclass import top_labels
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class Multilabel(Task):
@@ -23,27 +20,19 @@ class Multilabel(Task):
     name = "multilabel"
     output_name = "probabilities"
     floors = {"label_set": 1.0}
+    layer = "Sigmoid"
     thresholded = True
+    min_labels = 1
 
     def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
         super().__init__(task_spec, output)
-        self._require_labels(1)
         self._thresholds = np.array([task_spec.threshold(label) for label in self.labels])
-
-    def last_layer(self) -> nn.Module:
-        from tritonkit.tasks.layers import Sigmoid
-
-        return Sigmoid()
 
     def faults(self, outputs: Outputs) -> list[str]:
         return outside_range(self.output, outputs[self.output], "the sigmoid is missing")
 
     def agreement(
-        self,
-        expected: Outputs,
-        actual: Outputs,
-        geometries: Sequence[Geometry] | None = None,
-        tie: float = TIE_TOLERANCE,
+        self, expected: Outputs, actual: Outputs, geometries: Geometries = None, tie: float = TIE_TOLERANCE
     ) -> Agreement:
         reference = expected[self.output]
         same = (reference >= self._thresholds) == (actual[self.output] >= self._thresholds)

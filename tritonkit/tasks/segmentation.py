@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tritonkit.errors import SpecError
 from tritonkit.images.preprocess import Geometry
 from tritonkit.spec import Outputs, TaskSpec, TensorSpec
-from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Targets, Task, outside_range
+from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, Targets, Task, outside_range
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,10 +31,10 @@ class Segmentation(Task):
     floors = {"iou": 0.99}
     dense = True
     thresholded = True
+    min_labels = 2
 
     def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
         super().__init__(task_spec, output)
-        self._require_labels(2)
         if len(self.labels) > MAX_LABELS:
             raise SpecError(
                 f"segmentation: a mask can hold at most {MAX_LABELS} labels, got {len(self.labels)}",
@@ -72,11 +72,7 @@ class Segmentation(Task):
         return outside_range("probability", outputs["probability"], "the sigmoid is missing")
 
     def agreement(
-        self,
-        expected: Outputs,
-        actual: Outputs,
-        geometries: Sequence[Geometry] | None = None,
-        tie: float = TIE_TOLERANCE,
+        self, expected: Outputs, actual: Outputs, geometries: Geometries = None, tie: float = TIE_TOLERANCE
     ) -> Agreement:
         """Return the mean IoU of the labels in either mask, at the original image size if the geometry is known."""
         fitted: Sequence[Geometry | None] = geometries or [None] * len(expected[self.output])

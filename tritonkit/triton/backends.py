@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tritonkit.runtimes.formats import BUILT_IN, ONNX, TRT, backend_format
@@ -50,12 +50,7 @@ class BackendFiles:
 
     def same(self, other: BackendFiles) -> bool:
         """Whether one configuration fits both."""
-        return (self.backend, self.file, dict(self.plans), dict(self.parameters)) == (
-            other.backend,
-            other.file,
-            dict(other.plans),
-            dict(other.parameters),
-        )
+        return replace(self, filename=self.file) == replace(other, filename=other.file)
 
 
 def backend_files(config: Any, keys: Iterable[str] = ()) -> BackendFiles:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from tritonkit.errors import InputError, TokenError
 from tritonkit.spec import Frozen
@@ -29,7 +29,7 @@ _SCHEMES: dict[str, tuple[Protocol, bool]] = {
     "https": ("http", True),
 }
 _EXPECTED = "expected HOST:PORT, grpc://HOST:PORT or http://HOST:PORT, and grpcs:// or https:// with TLS"
-_NETLOC = re.compile(r"(?P<host>\[[^\]]*\]|[^\[\]:]*):(?P<port>.*)")
+_NETLOC = re.compile(r"(?P<host>\[[^\]]*\]|[^\[\]:]*):(?P<port>.+)")
 _USER = re.compile(r"^((?:[^/?#]*://)?)[^/?#]*@")
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]")
@@ -84,8 +84,6 @@ def _address_problem(scheme: str, separator: str, netloc: str) -> str:
             ipaddress.IPv6Address(host[1:-1])
         except ValueError:
             return f"{host} is not an IPv6 address"
-    if not port:
-        return f"the port is missing; Triton's default is {default_port}"
     is_valid = port.isascii() and port.isdecimal() and 0 < int(port) <= 0xFFFF
     return "" if is_valid else f"port {port} is not in 1..65535"
 
@@ -134,13 +132,13 @@ class Connection(Frozen):
         return Address(protocol, tls, host, int(port))
 
 
-class RequestTokens(NamedTuple):
-    """The tokens for the request header `tritonkit-token`; None sends no header."""
+class RequestTokens(Frozen):
+    """The tokens of the header `tritonkit-token`. For None a client sends no header, a server requires none."""
 
-    use: str | None
-    """Token for models, inference and statistics."""
-    admin: str | None
-    """Token for the model repository."""
+    admin: str | None = Field(default=None, repr=False)
+    """For the repository, trace and logging APIs, and for shared memory over HTTP."""
+    use: str | None = Field(default=None, repr=False)
+    """For inference, metadata, configurations, statistics, and shared memory over gRPC."""
 
     def variable(self, admin: bool = False) -> str:
         """Return the environment variable of a request's token, or an empty string without a token."""
@@ -154,8 +152,8 @@ class RequestTokens(NamedTuple):
 
 def tokens_from_environment() -> RequestTokens:
     """Read the tokens of `$TRITONKIT_TOKEN` and `$TRITONKIT_ADMIN_TOKEN`. Raises TokenError for an invalid one."""
-    tokens = [validate_token(os.environ.get(name), f"${name}") for name in (TOKEN_VARIABLE, ADMIN_TOKEN_VARIABLE)]
-    return RequestTokens(*tokens)
+    names = {"use": TOKEN_VARIABLE, "admin": ADMIN_TOKEN_VARIABLE}
+    return RequestTokens(**{kind: validate_token(os.environ.get(name), f"${name}") for kind, name in names.items()})
 
 
 def validate_token(token: str | None, origin: str) -> str | None:

@@ -92,16 +92,6 @@ def holds_model(folder: Path) -> bool:
     return any(Path(name).suffix in _FOREIGN_SUFFIXES or format_of(name) is not None for name in names)
 
 
-def models_in(repository: Path) -> list[Path]:
-    """Return the folders of a repository that are models, sorted."""
-    return [folder for folder in sorted(repository.iterdir()) if folder.is_dir() and holds_model(folder)]
-
-
-def other_folders_in(repository: Path) -> list[Path]:
-    """Return the folders of a repository that are not models, sorted."""
-    return [folder for folder in sorted(repository.iterdir()) if folder.is_dir() and not holds_model(folder)]
-
-
 def _folders(folder: Path) -> list[str]:
     return [name for name in _names(folder) if os.path.isdir(folder / name)]  # noqa: PTH112 - as above
 

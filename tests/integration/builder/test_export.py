@@ -178,6 +178,7 @@ def test_invalid_arguments_give_one_error(
     assert not any((tmp_path / "repository").glob("*"))
 
 
+@pytest.mark.drill
 def test_repository_loads_after_exports_were_killed(
     checkpoint: Path, tiny_repository: Path, free_ports: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

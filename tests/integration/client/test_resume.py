@@ -471,9 +471,9 @@ def own_state(tmp_path: Path) -> Iterator[None]:
 def test_output_is_the_undisturbed_one_when_client_server_and_network_fail(
     tiny_repository: Path, tmp_path: Path
 ) -> None:
-    found = drill(tmp_path / "drill", tiny_repository, "pets", pictures=900, kills=2)
-    assert found.failures == ()
-    assert found.faults == {"client": 1, "server": 1, "network": 1}
+    found = drill(tmp_path / "drill", tiny_repository, "pets", pictures=900, kills=2).record
+    assert found["failures"] == []
+    assert found["faults"] == {"client": 1, "server": 1, "network": 1}
     log = (tmp_path / "drill" / "disturbed" / "answers.log").read_text()
     assert "answers.jsonl.job; " in log, "a client gave up without the server"
     assert "Traceback" not in log

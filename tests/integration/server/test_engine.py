@@ -19,7 +19,7 @@ from server.options import Options
 from server.process import find_log, running_servers, start, state_folder
 from server.runtimes.base import Server
 from server.runtimes.table import runtime_of
-from server.security import ServerTokens
+from server.security import RequestTokens
 
 Command = Callable[..., Result]
 CONTAINER = "0123456789ab"
@@ -102,7 +102,7 @@ def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     (tmp_path / "repository" / "pets").mkdir(parents=True)
     (tmp_path / "repository" / "pets" / "config.pbtxt").touch()
     options = Options(repository=tmp_path / "repository", grpc_port=9001, runtime="docker")
-    server = Server(options=options, tokens=ServerTokens(admin="a"), container=CONTAINER)
+    server = Server(options=options, tokens=RequestTokens(admin="a"), container=CONTAINER)
     server.folder.mkdir(parents=True)
     (server.folder / "server.json").write_text(server.model_dump_json())
     return server

@@ -17,8 +17,8 @@ NO_PROXY_HERE = "http://127.0.0.1:9"
 READY = """
 from pathlib import Path
 from server.process import Options, Server
-from server.security import ServerTokens
-print(Server(options=Options(repository=Path("."), http_port={port}), tokens=ServerTokens(admin="a")).is_ready())
+from server.security import RequestTokens
+print(Server(options=Options(repository=Path("."), http_port={port}), tokens=RequestTokens(admin="a")).is_ready())
 """
 
 

@@ -20,7 +20,7 @@ from typer.testing import Result
 
 from server.options import RuntimeName, triton_arguments
 from server.process import STATE_VARIABLE, Options, Server, running_servers, start, stop, wait_until_ready
-from server.security import Security, ServerTokens
+from server.security import RequestTokens, Security
 from tritonkit.triton.connection import GRPC_TOKEN_HEADER, TOKEN_HEADER
 
 Command = Callable[..., Result]
@@ -279,7 +279,7 @@ def test_admin_api_asks_for_a_token_that_nobody_chose_when_none_is_set(
 def test_shared_memory_is_for_users_of_this_machine_and_over_grpc_alone() -> None:
     def rules(runtime: RuntimeName) -> dict[str, str]:
         options = Options(repository=Path("models"), runtime=runtime)
-        arguments = triton_arguments(options, ServerTokens(admin=ADMIN, use=USE), "models")
+        arguments = triton_arguments(options, RequestTokens(admin=ADMIN, use=USE), "models")
         rules_text = [argument.split("=", 2) for argument in arguments if "shared-memory" in argument]
         return {option: token for option, _, token in rules_text}
 

@@ -24,7 +24,7 @@ from server.load_failures import load_failures
 from server.process import Options, Server, running_servers, start, state_folder, stop, wait_until_ready
 from server.runtimes.pip_runtime import PipRuntime
 from server.runtimes.table import RUNTIMES
-from server.security import ServerTokens
+from server.security import RequestTokens
 
 Command = Callable[..., Result]
 Ports = Callable[[], list[str]]
@@ -209,7 +209,7 @@ class PortTakenOnStop(PipRuntime):
     """Stops a server, whose port another server takes at once."""
 
     def stop(self, server: Server) -> None:
-        successor = Server(options=server.options, tokens=ServerTokens(admin="another"))
+        successor = Server(options=server.options, tokens=RequestTokens(admin="another"))
         (server.folder / "server.json").write_text(successor.model_dump_json())
 
 
@@ -219,7 +219,7 @@ def test_stop_leaves_the_folder_alone_when_another_server_has_taken_the_port(
     tmp_path: Path, keep_log: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(RUNTIMES, "pip", PortTakenOnStop)
-    server = Server(options=Options(repository=tmp_path), tokens=ServerTokens(admin="a"))
+    server = Server(options=Options(repository=tmp_path), tokens=RequestTokens(admin="a"))
     (server.folder / "backends").mkdir(parents=True)
     stop(server, keep_log)
     assert sorted(path.name for path in server.folder.iterdir()) == ["backends", "server.json"]

@@ -18,7 +18,7 @@ from typer.testing import Result
 
 from server.process import Options, Server, running_servers, stop
 from server.runtimes.table import runtime_of
-from server.security import ServerTokens
+from server.security import RequestTokens
 from server.supervisor import RESTART_PREFIX, SUPERVISOR_FILE
 
 Command = Callable[..., Result]
@@ -67,7 +67,7 @@ def test_restart_is_counted_when_triton_died_in_the_middle_of_a_line(
 ) -> None:
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     (tmp_path / "ready").touch()
-    server = Server(options=Options(repository=tmp_path), tokens=ServerTokens(admin="a"))
+    server = Server(options=Options(repository=tmp_path), tokens=RequestTokens(admin="a"))
     server.folder.mkdir(parents=True)
     with supervised(tmp_path / "ready", "printf 'I1121 half a'; kill -SEGV $$") as process:
         server.log.write_text(line(process))

@@ -62,7 +62,7 @@ def test_connections_do_not_pile_up_when_each_request_comes_from_a_thread_of_its
 
 def test_token_that_is_not_of_the_environment_is_not_named_after_it(web: str) -> None:
     refused = pytest.raises(TokenError, match="state file")
-    with closing(Transport(Connection(url=web), RequestTokens(None, "kept"))) as transport, refused:
+    with closing(Transport(Connection(url=web), RequestTokens(admin="kept"))) as transport, refused:
         transport.document("list its models", "get_model_repository_index", admin=True)
 
 

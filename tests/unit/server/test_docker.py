@@ -19,13 +19,13 @@ from server.runtimes.base import Server
 from server.runtimes.docker_image import TritonImages, build_progress, pull_progress, translate_docker_errors
 from server.runtimes.docker_runtime import container_settings, engine_has_gpu, has_gpu, select_network
 from server.runtimes.table import runtime_of
-from server.security import Security, ServerTokens, load_server_tokens
+from server.security import RequestTokens, Security, load_server_tokens
 from tests.errors import raises
 from tritonkit.errors import InputError, ServerError, TokenError
 from tritonkit.system.env_file import setting
 
 ROOT = Path(__file__).parents[3]
-TOKENS = ServerTokens(admin="admin")
+TOKENS = RequestTokens(admin="admin")
 ROOT_ALONE = pytest.mark.skipif(os.geteuid() != 0, reason="another user's containers run as that user")
 Command = Callable[..., Result]
 
@@ -158,7 +158,7 @@ def test_tokens_come_from_the_settings_when_the_environment_has_none(
     monkeypatch.setenv("TRITONKIT_TOKEN", "of-the-environment")
     env_file = options.repository.parent / ".env"
     env_file.write_text("TRITONKIT_ADMIN_TOKEN=of-the-file # keep\nTRITONKIT_TOKEN=of-the-file\n")
-    assert load_server_tokens(options.repository) == ServerTokens(admin="of-the-file", use="of-the-environment")
+    assert load_server_tokens(options.repository) == RequestTokens(admin="of-the-file", use="of-the-environment")
     env_file.write_text("TRITONKIT_ADMIN_TOKEN='two words'\n")
     with raises(TokenError, "server.token") as caught:
         load_server_tokens(options.repository)

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
+from tritonkit.evaluation.samples.masks import fit_mask
 from tritonkit.images import preprocess
-from tritonkit.images.mask_fitting import fit_mask
 from tritonkit.images.preprocess import (
     Geometry,
     ImageArray,

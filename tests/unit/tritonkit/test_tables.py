@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tritonkit.system.tables import TableError, column_number, path_of, table_rows
+from tritonkit.system.tables import TableError, path_of, table_rows
 
 EXPECTED = [["image_path", "label"], ["a/1.png", "Kätzchen"], ["a/2.png", "Hund"]]
 TEXT = "image_path,label\na/1.png,Kätzchen\na/2.png,Hund\n"
@@ -71,14 +71,6 @@ def test_table_is_refused_when_it_may_be_misread(tmp_path: Path, content: bytes,
 def test_foreign_bytes_are_kept_when_asked_for(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_bytes(b"path\n\xe4.png\n")
     assert [row for _, row in table_rows(tmp_path / "table.csv", errors="surrogateescape")][1] == ["\udce4.png"]
-
-
-def test_column_is_refused_with_those_there_are_when_there_is_none() -> None:
-    assert column_number(["label", "file"], ("image_path", "file")) == 1
-    with pytest.raises(TableError) as caught:
-        column_number(["file", "class"], ("image_path", "path"))
-    assert caught.value.code == "table.column"
-    assert all(part in str(caught.value) for part in ("`image_path`", "`path`", "file, class"))
 
 
 def test_backslashes_part_folders_when_no_file_has_them(tmp_path: Path) -> None:

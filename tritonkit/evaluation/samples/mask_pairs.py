@@ -8,10 +8,11 @@ from pathlib import Path
 from tritonkit.errors import Problem
 from tritonkit.evaluation.samples.sample import IMAGE, Table, listed, search_notes
 from tritonkit.images.picture_files import PictureSearch, pictures_below
+from tritonkit.system.tables import TableError
 
 
 def pair_masks(root: Path, masks: Path, column: str, suffix: str = "") -> Table:
-    """Pair images with masks by their path without extension; mask names add `suffix`."""
+    """Pair images with masks by their path without extension; mask names add `suffix`. Raises TableError."""
     problems = [
         Problem("data.not_found", f"{folder}: no such folder") for folder in (root, masks) if not folder.is_dir()
     ]
@@ -23,10 +24,8 @@ def pair_masks(root: Path, masks: Path, column: str, suffix: str = "") -> Table:
         files = [file for file in files if suffix and file.stem.endswith(suffix)]
         pictures = [picture for picture in pictures if picture not in set(files)]
     if suffix and not any(file.stem.endswith(suffix) for file in files):
-        return Table(
-            problems=[
-                Problem("data.mask_suffix", f"{masks}: no mask has a name that ends with {suffix} (data.mask_suffix)")
-            ]
+        raise TableError(
+            f"{masks}: no mask has a name that ends with {suffix} (data.mask_suffix)", code="data.mask_suffix"
         )
     by_name: dict[Path, list[Path]] = {}
     for file in (file for file in files if file.stem.endswith(suffix)):

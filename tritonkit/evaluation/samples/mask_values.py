@@ -91,11 +91,11 @@ class MaskMapping:
 
         Single values take precedence over ranges, and ranges over `nonzero`.
         """
-        for matches in (self._is_value, _is_in_range, _is_nonzero):
+        for matches in (self._is_value, _is_in_range):
             for name, entries in self.values.items():
                 if any(matches(entry, value, colour) for entry in entries):
                     return name
-        return None
+        return next((name for name, entries in self.values.items() if value and NONZERO in entries), None)
 
     def _is_value(self, entry: Entry, value: int, colour: bool) -> bool:
         if isinstance(entry, tuple):
@@ -109,10 +109,6 @@ def _is_in_range(entry: Entry, value: int, colour: bool) -> bool:
     if match is None or (colour and value % _GREY):
         return False
     return int(match[1]) <= (value // _GREY if colour else value) <= int(match[2])
-
-
-def _is_nonzero(entry: Entry, value: int, colour: bool) -> bool:
-    return entry == NONZERO and value != 0
 
 
 def _numbers(entry: Entry) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from PIL import Image
 
 from tritonkit.errors import Problem
 from tritonkit.evaluation.samples.mask_values import IGNORE, MaskMapping, format_values
-from tritonkit.images.preprocess import MAX_PIXELS, ImageArray, ImageError, read_picture
+from tritonkit.images.preprocess import MAX_PIXELS, ImageArray, ImageError, Preprocess, layout, read_picture
 from tritonkit.tasks.segmentation import IGNORED
 
 FORMATS = ("PNG", "BMP", "GIF", "TIFF", "JPEG", "WEBP", "PPM")
@@ -29,15 +29,8 @@ _GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
 class MaskError(ImageError):
     """A mask file cannot be used; `code` names the fault."""
 
-    def __init__(self, message: str, *, code: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class MaskValueError(MaskError):
-    """A mask has values that belong to no class."""
-
-    def __init__(self, message: str, values: set[int], colour: bool, *, code: str) -> None:
+    def __init__(self, message: str, values: Collection[int] = (), colour: bool = False, *, code: str) -> None:
+        """values: those of the mask, if some belong to no class. colour: whether they are colours."""
         super().__init__(message, code=code)
         self.values, self.colour = values, colour
 
@@ -111,6 +104,19 @@ def class_numbers(path: Path, mapping: MaskMapping, labels: tuple[str, ...] = ()
     return table[indices].reshape(pixels.values.shape)
 
 
+def fit_mask(mask: ImageArray, preprocess: Preprocess, fill: int) -> ImageArray:
+    """Crop, pad or squash class numbers uint8 [H, W] to uint8 [height, width], as `fit_image` does with an image.
+
+    Values are never interpolated; borders get the value `fill`.
+    """
+    source_height, source_width = mask.shape
+    box, (left, top, width, height) = layout(source_width, source_height, preprocess)
+    resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST, box=box)
+    canvas = np.full((preprocess.height, preprocess.width), fill, dtype=np.uint8)
+    canvas[top : top + height, left : left + width] = np.asarray(resized)
+    return canvas
+
+
 def mask_content(path: Path) -> bytes:
     """Read the bytes of a mask file; empty if it cannot be read."""
     try:
@@ -145,7 +151,13 @@ def read_pixels(path: Path, mapping: MaskMapping = BLACK_AND_WHITE) -> MaskPixel
             _check_palette(image)
         return MaskPixels(np.asarray(image).astype(np.int64), colour=False, lossy=lossy)
     if image.mode in _GREY_MODES:
-        return MaskPixels(_whole_numbers(image), colour=False, lossy=lossy)
+        levels = np.asarray(image)
+        values = levels.astype(np.int64)
+        if image.mode == "F" and not np.array_equal(values, levels):
+            raise MaskError(
+                "contains fractions, expected class numbers; save it as integers", code="data.mask_fractions"
+            )
+        return MaskPixels(values, colour=False, lossy=lossy)
     channels = _opaque(image)
     if not mapping.has_colours and (channels == channels[..., :1]).all():
         return MaskPixels(channels[..., 0], colour=False, lossy=lossy)
@@ -175,14 +187,6 @@ def _check_palette(image: Image.Image) -> None:
         )
 
 
-def _whole_numbers(image: Image.Image) -> NDArray[np.int64]:
-    values = np.asarray(image)
-    integers = values.astype(np.int64)
-    if image.mode == "F" and not np.array_equal(integers, values):
-        raise MaskError("contains fractions, expected class numbers; save it as integers", code="data.mask_fractions")
-    return integers
-
-
 def _opaque(image: Image.Image) -> NDArray[np.int64]:
     """Convert to red, green and blue, int64 [H, W, 3]."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
@@ -198,7 +202,7 @@ def _opaque(image: Image.Image) -> NDArray[np.int64]:
 def _threshold(pixels: MaskPixels) -> ImageArray:
     blurred = (pixels.values > _BLUR) & (pixels.values < 255 - _BLUR)
     if blurred.mean() > _MAX_BLURRED:
-        raise MaskValueError(
+        raise MaskError(
             f"{blurred.mean():.0%} of its pixels are neither black nor white, expected 0 and 255",
             pixels.distinct,
             colour=False,
@@ -207,7 +211,7 @@ def _threshold(pixels: MaskPixels) -> ImageArray:
     return (pixels.values >= 128).astype(np.uint8)
 
 
-def _unknown_values_error(pixels: MaskPixels, unknown: set[int], count: int, mapping: MaskMapping) -> MaskValueError:
+def _unknown_values_error(pixels: MaskPixels, unknown: set[int], count: int, mapping: MaskMapping) -> MaskError:
     values = pixels.distinct if pixels.colour or mapping is BLACK_AND_WHITE else unknown
     kind = "the colours " if pixels.colour else ""
     if mapping is BLACK_AND_WHITE or (count == 2 and mapping == class_number_mapping(2)):
@@ -216,7 +220,7 @@ def _unknown_values_error(pixels: MaskPixels, unknown: set[int], count: int, map
         expected = f"expected class numbers below {count} (or {IGNORED})"
     else:
         values, expected = unknown, "which data.mask_values does not list"
-    return MaskValueError(
+    return MaskError(
         f"contains {kind}{format_values(values, pixels.colour)}, {expected}",
         pixels.distinct,
         pixels.colour,

@@ -75,11 +75,8 @@ def class_folder_problems(root: Path, folders: Sequence[Path]) -> list[Problem]:
                 "data.masks (--masks), for labels in files write a CSV with image_path and label",
             )
         ]
-    deep = [str(inner) for folder in folders for inner in _inner_parts(folder)]
+    inner = [child for folder in folders for child in sorted(folder.iterdir())]
+    deep = [str(child) for child in inner if child.is_dir() and part_of_name(child.name) is not None]
     return listed(
         f"parts inside class folders; expected {root.name}/<part>/<label>/<image>", deep, code="data.parts_in_classes"
     )
-
-
-def _inner_parts(folder: Path) -> list[Path]:
-    return [child for child in sorted(folder.iterdir()) if child.is_dir() and part_of_name(child.name) is not None]

@@ -9,6 +9,7 @@ from typing import Any
 
 from tritonkit.errors import Problem
 from tritonkit.images.picture_files import PictureSearch
+from tritonkit.system.tables import TableError
 
 Truth = Any
 """The ground truth of an image, by task: a label, a tuple of labels, a mask's path, or a dict of these by head."""
@@ -46,12 +47,8 @@ class Table:
     """Remarks on the data that do not stop the training."""
 
 
-class RowError(ValueError):
+class RowError(TableError):
     """A row cannot be used; `code` names the fault."""
-
-    def __init__(self, message: str, *, code: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def listed(heading: str, items: Sequence[str], hint: str = "", *, code: str) -> list[Problem]:

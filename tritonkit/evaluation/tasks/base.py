@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tritonkit.errors import Problem
 from tritonkit.evaluation.config import TaskConfig
-from tritonkit.evaluation.samples.sample import Row, RowError, Sample, Truth, listed
+from tritonkit.evaluation.samples.sample import LABEL, Row, RowError, Sample, Truth, listed
 from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
 from tritonkit.evaluation.tasks.metrics import HeadMeasures, Measures
 from tritonkit.images.preprocess import Geometry, Preprocess
@@ -183,6 +183,25 @@ class EvaluationTask(ABC):
     def _answers(self, outputs: Mapping[str, Any], task_spec: TaskSpec) -> Any:
         """Return this task's first output."""
         return outputs[task_for(task_spec, self.output).output]
+
+
+class LabelEvaluation(EvaluationTask):
+    """Base of the tasks whose truth is one label an image."""
+
+    column = LABEL
+
+    def truth(self, row: Row) -> Truth:
+        return self._cell(row)
+
+    @property
+    def label_columns(self) -> Sequence[str]:
+        return (self.truth_column,)
+
+    def row(self, truth: Truth, task_spec: TaskSpec) -> dict[str, str]:
+        return {self.truth_column: truth}
+
+    def classes(self, truth: Truth) -> Sequence[str]:
+        return (truth,)
 
 
 def natural_sort_key(label: str) -> list[tuple[int, int, str]]:

@@ -15,8 +15,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from tritonkit.errors import Problem
-from tritonkit.evaluation.samples.sample import LABEL, Row, Sample, Truth
-from tritonkit.evaluation.tasks.base import BatchTargets, EvaluationTask
+from tritonkit.evaluation.samples.sample import Sample, Truth
+from tritonkit.evaluation.tasks.base import BatchTargets, LabelEvaluation
 from tritonkit.evaluation.tasks.metrics import Measures
 from tritonkit.evaluation.tasks.nearest_neighbors import ABSENT, NearestNeighbors, find_nearest
 from tritonkit.images.preprocess import Geometry, Preprocess
@@ -27,27 +27,13 @@ from tritonkit.tasks.base import Targets
 RANKS = (1, 5, 10)
 
 
-class EmbeddingEvaluation(EvaluationTask):
+class EmbeddingEvaluation(LabelEvaluation):
     """Embeddings: one label per image; val and test may have classes that train does not have."""
 
     name = "embedding"
     monitor = "recall@1"
-    column = LABEL
     split_by = "class"
     compares_samples = True
-
-    def truth(self, row: Row) -> Truth:
-        return self._cell(row)
-
-    @property
-    def label_columns(self) -> Sequence[str]:
-        return (self.truth_column,)
-
-    def row(self, truth: Truth, task_spec: TaskSpec) -> dict[str, str]:
-        return {self.truth_column: truth}
-
-    def classes(self, truth: Truth) -> Sequence[str]:
-        return (truth,)
 
     def task_spec(self, truths: Sequence[Truth], declared_labels: Sequence[str]) -> TaskSpec:
         task_spec = TaskSpec(task=self.name, embedding_size=self.config.embedding_size)

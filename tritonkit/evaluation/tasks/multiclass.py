@@ -18,8 +18,8 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
-from tritonkit.evaluation.samples.sample import LABEL, Row, Truth
-from tritonkit.evaluation.tasks.base import BatchTargets, EvaluationTask
+from tritonkit.evaluation.samples.sample import Truth
+from tritonkit.evaluation.tasks.base import BatchTargets, LabelEvaluation
 from tritonkit.evaluation.tasks.confusion import ConfusionMatrix, confusion_matrix
 from tritonkit.evaluation.tasks.metrics import Measures, PerClassMean, PerClassMetric, count_class_numbers
 from tritonkit.images.preprocess import Preprocess
@@ -27,25 +27,11 @@ from tritonkit.spec import Outputs, TaskSpec
 from tritonkit.tasks.base import Targets
 
 
-class MulticlassEvaluation(EvaluationTask):
+class MulticlassEvaluation(LabelEvaluation):
     """A classifier with one label per image."""
 
     name = "multiclass"
     monitor = "accuracy"
-    column = LABEL
-
-    def truth(self, row: Row) -> Truth:
-        return self._cell(row)
-
-    @property
-    def label_columns(self) -> Sequence[str]:
-        return (self.truth_column,)
-
-    def row(self, truth: Truth, task_spec: TaskSpec) -> dict[str, str]:
-        return {self.truth_column: truth}
-
-    def classes(self, truth: Truth) -> Sequence[str]:
-        return (truth,)
 
     def baseline_metrics(self, truths: Sequence[Truth]) -> dict[str, dict[str, float]]:
         """Accuracy of the most common class; F1 of a random class."""

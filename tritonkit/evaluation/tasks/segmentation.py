@@ -18,9 +18,9 @@ from tritonkit.evaluation.samples.mask_values import IGNORE, MaskMapping, format
 from tritonkit.evaluation.samples.masks import (
     BLACK_AND_WHITE,
     MaskError,
-    MaskValueError,
     class_number_mapping,
     class_numbers,
+    fit_mask,
     mask_content,
     two_class_mapping,
 )
@@ -28,7 +28,6 @@ from tritonkit.evaluation.samples.sample import MASK, Row, Truth
 from tritonkit.evaluation.tasks.base import BatchTargets, EvaluationTask
 from tritonkit.evaluation.tasks.confusion import ConfusionMatrix, confusion_matrix
 from tritonkit.evaluation.tasks.metrics import Measures, PerClassMean, PerClassMetric, count_class_numbers
-from tritonkit.images.mask_fitting import fit_mask
 from tritonkit.images.preprocess import ImageArray, ImageError, Preprocess
 from tritonkit.spec import Outputs, TaskSpec
 from tritonkit.tasks import task_for
@@ -92,8 +91,7 @@ class SegmentationEvaluation(EvaluationTask):
         try:
             mask = self.read_mask(truth)
         except MaskError as error:
-            if isinstance(error, MaskValueError):
-                self._unknown_values |= {(value, error.colour) for value in error.values}
+            self._unknown_values |= {(value, error.colour) for value in error.values}
             return Problem(error.code, f"mask {truth}: {error}")
         except ImageError as error:
             return Problem("data.mask_unreadable", f"mask {truth}: {error}")
