@@ -9,22 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from builder.pipeline import export
 from builder.repository.lint import check_repository
 from builder.repository.manifest import manifest_of
+from builder.request import ExportRequest
 from builder.tensorrt.build import build
 from tritonkit.repository.build_record import BuildSettings
-from tritonkit.repository.compatibility import (
-    damage_reason,
-    header_problems,
-    plan_problems,
-    stale_problems,
-)
+from tritonkit.repository.compatibility import damage_reason, header_problems, plan_problems, stale_problems
 from tritonkit.repository.manifest import Manifest
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, plan_header
 from tritonkit.triton.releases import IMAGE_VARIABLE
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
-"""The header of a plan of TensorRT 11.1.0.106, followed by zeros."""
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +50,12 @@ def test_manifest_of_a_version_with_an_engine_contains_the_build_record(version:
     assert {"model.rtx", BUILD_FILE} < manifest.files.keys()
     assert check_repository(version.parents[1]) == []
     assert stale_problems(manifest) == []
+
+
+def test_manifest_names_the_image_of_env(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(IMAGE_VARIABLE, IMAGE)
+    published = export(ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=2))
+    assert Manifest.read_file(published.artifact.with_name(Manifest.FILE)).triton_image == "26.07-py3"
 
 
 def test_manifest_without_plan_fields_is_still_read(tiny_repository: Path) -> None:
