@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from builder.failures import CannotBuildError
 from builder.formats import ArtifactBuilder, BuildJob
 from builder.onnx.simulation import simulated_runner, simulation_of
-from builder.precision.precision_search import PrecisionSearch, PrecisionStep
+from builder.precision.precision_search import PrecisionSearch, PrecisionStep, whole_model
 from builder.verification.context import CachingRunner, VerificationContext
 from tritonkit.comparison import MIDDLE_BATCH
 from tritonkit.errors import ArtifactError, CheckFailedError, InputError, Problem, first_line
@@ -193,7 +193,7 @@ def _verify_fp32_graph(plan: BuildPlan, attempts: list[Attempt]) -> Verified | N
     # The largest batch is tested on the reduced graph, which has the same shapes.
     small = replace(context, max_batch=min(MIDDLE_BATCH, context.max_batch))
     verdict = small.verify(runner, "fp32", job.graph)
-    step = PrecisionStep("fp32", "the graph before its precision is reduced", lambda path: ())
+    step = whole_model(job.graph, "fp32", "the graph before its precision is reduced")
     attempts.append(_attempt(step, verdict, (), started))
     return None if verdict.passed else Verified(replace(job, precision="fp32"), verdict, runner, job.graph)
 
@@ -201,20 +201,14 @@ def _verify_fp32_graph(plan: BuildPlan, attempts: list[Attempt]) -> Verified | N
 def _steps(plan: BuildPlan) -> Iterable[PrecisionStep]:
     """The steps from the target's precision up to fp32; those of the target's precision alone where it is strict."""
     target, record, graph = plan.target, plan.builder.format, plan.job.graph
-
-    def copy_graph(path: Path) -> Sequence[str]:
-        path.write_bytes(graph.read_bytes())
-        return ()  # no node is kept in fp32 by choice
-
     if target.precision in ("fp32", plan.job.source.precision):
-        return [PrecisionStep(target.precision, "the whole model", copy_graph)]
+        return [whole_model(graph, target.precision)]
     if record.casts or target.precision == "int8":
         search = PrecisionSearch(graph, plan.calibration, plan.request.keep_fp32)
         casts: tuple[ReducedType, ...] = ("fp16", "bf16") if record.takes_bf16 else ("fp16",)
         steps: Iterable[PrecisionStep] = search.steps(target.precision, record.dialect, casts if record.casts else ())
     else:  # the runtime computes in another precision than that of the graph
-        names: tuple[Precision, ...] = (target.precision, "fp32")
-        steps = [PrecisionStep(precision, "the whole model", copy_graph) for precision in names]
+        steps = [whole_model(graph, target.precision), whole_model(graph, "fp32")]
     return takewhile(lambda step: step.precision == target.precision, steps) if plan.request.strict else steps
 
 

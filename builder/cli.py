@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from builder.commands.export import export
-from builder.commands.promote import promote, rollback
-from builder.commands.versions import versions
+from builder.commands.versions import promote, rollback, versions
 from builder.request import VerifyRequest
 from tritonkit.options import options_of
 from tritonkit.runtimes.tensorrt_plan import TITLES
@@ -110,26 +109,23 @@ def show_command(
     if as_json:
         print_json(result)
         return
-    rows: list[list[str]] = []
+    rows: list[tuple[str, str | None]] = []
     if (spec := result.spec) is not None:
         rows += [
-            ["name", spec.name],
-            *map(list, spec.summary_rows()),
-            ["metrics", ", ".join(f"{key} {value:.4f}" for key, value in spec.lineage.metrics.items())],
-            ["warnings", "; ".join(spec.lineage.warnings)],
-            ["from", spec.lineage.note or spec.lineage.parent or ""],
+            ("name", spec.name),
+            *spec.summary_rows(),
+            ("metrics", ", ".join(f"{key} {value:.4f}" for key, value in spec.lineage.metrics.items())),
+            ("warnings", "; ".join(spec.lineage.warnings)),
+            ("from", spec.lineage.note or spec.lineage.parent),
         ]
-    if result.precision:
-        rows.append(["precision", result.precision])
-    if result.header is not None:
-        rows.append(["built by", f"{TITLES[result.header.flavour]} {result.header.version}"])
-    if result.build is not None:
-        rows.append(["built for", ", ".join(result.build.compute_capabilities)])
-    if result.versions:
-        rows.append(["versions", ", ".join(map(str, result.versions))])
-    if result.verdict is not None:
-        rows.append(["verdict", f"{result.verdict.state} on {result.verdict.images}"])
-    if result.manifest is not None:
-        tool_versions = ", ".join(f"{tool} {version}" for tool, version in result.manifest.tools.items())
-        rows += [["made from", result.manifest.source], ["made with", tool_versions]]
-    table(["", str(result.path)], [row for row in rows if row[1]])
+    header, build, verdict, manifest = result.header, result.build, result.verdict, result.manifest
+    rows += [
+        ("precision", result.precision),
+        ("built by", f"{TITLES[header.flavour]} {header.version}" if header else None),
+        ("built for", ", ".join(build.compute_capabilities) if build else None),
+        ("versions", ", ".join(map(str, result.versions))),
+        ("verdict", f"{verdict.state} on {verdict.images}" if verdict else None),
+        ("made from", manifest.source if manifest else None),
+        ("made with", ", ".join(map(" ".join, manifest.tools.items())) if manifest else None),
+    ]
+    table(["", str(result.path)], [[name, value] for name, value in rows if value])

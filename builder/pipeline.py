@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from builder.build import BuildPlan, Verified, build_verified
+from builder.build import Verified, build_verified
 from builder.interface import check_interface
 from builder.onnx.export import onnx_interface
 from builder.plan import ExportPlan, plan
@@ -33,6 +33,7 @@ from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ProgressCallback
 from tritonkit.spec import Frozen
 from tritonkit.triton.model_config import policy_text, versions_loaded, versions_of
+from tritonkit.triton.releases import image_for
 
 FEW_IMAGES = 8
 """Fewer images are too few to calibrate int8 on."""
@@ -64,11 +65,20 @@ def export(request: ExportRequest, report: ProgressCallback = lambda step: None)
     """
     with plan(request, report) as planned:
         report("exporting to ONNX")
-        planned.source.write_graph(planned.job.graph)
+        planned.job.source.write_graph(planned.job.graph)
         verified = build_verified(planned)
         with closing(verified.runner):
             published = publish(planned, final_verdict(planned, verified))
-    return delete_older(planned, published)
+    if request.keep is None:
+        return published
+    config, others = planned.current_config, planned.other_versions
+    served_before = set() if config is None else versions_loaded(config, others)
+    try:
+        retention = keep_newest(request.repository / published.model, request.keep, served_before)
+    except TritonkitError as error:  # the version is published
+        warnings = (*published.warnings, f"older versions were not deleted: {error}")
+        return published.model_copy(update={"warnings": warnings})
+    return published.model_copy(update={"retention": retention})
 
 
 def final_verdict(plan: ExportPlan, verified: Verified) -> Verified:
@@ -79,7 +89,7 @@ def final_verdict(plan: ExportPlan, verified: Verified) -> Verified:
     request, verdict, name = plan.request, verified.verdict, plan.context.spec.name
     if request.data is not None:
         plan.job.report("measuring on labelled images")
-        verdict = LabelledSet(plan.source, request.data, request.masks).with_quality(verdict, verified.file)
+        verdict = LabelledSet(plan.job.source, request.data, request.masks).with_quality(verdict, verified.file)
     verdict = verdict.model_copy(update={"forced": request.force and not verdict.passed})
     verified = replace(verified, verdict=verdict)
     if request.report is not None:
@@ -103,7 +113,7 @@ def final_verdict(plan: ExportPlan, verified: Verified) -> Verified:
 
 def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
     """Write the files of the version and those of the model, and rebuild the models that accept encoded images."""
-    request, source, staged, verdict = plan.request, plan.source, plan.staged, verified.verdict
+    request, source, staged, verdict = plan.request, plan.job.source, plan.staged, verified.verdict
     spec, folder = plan.context.spec, verified.job.folder
     plan.job.report("publishing")
     # A failed verdict can be forced, but not a file that Triton would not load.
@@ -114,12 +124,13 @@ def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
     verdict.write(folder)
     _write_page(plan, verified, folder / VERDICT_PAGE)
     spec.write(folder)
+    serving_image = image_for(request.repository)
     manifest = manifest_of(folder, source.path, source.description)  # comes last, because it hashes the others
     if manifest.build is None or manifest.build.image is None:  # a plan is for the image that it was built in
-        manifest = manifest.model_copy(update={"triton_image": plan.serving_image.rpartition(":")[2]})
+        manifest = manifest.model_copy(update={"triton_image": serving_image.rpartition(":")[2]})
     manifest.write(folder)
-    record = plan.expected_record or BuildRecord.read(folder)
-    load_warnings = check_build(record, plan.serving_image, request.force)
+    record = plan.builder.expected_build_record(verified.job) or BuildRecord.read(folder)
+    load_warnings = check_build(record, serving_image, request.force)
     _, shared = plan.serving_files(verified.job)
     config = shared.write(staged.model)
     if request.encoded:
@@ -130,17 +141,19 @@ def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
     warnings = [
         *load_warnings,
         *(f"training: {warning}" for warning in source.spec.lineage.warnings),
-        *calibration_warnings(plan, verdict),
         *verdict.notes,
         *unverified_accelerators(config),
         *filter(None, [verdict.calibration_hint]),
+        *unverified_batch_warnings(staged.model, config),
     ]
+    count = len(plan.calibration)
+    if verdict.precision == "int8" and source.precision == "fp32" and count < FEW_IMAGES:
+        warnings.append(f"int8 was calibrated on only {count} images; --calibration FOLDER takes up to {MAX_IMAGES}")
     if not is_served:
         warnings.append(
             f"Triton does not load version {staged.version}, because config.pbtxt loads {policy_text(config)}. Serve "
             f"it with: builder promote {spec.name} {staged.version}"
         )
-    warnings += unverified_batch_warnings(staged.model, config)
     reason = _other_precision(plan, verdict)
     return PublishedVersion(
         model=spec.name,
@@ -154,34 +167,13 @@ def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
     )
 
 
-def delete_older(plan: ExportPlan, published: PublishedVersion) -> PublishedVersion:
-    """Delete older versions where `keep` is set; a failure is a warning."""
-    if plan.request.keep is None:
-        return published
-    try:
-        folder = plan.request.repository / published.model
-        retention = keep_newest(folder, plan.request.keep, plan.loaded_versions)
-    except TritonkitError as error:
-        warnings = (*published.warnings, f"older versions were not deleted: {error}")
-        return published.model_copy(update={"warnings": warnings})
-    return published.model_copy(update={"retention": retention})
-
-
-def calibration_warnings(plan: BuildPlan, verdict: Verdict) -> list[str]:
-    """A warning where int8 was calibrated on too few images."""
-    count = len(plan.calibration)
-    if verdict.precision != "int8" or plan.job.source.precision != "fp32" or count >= FEW_IMAGES:
-        return []
-    return [f"int8 was calibrated on only {count} images; --calibration FOLDER takes up to {MAX_IMAGES}"]
-
-
 def _other_precision(plan: ExportPlan, verdict: Verdict) -> str | None:
     """Why the verdict is about another precision than the requested one; None where it is about that."""
     requested = plan.request.target.precision
     if verdict.precision == requested:
         return None
     if verdict.asked is None:
-        return f"{plan.source.path.name} is in {verdict.precision}, not in {requested}"
+        return f"{plan.job.source.path.name} is in {verdict.precision}, not in {requested}"
     return verdict.closest_attempts or f"{verdict.asked} was not tried, because the graph fails in fp32 too"
 
 
@@ -193,5 +185,5 @@ def _answers(plan: ExportPlan, verified: Verified) -> ReportAnswers:
 
 def _write_page(plan: ExportPlan, verified: Verified, path: Path) -> None:
     """Write the verdict as an HTML page, also for a model that is not published."""
-    facts = {"Source": plan.source.description, "Artifact": plan.builder.format.served.file}
+    facts = {"Source": plan.job.source.description, "Artifact": plan.builder.format.served.file}
     write_page(path, plan.context.spec.name, verified.verdict, _answers(plan, verified), facts)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.build import BuildPlan
 from builder.config.triton_config import config_for
-from builder.formats import ArtifactBuilder, BuildJob, builder_for
+from builder.formats import BuildJob, builder_for
 from builder.interface import interface_of
 from builder.repository.encoded import check_companion_names
 from builder.repository.publish import Publication, publication
@@ -23,8 +23,7 @@ from builder.sources.images import golden_from_images
 from builder.verification.context import DEFAULT_MAX_BATCH, select_golden, verification_context
 from tritonkit.errors import InputError
 from tritonkit.export_options import ONNX_BF16
-from tritonkit.repository.build_record import BuildRecord
-from tritonkit.runtimes.formats import ONNX, Precision, ProgressCallback
+from tritonkit.runtimes.formats import ONNX, ProgressCallback
 from tritonkit.system.files import check_can_write
 from tritonkit.triton.backends import BackendFiles, ModelConfig
 from tritonkit.triton.model_config import (
@@ -32,7 +31,6 @@ from tritonkit.triton.model_config import (
     configured_batch_sizes,
     read_config,
     read_config_file,
-    versions_loaded,
     versions_of,
 )
 from tritonkit.triton.releases import image_for
@@ -43,47 +41,32 @@ class ExportPlan(BuildPlan):
     """A version to build, verify and publish."""
 
     request: ExportRequest
-    source: Source
-    serving_image: str
-    """The Triton image that serves the repository."""
     user_config: ModelConfig | None
     current_config: ModelConfig | None
     """The configuration of the model that is published now."""
     other_versions: Sequence[int]
     """The versions that stay in the model's folder."""
     staged: Publication
-    expected_record: BuildRecord | None
-    """The build record that the plan will have, as far as it is known before the build."""
-    _serving: dict[Precision, tuple[ModelConfig, SharedFiles]] = field(default_factory=dict)
-
-    @property
-    def loaded_versions(self) -> Collection[int]:
-        """The versions that Triton loads before this export."""
-        return set() if self.current_config is None else versions_loaded(self.current_config, self.other_versions)
 
     def serving_files(self, job: BuildJob) -> tuple[ModelConfig, SharedFiles]:
         """The `config.pbtxt` as if Triton loaded this version, and the files of the model once the version is added.
 
-        Only the precision of the job changes them, so they are made once for each. Raises InputError that lists all
-        settings that contradict each other, or that Triton would refuse.
+        Raises InputError that lists all settings that contradict each other, or that Triton would refuse.
         """
-        if job.precision not in self._serving:
-            served, spec = self.builder.format.served, self.context.spec
-            config = config_for(
-                spec,
-                interface_of(spec),
-                self.context.max_batch,
-                self.staged.version,
-                self.current_config,
-                loading=BackendFiles(served.backend, served.file, self.builder.parameters(job)),
-                serving=self.request,
-                user_config=self.user_config,
-                other_versions=self.other_versions,
-            )
-            added = SharedFiles(spec, config, self.context.golden.images)
-            shared = resolve_shared_files(self.staged.model, added, self.request, self.user_config)
-            self._serving[job.precision] = config, shared
-        return self._serving[job.precision]
+        served, spec = self.builder.format.served, self.context.spec
+        config = config_for(
+            spec,
+            interface_of(spec),
+            self.context.max_batch,
+            self.staged.version,
+            self.current_config,
+            loading=BackendFiles(served.backend, served.file, self.builder.parameters(job)),
+            serving=self.request,
+            user_config=self.user_config,
+            other_versions=self.other_versions,
+        )
+        added = SharedFiles(spec, config, self.context.golden.images)
+        return config, resolve_shared_files(self.staged.model, added, self.request, self.user_config)
 
 
 @contextmanager
@@ -97,32 +80,38 @@ def plan(request: ExportRequest, report: ProgressCallback) -> Iterator[ExportPla
     serving_image = image_for(request.repository)
     image = (request.image or serving_image) if request.in_container else None
     builder = builder_for(request.target.format, request.build, image)
-    _check_request(request, source, builder)
+    builder.check_machine()
+    source.check_precision(request.target.precision)
+    is_set = {"--keep-fp32": request.keep_fp32, "--calibration": request.calibration}
+    if source.precision != "fp32" and (options := [option for option, value in is_set.items() if value]):
+        raise InputError(
+            f"{', '.join(options)}: {source.path.name} is in {source.precision} and is exported unchanged; leave the "
+            "option out, or export the fp32 model",
+            code="option.source_is_reduced",
+        )
+    check_companion_names(request.repository, source.spec.name, request.encoded)
+    if request.target.record is ONNX and source.precision == "bf16" and not request.uses_tensorrt:
+        raise InputError(f"{source.path.name} is in bf16: {ONNX_BF16}", code="onnx.bf16_kernels")
     user_config, current_config = configs_of(request, source.spec.name)
     max_batch = largest_batch(request, user_config, current_config)
     with publication(request.repository, source.spec.name) as staged, tempfile.TemporaryDirectory() as scratch:
         golden = select_golden(source.spec, source.golden, request.images)
-        calibration = golden
-        if request.calibration is not None:
-            calibration = golden_from_images(request.calibration, source.spec.preprocess)
+        chosen, preprocess = request.calibration, source.spec.preprocess
+        calibration = golden if chosen is None else golden_from_images(chosen, preprocess)
         precision, folder = request.target.precision, staged.version_folder
         job = BuildJob(source, Path(scratch) / ONNX.file, precision, folder, max_batch, request.opt_batch, report)
         builder.check_job(job)
-        expected_record = builder.expected_build_record(job)
-        check_build(expected_record, serving_image, request.force)
+        check_build(builder.expected_build_record(job), serving_image, request.force)
         planned = ExportPlan(
             request=request,
             builder=builder,
             job=job,
             context=verification_context(source, golden, max_batch, request.limits),
             calibration=calibration.images,
-            source=source,
-            serving_image=serving_image,
             user_config=user_config,
             current_config=current_config,
             other_versions=versions_of(request.repository / source.spec.name),
             staged=staged,
-            expected_record=expected_record,
         )
         config, _ = planned.serving_files(job)
         preferred = tuple(configured_batch_sizes(config))
@@ -150,19 +139,3 @@ def largest_batch(request: ExportRequest, user_config: ModelConfig | None, curre
     """The requested batch, else that of the user's config.pbtxt, else that of the published model, else 32."""
     configured = [config.max_batch_size for config in (user_config, current_config) if config is not None]
     return next(filter(None, [request.max_batch, *configured]), DEFAULT_MAX_BATCH)
-
-
-def _check_request(request: ExportRequest, source: Source, builder: ArtifactBuilder) -> None:
-    """Raise InputError or ExternalError where machine, source and options do not fit."""
-    builder.check_machine()
-    source.check_precision(request.target.precision)
-    is_set = {"--keep-fp32": request.keep_fp32, "--calibration": request.calibration}
-    if source.precision != "fp32" and (options := [option for option, value in is_set.items() if value]):
-        raise InputError(
-            f"{', '.join(options)}: {source.path.name} is in {source.precision} and is exported unchanged; leave the "
-            "option out, or export the fp32 model",
-            code="option.source_is_reduced",
-        )
-    check_companion_names(request.repository, source.spec.name, request.encoded)
-    if request.target.record is ONNX and source.precision == "bf16" and not request.uses_tensorrt:
-        raise InputError(f"{source.path.name} is in bf16: {ONNX_BF16}", code="onnx.bf16_kernels")

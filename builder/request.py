@@ -17,7 +17,10 @@ else:
 
 
 class ExportRequest(ForeignModelOptions, ExportOptions):
-    """What to export, in which format and precision, and where to."""
+    """What to export, in which format and precision, and where to.
+
+    A wrong option raises pydantic's ValidationError; the `type` of an error is tritonkit's code where it has one.
+    """
 
     panel = None
 

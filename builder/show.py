@@ -37,7 +37,18 @@ def show(path: Path) -> ShowResult:
     if path.suffix == ".safetensors":
         return ShowResult(path=path, spec=read_spec(path))
     if format_of(path) is not None:
-        return _show_artifact(path)
+        info, version = inspect_artifact(path), _show_version(path.parent, ())
+        verified = version.verdict and version.verdict.precision
+        fields = {
+            "path": path,
+            "spec": info.spec or version.spec,
+            "interface": tuple(str(tensor) for side in info.interface or () for tensor in side),
+            # Only a graph says its precision itself.
+            "precision": info.precision if format_of(path) is ONNX else verified or info.precision,
+            "header": info.header,
+            "build": BuildRecord.read(path.parent) if info.header is not None else None,
+        }
+        return version.model_copy(update=fields)
     if (path / ModelSpec.FILE).is_file():
         versions = versions_of(path)
         newest = path / str(versions[-1]) if versions else path
@@ -51,39 +62,14 @@ def show(path: Path) -> ShowResult:
     )
 
 
-def _show_artifact(path: Path) -> ShowResult:
-    """The content of the file and of its version folder. Except for ONNX, the precision is that of the verdict."""
-    info = inspect_artifact(path)
-    version = _show_version(path.parent, ())
-    verified = version.verdict and version.verdict.precision
-    return version.model_copy(
-        update={
-            "path": path,
-            "spec": info.spec or version.spec,
-            "interface": tuple(str(tensor) for side in info.interface or () for tensor in side),
-            "precision": info.precision if format_of(path) is ONNX else verified or info.precision,
-            "header": info.header,
-            "build": BuildRecord.read(path.parent) if info.header is not None else None,
-        }
-    )
-
-
 def _show_version(folder: Path, versions: tuple[int, ...]) -> ShowResult:
+    """The files of a version; its spec is in its graph, else in its folder, else in the folder of the model."""
+    graph = folder / ONNX.file
+    spec = spec_in_onnx(graph) if graph.is_file() else None
     return ShowResult(
         path=folder,
-        spec=_spec_of_version(folder),
+        spec=spec or ModelSpec.read(folder) or ModelSpec.read(folder.parent),
         versions=versions,
         verdict=Verdict.read(folder),
         manifest=Manifest.read(folder),
     )
-
-
-def _spec_of_version(folder: Path) -> ModelSpec | None:
-    """The spec in the graph of a version, else in its folder, else in the folder of the model."""
-    graph = folder / ONNX.file
-    if graph.is_file() and (spec := spec_in_onnx(graph)) is not None:
-        return spec
-    for path in (folder, folder.parent):
-        if (spec := ModelSpec.read(path)) is not None:
-            return spec
-    return None

@@ -49,7 +49,7 @@ bench run imagenet --url "$url" --repository "$demo/model_repository" --concurre
 bench report "$demo/record.json" --html "$demo/report.html"
 
 step "7. check the answers and stop the server"
-python -m scripts.demo.demo_answers "$demo"
+python -m scripts.demo.demo_page "$demo"
 
 cat <<END
 

@@ -72,7 +72,7 @@ class ComparisonInput:
         """Compare outputs of equal shapes; for an image at several positions the worst output counts."""
         selected = self
         if self.indices is not None and len(self.indices) > len(set(self.indices.tolist())):
-            order = np.lexsort((-_distances(expected, actual), self.indices))
+            order = np.lexsort((-error_per_image(expected, actual), self.indices))
             _, first = np.unique(self.indices[order], return_index=True)
             rows = order[first]
             selected, expected, actual = self.select(rows), select_rows(expected, rows), select_rows(actual, rows)
@@ -137,7 +137,7 @@ def balanced_batch_size(count: int, max_batch: int) -> int:
     return -(-count // rounds)
 
 
-def _distances(expected: Outputs, actual: Outputs) -> NDArray[np.float64]:
+def error_per_image(expected: Outputs, actual: Outputs) -> NDArray[np.float64]:
     """Return the largest error for each of N images; for integers, such as a mask, the share of different values."""
     largest = max_error_per_image(expected, actual)
     for name, array in expected.items():

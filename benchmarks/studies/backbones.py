@@ -18,7 +18,7 @@ import typer
 
 from benchmarks.studies.local_triton import serve
 from benchmarks.studies.study import Result, command, for_each_model, markdown_row
-from builder.pipeline import PublishedVersion, export
+from builder.pipeline import export
 from builder.request import ExportRequest
 from train.config.loading import Config
 from train.engine.fit import fit
@@ -26,8 +26,6 @@ from tritonkit.errors import ArtifactError, TritonkitError
 from tritonkit.golden import golden_of_checkpoint
 from tritonkit.networks.backbones import timm_name
 from tritonkit.spec import Frozen
-from tritonkit.triton.client import TritonClient
-from tritonkit.triton.runner import TritonRunner
 
 NAMES = (
     *("ResNet-18", "ResNet-34", "ResNet-50", "ResNet-101", "MobileNetV2", "MobileNetV3 small", "MobileNetV3 large"),
@@ -78,50 +76,38 @@ class BackboneResult(Frozen):
 
 def check_backbone(name: str, folder: Path) -> BackboneResult:
     """Run all steps for one backbone; print an error to stderr and stop at the first failure."""
-    done: dict[str, Any] = {}
-    try:
-        fitted = fit(_config(name, folder))
-        done["trained"] = True
-        published = _export(fitted.checkpoint, False, folder / "repository")
-        done["exported"] = published.verdict.passed
-        traced = _export(fitted.checkpoint, True, folder / "torchscript")
-        done["traced"] = traced.verdict.passed
-        golden = golden_of_checkpoint(fitted.checkpoint)
-        if golden is None:
-            raise ArtifactError(f"{fitted.checkpoint}: training wrote no golden sample", code="golden.not_found")
-        with (
-            serve(folder / "repository") as triton,
-            TritonRunner(TritonClient(triton.options.grpc_url), published.model) as runner,
-        ):
-            answers = runner.infer(golden.images[:4])["probabilities"]
-        done["error"] = float(np.abs(answers - golden.outputs["probabilities"][:4]).max())
-        done["served"] = done["error"] < 1e-4
-    except TritonkitError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-    return BackboneResult(name=name, **done)
-
-
-def _config(name: str, folder: Path) -> Config:
-    table = folder / "digits.csv"
     pictures = [path for label in "017" for path in sorted((DIGITS / label).iterdir())[:PICTURES]]
-    rows = [f"{path.resolve()},{path.parent.name}" for path in pictures]
-    table.write_text("\n".join(["image_path,label", *rows]) + "\n", encoding="utf-8")
-    document = {
+    table = "".join(f"{path.resolve()},{path.parent.name}\n" for path in pictures)
+    (folder / "digits.csv").write_text(f"image_path,label\n{table}", encoding="utf-8")
+    settings = {
         "name": timm_name(name),
         "output": folder / "runs",
-        "data": {"path": table},
+        "data": {"path": folder / "digits.csv"},
         "model": {"name": name},
         "image": {"size": 64, "fit": "squash"},
         "epochs": 1,
         "batch_size": 8,
         "workers": 0,
     }
-    return Config.model_validate(document)
-
-
-def _export(checkpoint: Path, torchscript: bool, repository: Path) -> PublishedVersion:
-    request = ExportRequest(source=checkpoint, repository=repository, max_batch=MAX_BATCH, torchscript=torchscript)
-    return export(request)
+    done: dict[str, Any] = {}
+    try:
+        checkpoint = fit(Config.model_validate(settings)).checkpoint
+        done["trained"] = True
+        published = export(ExportRequest(source=checkpoint, repository=folder / "repository", max_batch=MAX_BATCH))
+        done["exported"] = published.verdict.passed
+        traced = ExportRequest(source=checkpoint, repository=folder / "traced", max_batch=MAX_BATCH, torchscript=True)
+        done["traced"] = export(traced).verdict.passed
+        golden = golden_of_checkpoint(checkpoint)
+        if golden is None:
+            raise ArtifactError(f"{checkpoint}: training wrote no golden sample", code="golden.not_found")
+        with serve(folder / "repository") as triton:
+            _, answers = triton.infer(published.model, golden.images[:MAX_BATCH])
+        errors = np.abs(answers["probabilities"] - golden.outputs["probabilities"][:MAX_BATCH])
+        done["error"] = float(errors.max())
+        done["served"] = done["error"] < 1e-4
+    except TritonkitError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+    return BackboneResult(name=name, **done)
 
 
 def measure(names: Annotated[list[str] | None, typer.Argument(metavar="NAME...")] = None) -> Result:

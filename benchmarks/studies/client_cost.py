@@ -2,40 +2,53 @@
 
 Three methods process the same JPEGs of about 500 x 400 pixels, cut from the photographs of `make data`, in turns:
 `client infer` with --output through a Triton from the pip wheel; decoding, preprocessing and ONNX Runtime in one
-process at its best batch size; and a loop over `tritonclient`, one image in each request, fp32, over HTTP (both
-baselines are in benchmarks/studies/client_baselines.py). CPU time is the sum of the client process and Triton with all
-its children. The time of `client infer` includes the start of its process; the baselines exclude imports and opening
-the model.
+process at its best batch size; and a loop over `tritonclient`, one image in each request, fp32, over HTTP. Each run has
+a process of its own. CPU time is the sum of this process and Triton with all its children. The time of `client infer`
+includes the start of its process; the baselines exclude imports and opening the model.
+
 Exits with 1 if `client infer` takes more than 1.25 times the CPU time of the single process, or the loop takes less
 than 2 times the wall time of `client infer`.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
+import tritonclient.http as triton_http
 import typer
 from PIL import Image
 
 from benchmarks.studies.calibration import calibrated_network
 from benchmarks.studies.local_triton import PHOTOS, LocalTriton, publish_network, random_photos, serve
 from benchmarks.studies.study import Result, command, in_turns, medians, run_process
+from tritonkit.images.picture_files import pictures_below
+from tritonkit.images.preprocess import Geometry, ImageArray, load_file
 from tritonkit.runtimes.formats import ONNX
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.spec import Frozen
 
 LIMITS = {"cpu": 1.25, "wall": 2.0}
 """The largest CPU time of `client infer`, and the smallest wall time of the plain loop, as ratios."""
 CLIENT_INFER, IN_PROCESS, PLAIN = "client infer", "in process", "plain loop"
 SERVED, SERVED_PLAIN = "network", "plain"
-_ROOT = Path(__file__).parents[2]
+_CACHE = Path(__file__).parents[2] / ".cache" / "client_cost"
+BATCHES = (1, 4, 8, 16, 32)
+SIDE = 224
+TUNING_IMAGES = 64
+"""Number of images used to choose the batch size and thread count."""
 
 
 class ClientCost(Frozen):
@@ -43,7 +56,7 @@ class ClientCost(Frozen):
 
     wall_s: float
     client_cpu_s: float
-    server_cpu_s: float
+    server_cpu_s: float = 0.0
     load_average: float
     """Load average of the machine over the minute before the run."""
     best: str = ""
@@ -64,21 +77,19 @@ def measure(
     option: Annotated[list[str] | None, typer.Option(help="More arguments for `client infer`; repeatable.")] = None,
 ) -> Result:
     """Run the three methods, and compare the medians."""
-    picture_folder = write_pictures(_ROOT / ".cache" / "client_cost", pictures)
+    picture_folder = write_pictures(_CACHE, pictures)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         repository = repository or write_repository(folder, model, max_batch)
         with serve(repository, SERVED, SERVED_PLAIN) as triton:
-            baseline = [sys.executable, "-m", "benchmarks.studies.client_baselines"]
             client = [Path(sys.executable).with_name("client"), "infer", picture_folder, "--model", SERVED]
             client += ["--url", triton.options.grpc_url, "--output", folder / "answers.jsonl", "--overwrite"]
             artifact, http = repository / SERVED / "1" / ONNX.file, triton.options.http_url.removeprefix("http://")
-            commands: dict[str, list[object]] = {
-                IN_PROCESS: [*baseline, "in-process", artifact, picture_folder, pictures],
-                CLIENT_INFER: [*client, *(option or [])],
-                PLAIN: [*baseline, "plain", http, SERVED_PLAIN, picture_folder, pictures],
+            methods: dict[str, Callable[[], ClientCost]] = {
+                IN_PROCESS: partial(in_child, run_in_process, artifact, picture_folder),
+                CLIENT_INFER: partial(with_server, triton, run_client, [*client, *(option or [])]),
+                PLAIN: partial(with_server, triton, in_child, run_plain_loop, http, picture_folder),
             }
-            methods = {name: partial(run_method, name, words, triton) for name, words in commands.items()}
             costs = in_turns(methods, rounds)
     summary = summarize(costs)
     cpu, wall = summary["ratio"].values()
@@ -99,18 +110,88 @@ def measure(
     )
 
 
-def run_method(method: str, words: Sequence[object], triton: LocalTriton) -> ClientCost:
-    """Run one method and return its cost. Raises TritonkitError with its output if it fails."""
-    server_start_s = triton.cpu_s()
-    cost, output = run_process(words, cwd=_ROOT)
-    server_s = triton.cpu_s() - server_start_s
-    reported = {} if method == CLIENT_INFER else json.loads(output)
+def with_server(triton: LocalTriton, run: Callable[..., ClientCost], *arguments: object) -> ClientCost:
+    """Run a method and add the CPU time of the server."""
+    before_s = triton.cpu_s()
+    cost = run(*arguments)
+    return cost.model_copy(update={"server_cpu_s": round(triton.cpu_s() - before_s, 3)})
+
+
+def run_client(words: Sequence[object]) -> ClientCost:
+    """Run `client infer`. Raises TritonkitError with its output if it fails."""
+    cost, _ = run_process(words)
+    return ClientCost(wall_s=cost.seconds, client_cpu_s=cost.cpu_seconds, load_average=cost.load_average)
+
+
+def in_child(run: Callable[..., ClientCost], *arguments: object) -> ClientCost:
+    """Run a baseline in a new process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
+        return child.submit(run, *arguments).result()
+
+
+def run_in_process(artifact: Path, folder: Path) -> ClientCost:
+    """Decode, preprocess and run the model in this process, the lower limit of the cost.
+
+    One thread for each core decodes, with `load_file` of tritonkit. Batch size and thread count of ONNX Runtime are
+    those that need the least CPU time.
+    """
+    cores, paths = len(os.sched_getaffinity(0)), pictures_below(folder)
+    runners = {threads: OnnxRuntimeRunner(artifact, threads=threads, spinning=False) for threads in {1, cores}}
+    preprocess = runners[1].spec.preprocess
+    images = np.stack([load_file(path, preprocess)[0] for path in paths[:TUNING_IMAGES]])
+
+    def min_cpu_s(threads: int, batch: int) -> float:
+        def infer_all() -> None:
+            for start in range(0, len(images), batch):
+                runners[threads].infer(images[start : start + batch])
+
+        infer_all()
+        return min(_cost_of(infer_all).cpu_s for _ in range(2))  # disturbances only add time
+
+    threads, batch = min(product(runners, BATCHES), key=lambda setting: min_cpu_s(*setting))
+
+    def loop() -> None:
+        with ThreadPoolExecutor(cores) as pool:
+            pending: deque[list[Future[tuple[ImageArray, Geometry]]]] = deque()
+            for start in range(0, len(paths), batch):
+                pending.append([pool.submit(load_file, path, preprocess) for path in paths[start : start + batch]])
+                while pending and (len(pending) > 2 or start + batch >= len(paths)):
+                    runners[threads].infer(np.stack([image.result()[0] for image in pending.popleft()]))
+
+    return _cost_of(loop).model_copy(update={"best": f"batch {batch}, {threads} threads"})
+
+
+def run_plain_loop(address: str, folder: Path) -> ClientCost:
+    """Run a simple client: for each image Pillow, numpy and one request over HTTP with fp32 [1, 3, 224, 224].
+
+    Images are preprocessed as is usual for ImageNet: short side to 256, centre crop of 224, mean and deviation.
+    """
+    connection, paths = triton_http.InferenceServerClient(address), pictures_below(folder)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+    def loop() -> None:
+        for path in paths:
+            with Image.open(path) as image:
+                scale = 256 / min(image.size)
+                size = round(image.width * scale), round(image.height * scale)
+                resized = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+            left, top = (resized.width - SIDE) // 2, (resized.height - SIDE) // 2
+            pixels = np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)), dtype=np.float32) / 255
+            batch = np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None], dtype=np.float32)
+            tensor = triton_http.InferInput("input", batch.shape, "FP32")
+            tensor.set_data_from_numpy(batch)
+            int(connection.infer(SERVED_PLAIN, [tensor]).as_numpy("probabilities").argmax())
+
+    return _cost_of(loop)
+
+
+def _cost_of(work: Callable[[], None]) -> ClientCost:
+    load, wall, cpu = os.getloadavg()[0], time.perf_counter(), time.process_time()
+    work()
     return ClientCost(
-        wall_s=round(reported.get("wall_s", cost.seconds), 3),
-        client_cpu_s=round(reported.get("cpu_s", cost.cpu_seconds), 3),
-        server_cpu_s=0.0 if method == IN_PROCESS else round(server_s, 3),
-        load_average=cost.load_average,
-        best=reported.get("best", ""),
+        wall_s=round(time.perf_counter() - wall, 3),
+        client_cpu_s=round(time.process_time() - cpu, 3),
+        load_average=round(load, 2),
     )
 
 

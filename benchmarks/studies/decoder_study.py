@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated
 
 import cv2
@@ -19,7 +20,7 @@ import PIL
 import pyvips
 import typer
 
-from benchmarks.studies.decoder_files.lossy_formats import codecs, jpegs, orientations
+from benchmarks.studies.decoder_files.encoded import encoded_files
 from benchmarks.studies.decoder_files.rasters import bmps, pngs, pnms
 from benchmarks.studies.decoder_files.samples import DecoderCase, Samples, blend_with_white
 from benchmarks.studies.decoder_files.tiffs import tiffs
@@ -28,19 +29,16 @@ from tritonkit.images.preprocess import ImageError, Preprocess, load_image
 
 
 def levels_on_white(pixels: Samples) -> Samples:
-    """Return pixels of OpenCV or libvips as RGB levels, blended with white by their alpha."""
+    """Return pixels of OpenCV or libvips, grey or RGB and alpha, as RGB levels on white."""
     max_value = {"uint8": 255.0, "uint16": 65535.0}.get(pixels.dtype.name, 1.0)
-    values = pixels.astype(float) / max_value
-    values = np.dstack([values] * 3) if values.ndim == 2 else values
-    if values.shape[2] in (1, 2):
-        values = np.dstack([values[..., :1]] * 3 + [values[..., 1:]])
-    return blend_with_white(values[..., :3], values[..., 3:]) if values.shape[2] == 4 else values * 255
+    values = np.atleast_3d(pixels / max_value)
+    colours, alpha = (values[..., :3], values[..., 3:4]) if values.shape[2] > 2 else (values[..., :1], values[..., 1:])
+    return np.broadcast_to(blend_with_white(colours, alpha) if alpha.size else colours * 255, (*values.shape[:2], 3))
 
 
 def decode_with_opencv(data: bytes) -> Samples | None:
     """Decode with OpenCV to upright RGB; None if it cannot."""
-    flags = cv2.IMREAD_UNCHANGED
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         return None
     if pixels.ndim == 3 and pixels.shape[2] == 4:
@@ -74,22 +72,20 @@ def verdict(pixels: Samples | None, cell: DecoderCase) -> str:
     """Return how pixels compare with the true pixels of a cell."""
     if pixels is None:
         return "not read"
-    is_equal = pixels.shape == cell.truth.shape and np.abs(pixels - cell.truth).max() <= cell.tolerance
-    return "equal" if is_equal else "DIFFERENT"
+    has_size = pixels.shape == (*cell.truth.shape[:2], 3)
+    return "equal" if has_size and np.abs(pixels - cell.truth).max() <= cell.tolerance else "DIFFERENT"
 
 
 def measure() -> Iterator[dict[str, str]]:
     """Yield the verdicts on tritonkit, OpenCV and libvips for each cell."""
-    for cells in (tiffs, pngs, pnms, bmps, jpegs, orientations, codecs):
-        for cell in cells():
-            pixels, reason = decode_with_tritonkit(cell.data, cell.truth.shape)
-            tritonkit_verdict = f"refused: {reason}" if reason else verdict(pixels, cell)
-            yield {
-                "file": cell.name,
-                "ours": tritonkit_verdict,
-                "opencv": verdict(decode_with_opencv(cell.data), cell),
-                "libvips": verdict(decode_with_libvips(cell.data), cell),
-            }
+    for cell in chain(tiffs(), pngs(), pnms(), bmps(), encoded_files()):
+        pixels, reason = decode_with_tritonkit(cell.data, cell.truth.shape)
+        yield {
+            "file": cell.name,
+            "ours": f"refused: {reason}" if reason else verdict(pixels, cell),
+            "opencv": verdict(decode_with_opencv(cell.data), cell),
+            "libvips": verdict(decode_with_libvips(cell.data), cell),
+        }
 
 
 def study(

@@ -51,20 +51,16 @@ def main() -> int:
     settings = RunSettings("cpu", batch=4, runs=1) if options.cpu else RunSettings("cuda", batch=32, runs=20)
     gpu = find_gpu()
     if gpu is None and not options.cpu:
-        print(
-            "this machine has no NVIDIA GPU, so nothing was checked; --cpu tests the script on the CPU", file=sys.stderr
-        )
+        print("this machine has no NVIDIA GPU, so nothing was checked; --cpu tests the script", file=sys.stderr)
         return NO_GPU
     cuda = {"cuda": torch.version.cuda} if torch.version.cuda else {}
     report = {
-        "device": settings.device,
+        **vars(settings),
         "gpu": gpu.name if gpu else None,
         "compute_capability": gpu.compute_capability if gpu else None,
         "driver": next(iter(query_gpus("driver_version")), None),
         "versions": {"python": platform.python_version(), **versions, **cuda},
         "missing": missing,
-        "batch": settings.batch,
-        "runs": settings.runs,
     }
     print(HEAD)
     results: list[RuntimeResult] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import tempfile
-import time
+import timeit
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,6 @@ from scripts.package_versions import module_name
 from tritonkit.comparison import relative_error
 from tritonkit.errors import ArtifactError
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.networks.network import Network
 from tritonkit.repository.build_record import BuildSettings
 from tritonkit.repository.verdict import LIMITS
 from tritonkit.runtimes.formats import ONNX, Precision
@@ -42,12 +41,10 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 SIMULATION = "simulation on the CPU"
 _WARM_UPS = 3
 _TYPES = {"fp32": torch.float32, "fp16": torch.float16}
-_PACKAGES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 
 Answers = NDArray[np.float32]
 Infer = Callable[[ImageArray], Answers]
 """Probabilities [N, classes] of uint8 images [N, H, W, 3]."""
-
 
 HEAD = """| network | runtime | relative error | against simulation | images/s | passed |
 |---|---|---|---|---|---|"""
@@ -78,19 +75,11 @@ class RuntimeResult(Frozen):
 
     def row(self) -> str:
         """Return the row of the table."""
-        cells = [
-            self.network,
-            f"{self.runtime} {self.precision}",
-            self.problem or self.skipped or _number(self.relative),
-            _number(self.against_simulation),
-            _number(self.images_per_s, ".0f"),
-            "" if self.skipped else "yes" if self.passed else "NO",
-        ]
-        return markdown_row(cells)
-
-
-def _number(value: float | None, style: str = ".1e") -> str:
-    return "" if value is None else format(value, style)
+        errors = ["" if error is None else f"{error:.1e}" for error in (self.relative, self.against_simulation)]
+        rate = "" if self.images_per_s is None else f"{self.images_per_s:.0f}"
+        passed = "" if self.skipped else "yes" if self.passed else "NO"
+        outcome = self.problem or self.skipped or errors[0]
+        return markdown_row([self.network, f"{self.runtime} {self.precision}", outcome, errors[1], rate, passed])
 
 
 @dataclass(frozen=True)
@@ -111,27 +100,34 @@ def check(name: str, settings: RunSettings) -> Iterator[RuntimeResult]:
     """Run a network in each runtime; a result says why a runtime failed or was skipped."""
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            network = _NetworkUnderTest(name, Path(temporary))
+            network = NetworkUnderTest(name, Path(temporary), settings)
         except Exception as problem:  # noqa: BLE001 - the other networks still run
             yield RuntimeResult(network=name, runtime="graphs", precision="fp16", problem=_first_line(problem))
             return
-        for (runtime, precision), open_runner in _runtimes(network, settings).items():
-            yield _measure(
-                network, settings, RuntimeResult(network=name, runtime=runtime, precision=precision), open_runner
-            )
+        for (runtime, precision), open_runtime in network.runtimes().items():
+            result = RuntimeResult(network=name, runtime=runtime, precision=precision)
+            try:
+                yield result.model_copy(update=network.measure(runtime, precision, open_runtime()))
+            except NotInstalledError as reason:
+                yield result.model_copy(update={"skipped": str(reason)})
+            except Exception as problem:  # noqa: BLE001 - libraries fail in their own ways; other runtimes still run
+                yield result.model_copy(update={"problem": _first_line(problem)})
 
 
-class _NetworkUnderTest:
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0].replace("|", "/")
+
+
+class NetworkUnderTest:
     """A network, its graphs, and the answers of torch and of the simulation on the CPU."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, settings: RunSettings) -> None:
+        self.settings = settings
         self.folder = folder
         self.network = calibrated_network(name)
         self.images = builtin_golden(self.network.spec.preprocess).images
-        self.graphs: dict[Precision, Path] = {
-            precision: folder / f"{precision}{ONNX.suffix}" for precision in PRECISIONS
-        }
-        self.reference = _torch_infer(self.network, "cpu", "fp32")(self.images)
+        self.graphs: dict[Precision, Path] = {name: folder / f"{name}{ONNX.suffix}" for name in PRECISIONS}
+        self.reference = self.open_torch("cpu", "fp32")(self.images)
         onnx_from_network(self.network, self.graphs["fp32"])
         attempt = next(PrecisionSearch(self.graphs["fp32"], self.images).steps("fp16", "onnxruntime"))
         attempt.write(self.graphs["fp16"])
@@ -141,100 +137,84 @@ class _NetworkUnderTest:
         self.simulate: Infer = lambda batch: session.run(None, {session.get_inputs()[0].name: batch})[0]
         self.simulated_answers = self.simulate(self.images)
 
+    def runtimes(self) -> dict[tuple[str, Precision], Callable[[], Infer]]:
+        """Return how each runtime opens the network, by runtime and precision."""
+        device = self.settings.device
+        runtimes: dict[tuple[str, Precision], Callable[[], Infer]] = {(SIMULATION, "fp16"): lambda: self.simulate}
+        for precision, graph in self.graphs.items():
+            runtimes["torch", precision] = partial(self.open_torch, device, precision)
+            runtimes["onnxruntime", precision] = partial(self.open_onnxruntime, OnnxRuntimeRunner, graph)
+            runtimes["tensorrt", precision] = partial(self.open_tensorrt, "tensorrt", "tensorrt", precision)
+            runtimes["tensorrt-rtx", precision] = partial(self.open_tensorrt, "tensorrt-rtx", "rtx", precision)
+        if device == "cuda":
+            simulation = partial(simulated_runner, spec=self.network.spec, folder=self.folder)
+            open_simulation = partial(self.open_onnxruntime, simulation, self.graphs["fp16"])
+            runtimes["simulation on the GPU", "fp16"] = open_simulation
+        return runtimes
 
-def _runtimes(network: _NetworkUnderTest, settings: RunSettings) -> dict[tuple[str, Precision], Callable[[], Infer]]:
-    runtimes: dict[tuple[str, Precision], Callable[[], Infer]] = {(SIMULATION, "fp16"): lambda: network.simulate}
-    for precision in PRECISIONS:
-        graph = network.graphs[precision]
-        runtimes["torch", precision] = partial(_torch_infer, network.network, settings.device, precision)
-        runtimes["onnxruntime", precision] = partial(_onnxruntime_infer, settings.device, OnnxRuntimeRunner, graph)
-        for flavour, package in _PACKAGES.items():
-            runtimes[package, precision] = partial(_tensorrt_infer, flavour, network, precision, settings)
-    if settings.device == "cuda":
-        open_runner = partial(simulated_runner, spec=network.network.spec, folder=network.folder)
-        runtimes["simulation on the GPU", "fp16"] = partial(
-            _onnxruntime_infer, "cuda", open_runner, network.graphs["fp16"]
-        )
-    return runtimes
-
-
-def _measure(
-    network: _NetworkUnderTest, settings: RunSettings, result: RuntimeResult, open_runner: Callable[[], Infer]
-) -> RuntimeResult:
-    try:
-        infer = open_runner()
-        answers = infer(network.images)
+    def measure(self, runtime: str, precision: Precision, infer: Infer) -> dict[str, float]:
+        """Return the errors, and the rate of one batch at a time, including the copies to the GPU and back."""
+        answers = infer(self.images)
         if not np.isfinite(answers).all():
-            return result.model_copy(update={"problem": "the answers contain NaN or infinity"})
-        measurements: dict[str, float] = {"relative": relative_error(network.reference, answers)}
-        if result.runtime != SIMULATION:
-            # The median of runs of one batch, including the copies to the GPU and back.
-            batch = network.images[np.arange(settings.batch) % len(network.images)]
-            for _ in range(min(_WARM_UPS, settings.runs)):
-                infer(batch)
-            durations_s = []
-            for _ in range(settings.runs):
-                started = time.perf_counter()
-                infer(batch)
-                durations_s.append(time.perf_counter() - started)
-            measurements["images_per_s"] = settings.batch / statistics.median(durations_s)
-            if result.precision == "fp16":
-                measurements["against_simulation"] = relative_error(network.simulated_answers, answers)
-        return result.model_copy(update=measurements)
-    except NotInstalledError as reason:
-        return result.model_copy(update={"skipped": str(reason)})
-    except Exception as problem:  # noqa: BLE001 - each library fails in its own way; the other runtimes still run
-        return result.model_copy(update={"problem": _first_line(problem)})
+            raise ArithmeticError("the answers contain NaN or infinity")
+        measured = {"relative": relative_error(self.reference, answers)}
+        if runtime == SIMULATION:
+            return measured
+        if precision == "fp16":
+            measured["against_simulation"] = relative_error(self.simulated_answers, answers)
+        batch = self.images[np.arange(self.settings.batch) % len(self.images)]
+        for _ in range(min(_WARM_UPS, self.settings.runs)):
+            infer(batch)
+        durations_s = timeit.repeat(lambda: infer(batch), number=1, repeat=self.settings.runs)
+        return {**measured, "images_per_s": self.settings.batch / statistics.median(durations_s)}
 
+    def open_torch(self, device: str, precision: Precision) -> Infer:
+        """Copy the network to a device."""
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ArtifactError(
+                f"torch {torch.__version__} finds no GPU; install its build for CUDA", code="machine.no_gpu"
+            )
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        model, dtype = copy.deepcopy(self.network).to(device), _TYPES[precision]
+        model.backbone.to(dtype)  # the normalisation before and the softmax after stay in fp32, as in the graphs
 
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0].replace("|", "/")
+        def infer(batch: ImageArray) -> Answers:
+            with torch.inference_mode():
+                pixels = torch.from_numpy(batch).to(device).float().permute(0, 3, 1, 2)
+                logits = model.backbone(((pixels - model.mean) / model.std).to(dtype)).float()
+                (answers,) = model.answers(logits)
+                probabilities: Answers = answers.cpu().numpy()
+            return probabilities
 
+        return infer
 
-def _torch_infer(network: Network, device: str, precision: Precision) -> Infer:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ArtifactError(
-            f"torch {torch.__version__} finds no GPU; install its build for CUDA", code="machine.no_gpu"
+    def open_onnxruntime(self, open_runner: Callable[[Path], OnnxRuntimeRunner], graph: Path) -> Infer:
+        """Open a graph, on the GPU unless the script is tested on the CPU."""
+        on_gpu = self.settings.device == "cuda"
+        if on_gpu and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise NotInstalledError("onnxruntime-gpu is not installed")
+        runner = open_runner(graph)
+        if on_gpu and not runner.is_on_gpu:
+            raise ArtifactError(
+                f"onnxruntime {onnxruntime.__version__} could not load its CUDA provider and uses the CPU",
+                code="machine.no_cuda_provider",
+            )
+        return lambda batch: runner.infer(batch)["probabilities"]
+
+    def open_tensorrt(self, package: str, flavour: Flavour, precision: Precision) -> Infer:
+        """Build an engine and open it."""
+        if module_name(package) is None:
+            raise NotInstalledError(f"{package} is not installed")
+        gpu, batch = find_gpu(), self.settings.batch
+        if self.settings.device == "cpu" or gpu is None:
+            raise NotInstalledError("needs a GPU")
+        settings = BuildSettings(
+            flavour=flavour,
+            max_batch=max(batch, len(self.images)),
+            opt_batch=batch,
+            compute_capabilities=(gpu.compute_capability,) if flavour == "rtx" else (),
         )
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    model, dtype = copy.deepcopy(network).to(device), _TYPES[precision]
-    model.backbone.to(dtype)  # the normalisation before and the softmax after stay in fp32, as in the graphs
-
-    def infer(batch: ImageArray) -> Answers:
-        with torch.inference_mode():
-            pixels = torch.from_numpy(batch).to(device).float().permute(0, 3, 1, 2)
-            logits = model.backbone(((pixels - model.mean) / model.std).to(dtype)).float()
-            (answers,) = model.answers(logits)
-            probabilities: Answers = answers.cpu().numpy()
-        return probabilities
-
-    return infer
-
-
-def _onnxruntime_infer(device: str, open_runner: Callable[[Path], OnnxRuntimeRunner], graph: Path) -> Infer:
-    if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise NotInstalledError("onnxruntime-gpu is not installed")
-    runner = open_runner(graph)
-    if device == "cuda" and not runner.is_on_gpu:
-        raise ArtifactError(
-            f"onnxruntime {onnxruntime.__version__} could not load its CUDA provider and uses the CPU",
-            code="machine.no_cuda_provider",
-        )
-    return lambda batch: runner.infer(batch)["probabilities"]
-
-
-def _tensorrt_infer(flavour: Flavour, network: _NetworkUnderTest, precision: Precision, settings: RunSettings) -> Infer:
-    if module_name(_PACKAGES[flavour]) is None:
-        raise NotInstalledError(f"{_PACKAGES[flavour]} is not installed")
-    gpu = find_gpu()
-    if settings.device == "cpu" or gpu is None:
-        raise NotInstalledError("needs a GPU")
-    capabilities = (gpu.compute_capability,) if flavour == "rtx" else ()
-    largest = max(settings.batch, len(network.images))
-    build_settings = BuildSettings(
-        flavour=flavour, max_batch=largest, opt_batch=settings.batch, compute_capabilities=capabilities
-    )
-    plan = network.folder / f"{precision}.{flavour}"
-    build(network.graphs[precision], plan, build_settings, lambda step: None)
-    runner = TensorRtRunner(plan, spec=network.network.spec)
-    return lambda batch: runner.infer(batch)["probabilities"]
+        plan = self.folder / f"{precision}.{flavour}"
+        build(self.graphs[precision], plan, settings, lambda step: None)
+        runner = TensorRtRunner(plan, spec=self.network.spec)
+        return lambda batch: runner.infer(batch)["probabilities"]

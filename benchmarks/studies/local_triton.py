@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from PIL import Image
 
 from builder.pipeline import PublishedVersion, export
 from builder.request import ExportRequest
+from builder.sources.base import NetworkSource
 from scripts.ports import free_ports
 from server.options import Options
 from server.process import STATE_VARIABLE, start, stop, wait_until_ready
@@ -25,6 +27,7 @@ from tritonkit.errors import InputError
 from tritonkit.images.preprocess import ImageArray, Preprocess
 from tritonkit.networks.backbones import architecture_of
 from tritonkit.networks.network import Network, save_network
+from tritonkit.runtimes.formats import ONNX
 from tritonkit.spec import ModelSpec, Normalize, Outputs, TensorSpec, image_input
 
 PHOTOS = Path(__file__).parents[2] / ".cache" / "data" / "photos"
@@ -113,6 +116,16 @@ def publish_network(network: Network, repository: Path, name: str, max_batch: in
     checkpoint = repository.with_name(f"{repository.name}.safetensors")
     save_network(checkpoint, network)
     return export(ExportRequest(source=checkpoint, name=name, repository=repository, max_batch=max_batch, **options))
+
+
+class CachedGraphSource(NetworkSource):
+    """A network whose graph is written once for all its exports, beside `path`."""
+
+    def write_graph(self, path: Path) -> None:
+        cached = self.path.with_suffix(ONNX.suffix)
+        if not cached.is_file():
+            super().write_graph(cached)
+        shutil.copyfile(cached, path)
 
 
 def tiny_network(name: str = "tiny", seed: int = 0, side: int = 32) -> Network:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,16 +17,16 @@ import typer
 
 from benchmarks.studies.backbones import NAMES
 from benchmarks.studies.calibration import calibrated_network
+from benchmarks.studies.local_triton import CachedGraphSource
 from benchmarks.studies.study import Result, command, for_each_model, markdown_row, write_json
 from builder.pipeline import export
 from builder.request import ExportRequest
-from builder.sources.base import NetworkSource
 from builder.tensorrt.build import build
 from scripts.package_versions import installed_versions
 from tritonkit.errors import TritonkitError
 from tritonkit.networks.backbones import timm_name
 from tritonkit.repository.build_record import BuildSettings
-from tritonkit.runtimes.formats import ONNX, RTX, Precision
+from tritonkit.runtimes.formats import ONNX, RTX
 from tritonkit.spec import Frozen
 
 FAMILIES = (
@@ -68,8 +68,8 @@ class ModelResult(Frozen):
     rtx_fp32: str = ""
     rtx_fp16: str = ""
     exceptions: tuple[str, ...] = ()
-    versions: dict[str, str] = {}
-    """Versions of the tools; empty in old results."""
+    versions: dict[str, str]
+    """Versions of the tools."""
 
     def row(self) -> str:
         """Return the row of the table."""
@@ -77,79 +77,54 @@ class ModelResult(Frozen):
         return markdown_row([self.name, f"`{timm_name(self.name)}`", f"{self.weights_millions:.1f} M", *steps])
 
 
-class _CachedGraphSource(NetworkSource):
-    """A network whose fp32 graph is written once for all its exports."""
-
-    def write_graph(self, path: Path) -> None:
-        if not self.path.is_file():
-            super().write_graph(self.path)
-        shutil.copyfile(self.path, path)
-
-
 def check_model(name: str, folder: Path) -> ModelResult:
     """Run all steps for one network."""
     network = calibrated_network(name)
     weights = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    source = _CachedGraphSource(folder / f"fp32{ONNX.suffix}", None, "calibrated weights", network)
-    step_results: dict[str, str] = {}
+    source = CachedGraphSource(folder / f"fp32{ONNX.suffix}", None, "calibrated weights", network)
+    cells: dict[str, str] = {}
     exceptions: list[str] = []
-    steps: dict[str, Callable[[], str]] = {
-        "fp32": lambda: _export(source, "onnx", "fp32", folder, step_results),
-        "fp16": lambda: _export(source, "onnx", "fp16", folder, step_results),
-        "torchscript": lambda: _export(source, "torchscript", "fp32", folder, step_results),
-        "rtx_fp32": lambda: _build_engine(folder, "fp32"),
-        "rtx_fp16": lambda: _build_engine(folder, "fp16"),
-    }
-    for step, run_step in steps.items():
+    for step in ("fp32", "fp16", "torchscript", "rtx_fp32", "rtx_fp16"):
         try:
-            step_results[step] = run_step()
+            cells |= run_step(step, source, folder)
         except TritonkitError as error:
-            step_results[step] = "no"
+            cells[step] = "no"
             exceptions.append(f"{step}: {str(error).splitlines()[0]}")
-    return ModelResult(
-        name=name,
-        weights_millions=weights,
-        exceptions=tuple(exceptions),
-        versions=installed_versions(TOOLS)[0],
-        **step_results,
-    )
-
-
-def _export(
-    source: NetworkSource, format_name: str, precision: Precision, folder: Path, step_results: dict[str, str]
-) -> str:
-    """Export, and return the largest relative error of a passed verdict; keep the fp16 graph for the engine."""
-    target = {format_name: True if format_name == "torchscript" else precision}
-    repository = folder / f"{format_name}-{precision}"
-    published = export(ExportRequest(source=source, repository=repository, max_batch=MAX_BATCH, **target))
-    verdict = published.verdict
-    if precision == "fp16":
-        shutil.copyfile(published.artifact, folder / f"fp16{ONNX.suffix}")
-        last = verdict.tries[-1]
-        step_results["kept"] = f"{len(last.kept)} of {len(last.kept) + last.nodes}"
-    worst = max(comparison.relative for comparison in verdict.artifact_comparisons)
-    return f"{worst:.0e}" if verdict.precision == precision else f"{worst:.0e} as {verdict.precision}"
-
-
-def _build_engine(folder: Path, precision: Precision) -> str:
-    settings = BuildSettings(flavour="rtx", max_batch=MAX_BATCH)
-    graph = folder / f"{precision}{ONNX.suffix}"
-    record = build(graph, graph.with_suffix(RTX.suffix), settings, lambda step: None)
-    return f"{record.bytes / 1e6:.0f} MB"
-
-
-def missing_names(names: Sequence[str], stored: Mapping[str, ModelResult], trust: bool) -> list[str]:
-    """Return the names without a result of the installed versions; `trust` accepts results without versions."""
     versions = installed_versions(TOOLS)[0]
-    accepted = (versions, {}) if trust else (versions,)
-    return [name for name in names if name not in stored or stored[name].versions not in accepted]
+    return ModelResult(name=name, weights_millions=weights, exceptions=tuple(exceptions), versions=versions, **cells)
+
+
+def run_step(step: str, source: CachedGraphSource, folder: Path) -> dict[str, str]:
+    """Run a step and return its cells of the table. Raises TritonkitError."""
+    if step.startswith("rtx"):
+        graph = folder / f"{step.removeprefix('rtx_')}{ONNX.suffix}"
+        settings = BuildSettings(flavour="rtx", max_batch=MAX_BATCH)
+        record = build(graph, graph.with_suffix(RTX.suffix), settings, lambda line: None)
+        return {step: f"{record.bytes / 1e6:.0f} MB"}
+    target = {"torchscript": True} if step == "torchscript" else {"onnx": step}
+    published = export(ExportRequest(source=source, repository=folder / step, max_batch=MAX_BATCH, **target))
+    verdict = published.verdict
+    worst = f"{max(comparison.relative for comparison in verdict.artifact_comparisons):.0e}"
+    if step != "fp16":
+        return {step: worst}
+    shutil.copyfile(published.artifact, folder / f"fp16{ONNX.suffix}")  # for the engine
+    last = verdict.tries[-1]
+    return {
+        step: worst if verdict.precision == step else f"{worst} as {verdict.precision}",
+        "kept": f"{len(last.kept)} of {len(last.kept) + last.nodes}",
+    }
+
+
+def missing_names(names: Sequence[str], stored: Mapping[str, ModelResult]) -> list[str]:
+    """Return the names without a result of the installed versions."""
+    versions = installed_versions(TOOLS)[0]
+    return [name for name in names if name not in stored or stored[name].versions != versions]
 
 
 def page(results: Sequence[ModelResult]) -> str:
     """Return docs/models.md."""
     made_with = dict.fromkeys(
-        ", ".join(f"{tool} {version}" for tool, version in result.versions.items()) or "versions that were not kept"
-        for result in results
+        ", ".join(f"{tool} {version}" for tool, version in result.versions.items()) for result in results
     )
     text = PAGE.format(rows="\n".join(result.row() for result in results), made_with="; ".join(made_with))
     exceptions = [f"- {result.name}, {reason}" for result in results for reason in result.exceptions]
@@ -159,13 +134,12 @@ def page(results: Sequence[ModelResult]) -> str:
 def measure(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME...")] = None,
     results: Path = Path("benchmarks/results/models.json"),
-    trust: Annotated[bool, typer.Option("--trust", help="Also keep results without versions.")] = False,
 ) -> Result:
     """Check each network without a result of these versions, and write the results after each."""
     documents = json.loads(results.read_bytes()) if results.is_file() else []
     stored = {document["name"]: ModelResult.model_validate(document) for document in documents}
     names = names or [*NAMES, *FAMILIES]
-    for name, result in for_each_model(missing_names(names, stored, trust), check_model, "checking networks"):
+    for name, result in for_each_model(missing_names(names, stored), check_model, "checking networks"):
         stored[name] = result
         print(result.row(), *result.exceptions, sep="\n", flush=True)
         write_json(results, [result.model_dump(mode="json") for result in stored.values()])

@@ -1,9 +1,9 @@
 """Measure served images per second of a network as OpenVINO bf16 on a CPU, against OpenVINO fp32 and ONNX Runtime fp32.
 
-One Triton from the pip wheel serves all three, with the same instances and dynamic batching. They are measured in
-turns with a fixed number of single images in flight, as `bench run` does. The gain of bf16 depends on the CPU: it is
-large with `amx_bf16`, which multiplies whole tiles, and smaller with `avx512_bf16` only; the record names which of
-these the CPU has.
+Weights are random and calibrated on photographs. One Triton from the pip wheel serves all three, with the same
+instances and dynamic batching. They are measured in turns with a fixed number of single images in flight, as `bench
+run` does. The gain of bf16 depends on the CPU: it is large with `amx_bf16`, which multiplies whole tiles, and smaller
+with `avx512_bf16` only; the record names which of these the CPU has.
 """
 
 from __future__ import annotations
@@ -15,60 +15,27 @@ from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Annotated
 
-import timm
-import torch
 import typer
 
 from benchmarks.load import Timing, batches_of, measure_level
-from benchmarks.studies.local_triton import serve
+from benchmarks.studies.calibration import calibrated_network
+from benchmarks.studies.local_triton import publish_network, serve
 from benchmarks.studies.study import Result, command, in_turns, medians
-from builder.config.triton_config import config_for, config_to_text
-from builder.formats import BuildJob, builder_for
-from builder.onnx.export import onnx_interface
-from builder.sources import source_from_state_dict
 from builder.sources.images import builtin_golden
 from server.runtimes.pip_environment import find_pip_environment
 from tritonkit.errors import TritonkitError
-from tritonkit.export_options import ForeignModelOptions
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.runtimes.formats import ONNX, Target
 from tritonkit.triton.client import TritonClient
-from tritonkit.triton.model_config import CONFIG_FILE
 from tritonkit.triton.runner import TritonRunner
 
 VARIANTS = {
-    "openvino bf16": Target(format="openvino", precision="bf16"),
-    "openvino fp32": Target(format="openvino"),
-    "onnxruntime fp32": Target(),
+    "openvino bf16": {"openvino": "bf16"},
+    "openvino fp32": {"openvino": "fp32"},
+    "onnxruntime fp32": {"onnx": "fp32"},
 }
+"""Export targets by name."""
 MAX_BATCH = 32
 CAPABILITIES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
-
-
-def write_repository(folder: Path, architecture: str, instances: int) -> Path:
-    """Write the network with random weights in all three formats; speed does not depend on the weights."""
-    torch.manual_seed(0)
-    torch.save(timm.create_model(architecture).state_dict(), folder / "weights.pth")
-    (folder / "labels.txt").write_text("".join(f"label {i}\n" for i in range(1000)))
-    source = source_from_state_dict(
-        folder / "weights.pth", ForeignModelOptions(model=architecture, labels=folder / "labels.txt")
-    )
-    source.write_graph(folder / ONNX.file)
-    for variant, target in VARIANTS.items():
-        model = folder / "repository" / variant.replace(" ", "_")
-        (model / "1").mkdir(parents=True)
-        job = BuildJob(source, folder / ONNX.file, target.precision, model / "1", MAX_BATCH, None, print)
-        artifact_builder = builder_for(target.format)
-        artifact_builder.write(job)
-        config = config_for(source.spec.renamed(model.name), onnx_interface(job.graph), MAX_BATCH, 1)
-        config.backend = target.record.backend
-        group = config.instance_group.add(count=instances)
-        group.kind = group.KIND_CPU
-        for key, value in artifact_builder.parameters(job).items():
-            config.parameters[key].string_value = value
-        for name, text in {CONFIG_FILE: config_to_text(config), **source.spec.label_files}.items():
-            (model / name).write_text(text)
-    return folder / "repository"
 
 
 def measure(
@@ -81,16 +48,18 @@ def measure(
 ) -> Result:
     """Measure the three variants, and compare the medians."""
     timing = Timing(window_s, max_windows, warm_up_s=min(2.0, window_s))
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        serve(write_repository(Path(folder), model, instances)) as triton,
-        TritonClient(triton.options.grpc_url) as server,
-    ):
-        runners = {variant: TritonRunner(server, variant.replace(" ", "_")) for variant in VARIANTS}
-        batches = batches_of(builtin_golden(runners["openvino bf16"].spec.preprocess).images, 1)
-        methods = {name: partial(rate, runner, batches, concurrency, timing) for name, runner in runners.items()}
-        rates = in_turns(methods, rounds)
-        release = server.release()
+    network = calibrated_network(model)
+    batches = batches_of(builtin_golden(network.spec.preprocess).images, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder) / "repository"
+        options = {"instances": instances, "kind": "cpu", "encoded": False, "force": True}
+        for variant, target in VARIANTS.items():
+            publish_network(network, repository, variant.replace(" ", "_"), MAX_BATCH, **target, **options)
+        with serve(repository) as triton, TritonClient(triton.options.grpc_url) as server:
+            runners = {variant: TritonRunner(server, variant.replace(" ", "_")) for variant in VARIANTS}
+            methods = {name: partial(rate, runner, batches, concurrency, timing) for name, runner in runners.items()}
+            rates = in_turns(methods, rounds)
+            release = server.release()
     images_per_s = {variant: [number for number, _ in values] for variant, values in rates.items()}
     median = medians(images_per_s)
     bf16, *others = VARIANTS

@@ -9,11 +9,12 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -142,55 +143,37 @@ class ProcessCost:
     load_average: float
     """Load average of the machine over the minute before the start."""
 
-    def __str__(self) -> str:
-        return (
-            f"{self.seconds:.1f} s ({self.cpu_seconds:.1f} s of CPU), {self.peak_mib:.0f} MiB, "
-            f"load average {self.load_average:.1f}"
-        )
-
 
 def run_process(
     arguments: Sequence[object],
     sample_s: float | None = None,
     while_running: Callable[[], None] = lambda: None,
-    cwd: Path | None = None,
 ) -> tuple[ProcessCost, str]:
     """Run a command; return its cost and its stdout. Raises TritonkitError with its stderr if it fails.
 
     sample_s: how often the memory is read and `while_running` is called; None leaves the machine to the command.
     """
-    load, ended, peak_kib = os.getloadavg()[0], threading.Event(), 0
-
-    def sample() -> None:
-        nonlocal peak_kib
-        while not ended.wait(sample_s):
-            with suppress(OSError):  # a process ended
-                peak_kib = max(peak_kib, sum(map(_high_water_kib, _family(process.pid))))
-            while_running()
-
+    load, peak_kib, is_running = round(os.getloadavg()[0], 2), 0, True
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        started = time.perf_counter()
-        process = subprocess.Popen([*map(str, arguments)], stdout=stdout, stderr=stderr, cwd=cwd)
-        sampler = threading.Thread(target=sample if sample_s else ended.wait)
-        sampler.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        ended.set()
-        sampler.join()
-        process.returncode = os.waitstatus_to_exitcode(status)
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        process = subprocess.Popen([*map(str, arguments)], stdout=stdout, stderr=stderr)
+        while is_running:
+            try:
+                process.wait(sample_s)
+                is_running = False
+            except subprocess.TimeoutExpired:
+                with suppress(OSError):  # a process ended
+                    peak_kib = max(peak_kib, sum(map(_high_water_kib, _family(process.pid))))
+                while_running()
+        seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
         stdout.seek(0)
         stderr.seek(0)
         if process.returncode:
             words = " ".join(map(str, arguments[:3]))
             error_text = stderr.read().decode(errors="replace")[-2000:]
             raise TritonkitError(f"{words} failed:\n{error_text}", code="drill.command_failed")
-        cost = ProcessCost(
-            seconds=round(seconds, 3),
-            cpu_seconds=round(usage.ru_utime + usage.ru_stime, 3),
-            peak_mib=round(peak_kib / 1024, 1),
-            load_average=round(load, 2),
-        )
-        return cost, stdout.read().decode()
+        cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return ProcessCost(round(seconds, 3), round(cpu_s, 3), round(peak_kib / 1024, 1), load), stdout.read().decode()
 
 
 def _family(pid: int) -> Iterator[int]:
@@ -203,5 +186,5 @@ def _family(pid: int) -> Iterator[int]:
 
 def _high_water_kib(pid: int) -> int:
     """Return the peak memory of a process as the kernel counts it, so samples miss only children that live shortly."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+    found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
+    return int(found[1]) if found else 0  # an ended process has no memory

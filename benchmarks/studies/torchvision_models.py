@@ -20,7 +20,6 @@ from benchmarks.studies.calibration import calibrate
 from benchmarks.studies.study import Result, command, for_each_model, write_json
 from builder.pipeline import export
 from builder.request import ExportRequest
-from builder.sources import source_from_state_dict
 from builder.sources.images import builtin_golden
 from builder.sources.state_dict import network_spec
 from scripts.package_versions import installed_versions
@@ -34,7 +33,7 @@ FAMILIES = (
     *("mobilenet_v3_small", "regnet_y_400mf", "convnext_tiny", "swin_t", "vgg11", "efficientnet_v2_s"),
     *("mnasnet0_5", "shufflenet_v2_x0_5", "googlenet", "vit_b_32"),
 )
-CLASSES = 10
+CLASSES = tuple(f"class {number}" for number in range(10))
 LIMIT = 1e-5
 TOOLS = ("torch", "torchvision", "onnx", "onnxruntime")
 
@@ -42,16 +41,14 @@ TOOLS = ("torch", "torchvision", "onnx", "onnxruntime")
 def torchvision_network(name: str) -> nn.Module:
     """Return torchvision's own network with calibrated weights."""
     torch.manual_seed(0)
-    task_spec = TaskSpec(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
+    task_spec = TaskSpec(task="multiclass", labels=CLASSES)
     tritonkit_network = Network(network_spec(f"torchvision/{name}", task_spec, ForeignModelOptions()))
     head: Any = head_of(tritonkit_network.backbone)
     if not head.weight.any():  # torchvision initializes the head of a ViT with zeros
         nn.init.normal_(head.weight)
     state = calibrate(tritonkit_network, builtin_golden(tritonkit_network.spec.preprocess).images).backbone.state_dict()
-    googlenet = {"init_weights": False, "aux_logits": False}
-    network: nn.Module = get_model(
-        name, weights=None, num_classes=CLASSES, **(googlenet if name == "googlenet" else {})
-    )
+    options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
+    network: nn.Module = get_model(name, weights=None, num_classes=len(CLASSES), **options)
     network.load_state_dict(state)
     return network.eval()
 
@@ -61,12 +58,14 @@ def check_model(name: str, folder: Path) -> dict[str, Any]:
     network = torchvision_network(name)
     weights, labels = folder / f"{name}.pth", folder / "labels.txt"
     torch.save(network.state_dict(), weights)
-    labels.write_text("".join(f"class {number}\n" for number in range(CLASSES)), encoding="utf-8")
-    source = source_from_state_dict(weights, ForeignModelOptions(model=f"torchvision/{name}", labels=labels))
-    published = export(ExportRequest(source=source, repository=folder / "repository", max_batch=2))
-    size_px = source.spec.preprocess.height
-    images = np.random.default_rng(0).integers(0, 256, (2, size_px, size_px, 3), np.uint8)
+    labels.write_text("\n".join(CLASSES), encoding="utf-8")
+    published = export(
+        ExportRequest(
+            source=weights, model=f"torchvision/{name}", labels=labels, repository=folder / "repository", max_batch=2
+        )
+    )
     with OnnxRuntimeRunner(published.artifact) as runner:
+        images = np.random.default_rng(0).integers(0, 256, (2, *runner.spec.input.shape), np.uint8)
         answers = runner.infer(images)["probabilities"]
     transforms = get_model_weights(name).DEFAULT.transforms()
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transforms.mean, transforms.std))

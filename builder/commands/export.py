@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from builder.request import ExportRequest
 from tritonkit.options import options_of
 from tritonkit.system.console import JsonOption, print_json, print_text, progress, reports_errors, warn
-
-if TYPE_CHECKING:
-    from tritonkit.spec import ModelSpec
 
 
 @reports_errors
@@ -32,11 +28,20 @@ def export(request: ExportRequest, as_json: JsonOption = False) -> None:
     * builder export classifier.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt
     """
     from builder.pipeline import export as run_export
-    from builder.plan import source_of
+    from builder.plan import configs_of, largest_batch, source_of
+    from builder.tensorrt.container import container_for_build
+    from tritonkit.repository.build_record import BuildSettings
+    from tritonkit.triton.releases import image_for
 
     with progress("reading the source") as report:
         if request.dry_run:
-            command = _build_command(source_of(request).spec, request)
+            # With the current folder in place of the temporary one.
+            spec = source_of(request).spec
+            max_batch = largest_batch(request, *configs_of(request, spec.name))
+            settings = BuildSettings(**request.build.model_dump(), max_batch=max_batch, opt_batch=request.opt_batch)
+            settings.check()
+            image = request.image or image_for(request.repository)
+            command = container_for_build(image, spec.input, settings, Path.cwd()).command_line()
         else:
             published = run_export(request, report)
     if request.dry_run:
@@ -67,17 +72,3 @@ def export(request: ExportRequest, as_json: JsonOption = False) -> None:
         print_text(f"Load it into a running server with: server reload {published.model}")
     if published.instead is not None:
         print_text(published.instead)
-
-
-def _build_command(spec: ModelSpec, request: ExportRequest) -> str:
-    """The Docker command that would build the plan, with the current folder in place of the temporary one."""
-    from builder.plan import configs_of, largest_batch
-    from builder.tensorrt.container import container_for_build
-    from tritonkit.repository.build_record import BuildSettings
-    from tritonkit.triton.releases import image_for
-
-    max_batch = largest_batch(request, *configs_of(request, spec.name))
-    settings = BuildSettings(**request.build.model_dump(), max_batch=max_batch, opt_batch=request.opt_batch)
-    settings.check()
-    image = request.image or image_for(request.repository)
-    return container_for_build(image, spec.input, settings, Path.cwd()).command_line()

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from builder.config.warmup import WARMUP_FILE
+from builder.config.serving_config import WARMUP_FILE
 from tritonkit.errors import InputError, Problem
 from tritonkit.triton.backends import ModelConfig, backend_files, backend_of
 from tritonkit.triton.model_config import warmup_sizes
 
 _ARTIFACT_FIELDS = {
-    "name",
-    "platform",
-    "backend",
-    "max_batch_size",
-    "input",
-    "output",
-    "default_model_filename",
-    "cc_model_filenames",
+    *("name", "platform", "backend", "max_batch_size", "input", "output"),
+    *("default_model_filename", "cc_model_filenames"),
 }
 _TENSOR_FIELDS = ("name", "data_type", "dims", "label_filename", "format")
 
@@ -39,11 +34,8 @@ def merge_config(generated: ModelConfig, user_config: ModelConfig, fixed: Collec
             code="config.contradicts_artifact",
             problems=problems,
         )
-    result = type(generated)()
-    result.CopyFrom(generated)
+    result, settings = copy.deepcopy(generated), copy.deepcopy(user_config)
     result.max_batch_size = user_config.max_batch_size or generated.max_batch_size
-    settings = type(user_config)()
-    settings.CopyFrom(user_config)
     for field, _ in user_config.ListFields():
         if field.name in _ARTIFACT_FIELDS:
             settings.ClearField(field.name)

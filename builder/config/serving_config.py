@@ -1,16 +1,27 @@
-"""Write serving settings into Triton's `ModelConfig`."""
+"""Write serving settings into Triton's `ModelConfig`.
+
+Warm-up: Triton runs a golden image at batch 1 and at the largest batch before the model is ready. It reads
+`input_data_file` from `<model folder>/warmup/` as the raw bytes of one image; for a batch of N it repeats them N times
+(core, backend_model_instance.cc).
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tritonclient.grpc import model_config_pb2
 
-from builder.config.warmup import add_warmup, remove_warmup
 from tritonkit.errors import InputError
 from tritonkit.export_options import ServingOptions
+from tritonkit.images.preprocess import ImageArray
 from tritonkit.repository.config_rules import ACCELERATORS, config_problems
 from tritonkit.spec import TensorSpec
+from tritonkit.system.files import atomic_write
 from tritonkit.triton.backends import ModelConfig
+from tritonkit.triton.model_config import WARMUP_FOLDER, warmup_sizes
 
+WARMUP_FILE = "golden_image.raw"
+_SAMPLE = "golden image, batch "
 _KIND = model_config_pb2.ModelInstanceGroup.Kind
 _ACTION = model_config_pb2.ModelQueuePolicy.TimeoutAction
 
@@ -29,9 +40,8 @@ def apply_serving(config: ModelConfig, serving: ServingOptions, image: TensorSpe
             sizes = tuple({1 << power for power in range(largest.bit_length())} | {largest})
         config.optimization.cuda.graphs = bool(sizes)
         del config.optimization.cuda.graph_spec[:]
-        for size in sorted(
-            sizes or ()
-        ):  # each one: with dynamic batching Triton would capture only the preferred sizes
+        # Each one: with dynamic batching Triton would capture only the preferred sizes.
+        for size in sorted(sizes or ()):
             config.optimization.cuda.graph_spec.add(batch_size=size).input[image.name].dim.extend(image.shape)
     if serving.accelerator is not None:
         config.optimization.ClearField("execution_accelerators")
@@ -52,9 +62,7 @@ def apply_serving(config: ModelConfig, serving: ServingOptions, image: TensorSpe
     if serving.response_cache is not None:
         config.ClearField("response_cache")
         config.response_cache.enable = serving.response_cache
-    had_warmup = remove_warmup(config)
-    if had_warmup if serving.warmup is None else serving.warmup:
-        add_warmup(config, image, model_config_pb2.DataType.Value(f"TYPE_{image.dtype}"))
+    _set_warmup(config, serving, image)
 
 
 def check_config(config: ModelConfig) -> None:
@@ -103,6 +111,21 @@ def _set_batching(config: ModelConfig, serving: ServingOptions) -> None:
             setattr(batching.default_queue_policy, name, value)
 
 
+def _set_warmup(config: ModelConfig, serving: ServingOptions, image: TensorSpec) -> None:
+    """Replace the warm-up with the golden image, at batch 1 and at the largest batch."""
+    others = [sample for sample in config.model_warmup if not sample.name.startswith(_SAMPLE)]
+    had_warmup = len(others) < len(config.model_warmup)
+    del config.model_warmup[:]
+    config.model_warmup.extend(others)
+    if had_warmup if serving.warmup is None else serving.warmup:
+        for size in sorted({1, config.max_batch_size}):
+            sample = config.model_warmup.add(name=f"{_SAMPLE}{size}", batch_size=size)
+            entry = sample.inputs[image.name]
+            entry.data_type = model_config_pb2.DataType.Value(f"TYPE_{image.dtype}")
+            entry.input_data_file = WARMUP_FILE
+            entry.dims.extend(image.shape)
+
+
 def fit_graphs(config: ModelConfig, image: TensorSpec) -> None:
     """Set the image size in the CUDA graphs of a configuration that contain one."""
     for spec in config.optimization.cuda.graph_spec if config.optimization.HasField("cuda") else ():
@@ -110,3 +133,14 @@ def fit_graphs(config: ModelConfig, image: TensorSpec) -> None:
             if graph.input:
                 graph.ClearField("input")
                 graph.input[image.name].dim.extend(image.shape)
+
+
+def write_warmup(model: Path, images: ImageArray) -> None:
+    """Write the first image, uint8 [N, H, W, 3], into the warm-up folder of a model. The file may be a hard link."""
+    with atomic_write(model / WARMUP_FOLDER / WARMUP_FILE) as temporary:
+        temporary.write_bytes(images[0].tobytes())
+
+
+def uses_golden_image(config: ModelConfig) -> bool:
+    """Whether a `ModelConfig` reads the golden image from the warm-up folder."""
+    return WARMUP_FILE in warmup_sizes(config)

@@ -57,7 +57,18 @@ def config_for(
                 "--name",
                 code="config.other_backend",
             )
-    config = _base_config(current_config, max_batch, spec.input)
+    config = model_config_pb2.ModelConfig()
+    if current_config is None:
+        config.dynamic_batching.SetInParent()
+    else:  # keep its settings, adapted to the largest batch and the image size
+        config.CopyFrom(current_config)
+        del config.input[:], config.output[:]
+        for name in ("platform", "default_model_filename", "cc_model_filenames"):
+            config.ClearField(name)
+        for key in backend_files(current_config).parameters:
+            del config.parameters[key]
+        fit_sizes(config, max_batch)
+        fit_graphs(config, spec.input)
     config.name, config.backend, config.max_batch_size = spec.name, loading.backend, max_batch
     config.default_model_filename = loading.default_model_filename
     config.cc_model_filenames.update(loading.plans)
@@ -78,23 +89,6 @@ def config_for(
     config.parameters[LAST_VERSION].string_value = str(version)
     apply_serving(config, serving, spec.input)
     check_config(config)
-    return config
-
-
-def _base_config(current_config: ModelConfig | None, max_batch: int, image: TensorSpec) -> ModelConfig:
-    """The kept settings of the current configuration, adapted to the largest batch and the image size."""
-    config = model_config_pb2.ModelConfig()
-    if current_config is None:
-        config.dynamic_batching.SetInParent()
-        return config
-    config.CopyFrom(current_config)
-    del config.input[:], config.output[:]
-    for name in ("platform", "default_model_filename", "cc_model_filenames"):
-        config.ClearField(name)
-    for key in backend_files(current_config).parameters:
-        del config.parameters[key]
-    fit_sizes(config, max_batch)
-    fit_graphs(config, image)
     return config
 
 

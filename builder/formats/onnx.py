@@ -27,9 +27,7 @@ class Onnx(ArtifactBuilder):
         if job.precision == "bf16":  # ONNX Runtime has no bf16 kernels on a CPU
             return None
         runner = OnnxRuntimeRunner(artifact, spec=job.source.spec, spinning=False)
-        if (
-            job.precision == "fp16" and not runner.is_on_gpu
-        ):  # a CPU computes in fp32, so its answers do not verify fp16
+        if job.precision == "fp16" and not runner.is_on_gpu:  # a CPU computes in fp32: that does not verify fp16
             runner.infer(np.zeros((1, *job.source.spec.input.shape), dtype=np.uint8))
             return None
         return runner

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from builder.failures import CannotBuildError
 from builder.formats.base import ArtifactBuilder, BuildJob
@@ -43,7 +44,7 @@ class _EngineBuilder(ArtifactBuilder):
     def check_job(self, job: BuildJob) -> None:
         self.settings(job).check()
 
-    def write_engine(self, job: BuildJob) -> Path:
+    def write(self, job: BuildJob) -> Path:
         """Build the engine into the version folder, with a build record that contains the interface of its graph.
 
         Raises CannotBuildError where the engine does not have the precision of the job.
@@ -101,19 +102,9 @@ class Trt(_EngineBuilder):
             built_by = release.tensorrt if release is not None else None
         if built_by is None:
             return None
-        return BuildRecord(
-            flavour="tensorrt",
-            tensorrt=built_by,
-            seconds=0,
-            bytes=0,
-            sha256="",
-            graph_sha256="",
-            settings=self.settings(job),
-            image=self.image,
-        )
-
-    def write(self, job: BuildJob) -> Path:
-        return self.write_engine(job)
+        unknown: dict[str, Any] = {"seconds": 0, "bytes": 0, "sha256": "", "graph_sha256": ""}
+        settings = self.settings(job)
+        return BuildRecord(flavour="tensorrt", tensorrt=built_by, settings=settings, image=self.image, **unknown)
 
     def open_runner(self, artifact: Path, job: BuildJob) -> Runner:
         compatible = self.options.version_compatible
@@ -152,9 +143,8 @@ class Rtx(_EngineBuilder):
                 "Use --rtx fp16, or --trt bf16",
                 code="tensorrt.rtx_bf16",
             )
-        artifact = Onnx().write(job)
-        self.write_engine(job)
-        return artifact
+        super().write(job)
+        return Onnx().write(job)
 
     def open_runner(self, artifact: Path, job: BuildJob) -> Runner | None:
         graph = Onnx().open_runner(artifact, job)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tritonkit.comparison_inputs import error_per_image
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes.base import Runner
 from tritonkit.spec import Outputs
@@ -29,7 +29,7 @@ class WorstCaseRunner(Runner):
             if {name: (array.shape, array.dtype) for name, array in answers.items()} != layout:
                 return answers  # the verdict reports the wrong shape or type
         for other in others:
-            is_worse = _distances(expected, other) > _distances(expected, worst)
+            is_worse = error_per_image(expected, other) > error_per_image(expected, worst)
             worst = {
                 name: np.where(is_worse.reshape(-1, *[1] * (array.ndim - 1)), other[name], array)
                 for name, array in worst.items()
@@ -40,13 +40,3 @@ class WorstCaseRunner(Runner):
         """Close all runners."""
         for runner in self._runners:
             runner.close()
-
-
-def _distances(expected: Outputs, answers: Outputs) -> NDArray[np.float64]:
-    """The largest difference of any value, for each of N images; infinity for NaN and infinite values."""
-    count = len(next(iter(expected.values())))
-    distances = np.zeros(count)
-    for name, array in expected.items():
-        difference = np.abs(answers[name].astype(np.float64) - array.astype(np.float64)).reshape(count, -1).max(axis=1)
-        distances = np.maximum(distances, np.where(np.isfinite(difference), difference, np.inf))
-    return distances

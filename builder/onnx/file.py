@@ -25,9 +25,33 @@ def load_without_weights(path: Path) -> onnx.ModelProto:
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """Read and check a model, with its weights in memory. Raises ArtifactError."""
+    """Read and check a model, with its weights in memory.
+
+    Raises ArtifactError, also where weights lie in files outside the model's folder, or are missing.
+    """
     model = load_without_weights(path)
-    _check_external(model, path)
+    folder = path.parent.resolve()  # of the path itself, not of a symbolic link's target: onnx reads weights from there
+    for tensor in all_tensors(model):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
+        file = folder / location
+        inner = [part for part in (file, *file.parents) if part.is_relative_to(folder) and part != folder]
+        if (
+            not location
+            or PureWindowsPath(location).is_absolute()
+            or not file.resolve().is_relative_to(folder)
+            or any(part.is_symlink() for part in inner)
+        ):
+            raise ArtifactError(
+                f"{path}: the weights of {tensor.name!r} lie in {location!r}, outside the model's folder; such a file "
+                "is not opened. Put all files of the model into one folder, or save it as one file",
+                code="onnx.weights_outside",
+            )
+        if not file.is_file():
+            raise ArtifactError(
+                f"{path}: its weights file {location!r} is missing; copy it next to the model", code="onnx.no_weights"
+            )
     try:
         load_external_data_for_model(model, str(path.parent))
         onnx.checker.check_model(model)
@@ -68,31 +92,3 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             yield from (sparse.values, sparse.indices)
     for attribute in (attribute for node in nodes_in(model) for attribute in node.attribute):
         yield from (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
-
-
-def _check_external(model: onnx.ModelProto, path: Path) -> None:
-    """Raise ArtifactError where weights lie in files outside the model's folder, or are missing."""
-    folder = path.parent.resolve()  # of the path itself, not of a symbolic link's target: onnx reads weights from there
-    for tensor in all_tensors(model):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
-        file = folder / location
-        outside = (
-            not location
-            or PureWindowsPath(location).is_absolute()
-            or not file.resolve().is_relative_to(folder)
-            or any(
-                part.is_symlink() for part in (file, *file.parents) if part.is_relative_to(folder) and part != folder
-            )
-        )
-        if outside:
-            raise ArtifactError(
-                f"{path}: the weights of {tensor.name!r} lie in {location!r}, outside the model's folder; such a file "
-                "is not opened. Put all files of the model into one folder, or save it as one file",
-                code="onnx.weights_outside",
-            )
-        if not file.is_file():
-            raise ArtifactError(
-                f"{path}: its weights file {location!r} is missing; copy it next to the model", code="onnx.no_weights"
-            )

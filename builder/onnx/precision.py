@@ -14,18 +14,14 @@ from tritonkit.errors import InputError
 from tritonkit.runtimes.formats import Precision, ReducedType
 
 _QUANTIZING_OPERATORS = {
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "QLinearConv",
-    "QLinearMatMul",
-    "ConvInteger",
-    "MatMulInteger",
+    *("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
 }
 
 
 def onnx_precision(path: Path) -> Precision:
-    """The lowest precision in an ONNX file (`lowest_precision`). Raises ArtifactError."""
-    return lowest_precision(load_without_weights(path))
+    """The lowest precision of any node in an ONNX file; its limits apply to the outputs. Raises ArtifactError."""
+    model = load_without_weights(path)
+    return "int8" if _is_quantized(model) else rounding_type(model) or "fp32"
 
 
 def onnx_rounding(path: Path) -> ReducedType | None:
@@ -38,18 +34,11 @@ def reduced_or_quantized_precision(model: onnx.ModelProto) -> Precision:
     return rounding_type(model) or ("int8" if _is_quantized(model) else "fp32")
 
 
-def lowest_precision(model: onnx.ModelProto) -> Precision:
-    """The lowest precision of any node; its limits apply to the graph's outputs."""
-    return "int8" if _is_quantized(model) else reduced_or_quantized_precision(model)
-
-
 def rounding_type(model: onnx.ModelProto) -> ReducedType | None:
     """The reduced type of a graph, the more frequent of fp16 and bf16; None where it has neither."""
     types = [kind for scope in (*graphs_in(model.graph), *model.functions) for kind in _types_in(scope)]
     fp16, bf16 = types.count(onnx.TensorProto.FLOAT16), types.count(onnx.TensorProto.BFLOAT16)
-    if not fp16 + bf16:
-        return None
-    return "bf16" if bf16 > fp16 else "fp16"
+    return None if not fp16 + bf16 else "bf16" if bf16 > fp16 else "fp16"
 
 
 def _is_quantized(model: onnx.ModelProto) -> bool:

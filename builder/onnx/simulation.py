@@ -7,6 +7,7 @@ The results match `torch.half`, infinities and NaN included.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,8 +29,7 @@ TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 
 def simulate_rounding(model: ModelProto) -> ModelProto:
     """The same graph in fp32, with rounding after every node of a reduced type, also in local functions."""
-    copied = ModelProto()
-    copied.CopyFrom(model)
+    copied = copy.deepcopy(model)
     if copied.functions:
         copied = onnx.inliner.inline_local_functions(copied)
     types = wiring_of(copied).types
@@ -45,8 +45,7 @@ def simulate_rounding(model: ModelProto) -> ModelProto:
 
 def convert_to_fp32(model: ModelProto) -> ModelProto:
     """The same graph in fp32, inputs and outputs too, without rounding."""
-    copied = ModelProto()
-    copied.CopyFrom(model)
+    copied = copy.deepcopy(model)
     _widen_all(copied.graph, {})
     for value in (*copied.graph.input, *copied.graph.output):
         if value.type.tensor_type.elem_type in REDUCED_TYPES:

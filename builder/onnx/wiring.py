@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -41,8 +42,7 @@ def flattened(model: ModelProto) -> ModelProto:
 
     Raises ArtifactError for a graph without arithmetic.
     """
-    copied = ModelProto()
-    copied.CopyFrom(model)
+    copied = copy.deepcopy(model)
     if copied.functions:
         copied = onnx.inliner.inline_local_functions(copied)
     for node in [node for node in copied.graph.node if node.op_type == "Constant"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 
@@ -38,8 +39,7 @@ def measure_ranges(flat: ModelProto, wiring: Wiring, images: ImageArray) -> dict
     It is infinity where a value was NaN or infinite.
     """
     tensors = float_tensors(flat, wiring)
-    model = ModelProto()
-    model.CopyFrom(flat)
+    model = copy.deepcopy(flat)
     for tensor in tensors:
         model.graph.node.append(helper.make_node("Abs", [tensor], [f"{tensor}__abs"]))
         model.graph.node.append(helper.make_node("ReduceMax", [f"{tensor}__abs"], [f"{tensor}__max"], keepdims=0))
@@ -107,8 +107,7 @@ def error_growth(flat: ModelProto, errors: Mapping[str, float]) -> dict[str, flo
 
 def _session(model: ModelProto, tensors: Sequence[str], level: object) -> onnxruntime.InferenceSession:
     """A session in which all these tensors can be read. level: how far ONNX Runtime optimises the graph."""
-    watched = ModelProto()
-    watched.CopyFrom(model)
+    watched = copy.deepcopy(model)
     outputs = {value.name for value in watched.graph.output}
     watched.graph.output.extend(ValueInfoProto(name=name) for name in tensors if name not in outputs)
     options = onnxruntime.SessionOptions()

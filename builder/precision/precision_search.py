@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, cached_property, partial
 from pathlib import Path
+from typing import get_args
 
 import onnx
 from onnx import ModelProto
@@ -35,6 +36,8 @@ SHARES = {"tenth": 0.1, "three tenths": 0.3}
 FP16: tuple[ReducedType, ...] = ("fp16",)
 Nodes = Callable[[], Sequence[str]]
 """Names nodes, where a step needs them: finding them may take as long as the step itself."""
+Reduce = Callable[[Collection[str]], tuple[ModelProto, Collection[str]]]
+"""Reduces the graph, except the nodes to keep; returns it with the nodes in the reduced precision that matter."""
 
 
 @dataclass
@@ -48,6 +51,16 @@ class PrecisionStep:
     """Chooses the nodes to keep and writes the graph; returns the nodes kept in fp32, without the outer nodes."""
     nodes: int = 0
     """The number of nodes in the reduced precision, set by `write`."""
+
+
+def whole_model(graph: Path, precision: Precision, description: str = "the whole model") -> PrecisionStep:
+    """The step that takes a graph as it is; no node is kept in fp32 by choice."""
+
+    def copy_graph(path: Path) -> Sequence[str]:
+        shutil.copyfile(graph, path)
+        return ()
+
+    return PrecisionStep(precision, description, copy_graph)
 
 
 class PrecisionSearch:
@@ -75,16 +88,27 @@ class PrecisionSearch:
             yield from self._cast_steps("fp16")
         if precision == "bf16" or (precision == "fp16" and "bf16" in casts):
             yield from self._cast_steps("bf16")
-
-        def copy_graph(path: Path) -> Sequence[str]:
-            shutil.copyfile(self._graph, path)
-            return ()
-
-        yield PrecisionStep("fp32", "everything in fp32", copy_graph)
+        yield whole_model(self._graph, "fp32", "everything in fp32")
 
     @cached_property
     def _ranges(self) -> dict[str, float]:
         return measure_ranges(self._flat, self._wiring, vary_contrast(self._images))
+
+    def _step(self, precision: Precision, reduce: Reduce, description: str, keep: Nodes) -> PrecisionStep:
+        def write(path: Path) -> Sequence[str]:
+            kept = self._nodes_to_keep(keep())
+            model, low = reduce(kept)
+            if not low:  # the artifact would be in fp32, not in this precision
+                raise ArtifactError(
+                    f"{precision}, {description}: no convolution or matrix product would be left in {precision}",
+                    code="precision.nothing_reduced",
+                )
+            onnx.save(model, path)
+            step.nodes = len(low)
+            return kept
+
+        step = PrecisionStep(precision, description, write)
+        return step
 
     def _nodes_to_keep(self, nodes: Sequence[str]) -> list[str]:
         return [name for name in dict.fromkeys([*self._user_kept, *nodes]) if name not in self._margins]
@@ -106,22 +130,12 @@ class PrecisionSearch:
         def sensitive(share: float) -> Sequence[str]:
             return [*above(BOUNDS[-1]), *_top_share(share, worst())]
 
-        def step(description: str, keep: Nodes) -> PrecisionStep:
-            def write(path: Path) -> Sequence[str]:
-                kept = self._nodes_to_keep(keep())
-                low = reducible - set(kept)
-                if not any(node.name in low and node.op_type in HEAVY_OPERATORS for node in self._flat.graph.node):
-                    raise ArtifactError(  # the artifact would be in fp32, not in this precision
-                        f"{precision}, {description}: no convolution or matrix product would be left in {precision}",
-                        code="precision.nothing_reduced",
-                    )
-                onnx.save(cast_graph(self._flat, precision, kept), path)
-                new.nodes = len(low)
-                return kept
+        def reduce(kept: Collection[str]) -> tuple[ModelProto, Collection[str]]:
+            low = reducible - set(kept)
+            is_heavy = any(node.name in low and node.op_type in HEAVY_OPERATORS for node in self._flat.graph.node)
+            return cast_graph(self._flat, precision, kept), low if is_heavy else ()
 
-            new = PrecisionStep(precision, description, write)
-            return new
-
+        step = partial(self._step, precision, reduce)
         if precision == "fp16":
             for bound in BOUNDS:
                 yield step(f"fp32 for values of {bound:g} and more", partial(above, bound))
@@ -146,29 +160,18 @@ class PrecisionSearch:
         def sensitive(share: float) -> Sequence[str]:
             return [*products, *with_adjacent_nodes(self._flat, self._wiring, _top_share(share, worst()), worst())]
 
-        def step(method: Method, description: str, keep: Nodes) -> PrecisionStep:
-            def write(path: Path) -> Sequence[str]:
-                kept = self._nodes_to_keep(keep())
-                model = quantize_graph(self._flat, self._images, dialect, method, kept)
-                new.nodes = len(set(int8_nodes(model, operators)) - set(kept) - self._margins)
-                if not new.nodes:
-                    raise ArtifactError(
-                        f"int8, {description}: no node would be left in int8", code="precision.nothing_reduced"
-                    )
-                onnx.save(model, path)
-                return kept
+        def reduce(method: Method, kept: Collection[str]) -> tuple[ModelProto, Collection[str]]:
+            model = quantize_graph(self._flat, self._images, dialect, method, kept)
+            return model, set(int8_nodes(model, operators)) - set(kept) - self._margins
 
-            new = PrecisionStep("int8", description, write)
-            return new
-
-        methods: tuple[Method, ...] = ("minmax", "percentile")
-        for method in methods:
-            yield step(method, f"{method} calibration on {len(self._images)} images", list)
+        minmax, percentile = (partial(self._step, "int8", partial(reduce, method)) for method in get_args(Method))
+        yield minmax(f"minmax calibration on {len(self._images)} images", list)
+        yield percentile(f"percentile calibration on {len(self._images)} images", list)
         if products:
-            yield step("minmax", "fp32 for the products of two activations, as in attention", lambda: products)
+            yield minmax("fp32 for the products of two activations, as in attention", lambda: products)
         for name, share in SHARES.items():
             description = f"fp32 for the {name} of the nodes where the error grows most and their neighbours"
-            yield step("minmax", description, partial(sensitive, share))
+            yield minmax(description, partial(sensitive, share))
 
 
 def match_nodes(flat: ModelProto, patterns: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class Companion:
         """Whether the repository holds it with the same files."""
         folder = repository / self.name / _VERSION
         return self.is_compatible(repository) and all(
-            _content(folder / name) == data for name, data in self.files.items()
+            content_of(folder / name) == data for name, data in self.files.items()
         )
 
     def is_compatible(self, repository: Path) -> bool:
@@ -67,7 +67,7 @@ class Companion:
             (folder / CONFIG_FILE).is_file()
             and read_config(folder) == self.config
             and (folder / _VERSION / Manifest.FILE).is_file()
-            and (preprocess is None or _content(folder / _VERSION / PREPROCESS_FILE) == preprocess)
+            and (preprocess is None or content_of(folder / _VERSION / PREPROCESS_FILE) == preprocess)
         )
 
     def write(self, folder: Path) -> None:
@@ -115,7 +115,12 @@ def update_companions(companions: CompanionModels, repository: Path, config: Mod
     ensemble is removed before the model changes: a killed builder would otherwise leave an ensemble that Triton does
     not load, or that sends wrong pixels.
     """
-    decoder, ensemble = _companions_for(repository, config)
+    settings = ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, origin=config.name).preprocess
+    code = {name: path.read_bytes() for name, path in DECODER_MODULES.items()}
+    folders = [repository / name for name in (decoder_of(config.name), ensemble_of(config.name))]
+    current = [read_config(folder) if (folder / CONFIG_FILE).is_file() else None for folder in folders]
+    decoder = Companion(decoder_config(config, current[0]), {**code, PREPROCESS_FILE: preprocess_json(settings)})
+    ensemble = Companion(ensemble_config(config, current[1]), {})
     if not (decoder.is_compatible(repository) and ensemble.is_compatible(repository)):
         companions.remove(ensemble.name)
     for companion in (decoder, ensemble):
@@ -135,18 +140,6 @@ def preprocess_json(settings: Preprocess) -> bytes:
     return json.dumps(dataclasses.asdict(settings), indent=2).encode()
 
 
-def _companions_for(repository: Path, config: ModelConfig) -> Iterator[Companion]:
-    settings = ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, origin=config.name).preprocess
-    code = {name: path.read_bytes() for name, path in DECODER_MODULES.items()}
-    current = [_current_config(repository / name) for name in (decoder_of(config.name), ensemble_of(config.name))]
-    yield Companion(decoder_config(config, current[0]), {**code, PREPROCESS_FILE: preprocess_json(settings)})
-    yield Companion(ensemble_config(config, current[1]), {})
-
-
-def _current_config(folder: Path) -> ModelConfig | None:
-    return read_config(folder) if (folder / CONFIG_FILE).is_file() else None
-
-
 def _owner(folder: Path) -> str:
     try:
         return companion_owner(read_config(folder))
@@ -154,5 +147,6 @@ def _owner(folder: Path) -> str:
         return ""
 
 
-def _content(path: Path) -> bytes | None:
+def content_of(path: Path) -> bytes | None:
+    """The content of a file; None where it is missing."""
     return path.read_bytes() if path.is_file() else None

@@ -88,28 +88,28 @@ def rollback(folder: Path, force: bool = False) -> Promotion:
 
     Raises InputError where there is none, and what `promote` raises.
     """
-    return _promote_chosen(folder, lambda model: _previous_version(model, force), force)
 
+    def previous(model: Model) -> int:
+        served = _served_versions(model)
+        if not served:
+            raise InputError(
+                f"{model.name}: the version policy {model.policy} serves none of its versions, so there is no earlier "
+                f"one; choose a version: builder promote {model.name} VERSION",
+                code="repository.nothing_served",
+            )
+        older = [entry for entry in model.versions if entry.version < served[-1]]
+        passed = [entry.version for entry in older if force or entry.verdict == PASSED]
+        if not older:
+            raise InputError(f"{model.name}: has no version below {served[-1]}", code="repository.no_earlier_version")
+        if not passed:
+            verdicts = ", ".join(f"{entry.version} ({entry.verdict})" for entry in older)
+            raise InputError(
+                f"{model.name}: no version below {served[-1]} passed its verdict: {verdicts}; --force allows them",
+                code="repository.no_passed_version",
+            )
+        return max(passed)
 
-def _previous_version(model: Model, force: bool) -> int:
-    served = _served_versions(model)
-    if not served:
-        raise InputError(
-            f"{model.name}: the version policy {model.policy} serves none of its versions, so there is no earlier one; "
-            f"choose a version: builder promote {model.name} VERSION",
-            code="repository.nothing_served",
-        )
-    older = [entry for entry in model.versions if entry.version < served[-1]]
-    passed = [entry.version for entry in older if force or entry.verdict == PASSED]
-    if not older:
-        raise InputError(f"{model.name}: has no version below {served[-1]}", code="repository.no_earlier_version")
-    if not passed:
-        verdicts = ", ".join(f"{entry.version} ({entry.verdict})" for entry in older)
-        raise InputError(
-            f"{model.name}: no version below {served[-1]} passed its verdict: {verdicts}; --force allows them",
-            code="repository.no_passed_version",
-        )
-    return max(passed)
+    return _promote_chosen(folder, previous, force)
 
 
 def _served_versions(model: Model) -> Sequence[int]:

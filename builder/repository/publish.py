@@ -14,7 +14,8 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -59,7 +60,7 @@ class CompanionModels:
     def apply_around(self, model: Path) -> Iterator[None]:
         """Change the model in the block. An error restores the removed models; success adds the new ones."""
         for folder in self._added.values():
-            _flush(folder)
+            _flush_tree(folder)
         before, removed = _identity(model), {}
         try:
             for live in (self._repository / name for name in self._removed):
@@ -77,21 +78,19 @@ class CompanionModels:
             _move_into_place(folder, self._repository / name)
 
 
-class Replacement:
+@dataclass
+class Publication:
     """A model folder in preparation, and the companion models that change with it."""
 
-    def __init__(self, model: Path, companions: CompanionModels) -> None:
-        self.model = model
-        self.companions = companions
+    model: Path
+    companions: CompanionModels
+    version: int = 0
+    """The version to add."""
 
-
-class Publication(Replacement):
-    """A model folder in preparation that gets a new version."""
-
-    def __init__(self, model: Path, version: int, companions: CompanionModels) -> None:
-        super().__init__(model, companions)
-        self.version = version
-        self.version_folder = model / str(version)
+    @property
+    def version_folder(self) -> Path:
+        """The folder of the new version."""
+        return self.model / str(self.version)
 
 
 @contextmanager
@@ -106,24 +105,34 @@ def publication(repository: Path, name: str) -> Iterator[Publication]:
         raise ArtifactError(
             f"{repository}: cannot be a model repository ({error.strerror})", code="repository.not_writable"
         ) from error
-    with replacement(repository, name) as changed:
-        prepared = Publication(changed.model, next_version(repository / name), changed.companions)
+    with replacement(repository, name) as prepared:
+        prepared.version = next_version(repository / name)
         prepared.version_folder.mkdir(parents=True)
         yield prepared
 
 
 @contextmanager
-def replacement(repository: Path, name: str) -> Iterator[Replacement]:
+def replacement(repository: Path, name: str) -> Iterator[Publication]:
     """Prepare a copy of a model's folder; it replaces the folder when the block ends without an error.
 
     Raises ArtifactError where another builder is publishing to the repository, or the file system does not allow it.
     """
     with staging(repository) as folder:
         live, staged = repository / name, _new_staging_path(folder, name)
-        _link_tree(live, staged)
-        prepared = Replacement(staged, CompanionModels(repository, folder))
+        try:
+            if live.is_dir():
+                shutil.copytree(live, staged, copy_function=os.link)
+            else:
+                staged.mkdir()
+        except (OSError, shutil.Error) as error:
+            raise ArtifactError(
+                f"{live}: cannot be hard-linked into {folder} ({error}). The repository's parent folder must be "
+                "writable and on the same file system",
+                code="repository.hard_link",
+            ) from error
+        prepared = Publication(staged, CompanionModels(repository, folder))
         yield prepared
-        _flush(staged)
+        _flush_tree(staged)
         with prepared.companions.apply_around(live):
             _move_into_place(staged, live)
 
@@ -145,82 +154,59 @@ def staging(repository: Path) -> Iterator[Path]:
     swap in two steps left there is moved back.
     Raises ArtifactError where another builder is publishing to the repository, or no file can be moved into it.
     """
-    folder = staging_folder(repository)
-    with _lock_repository(repository):
+    folder, probe = staging_folder(repository), repository / _PROBE
+
+    def clear() -> None:
         _recover(folder, repository)
         shutil.rmtree(folder, ignore_errors=True)
+
+    with ExitStack() as stack:
+        descriptor = os.open(repository, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
         try:
-            _make_staging(folder, repository)
-            yield folder
-        finally:
-            _recover(folder, repository)
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _make_staging(folder: Path, repository: Path) -> None:
-    """Create the staging folder and check that files can be moved from it into the repository."""
-    probe = repository / _PROBE
-    try:
-        folder.mkdir()
-        (folder / _PROBE).touch()
-        (folder / _PROBE).rename(probe)
-        probe.unlink()
-    except OSError as error:
-        raise ArtifactError(
-            f"{repository}: files cannot be moved into it from the staging folder {folder} ({error.strerror}). Both "
-            f"must be writable and on one file system: where {repository} itself is a volume or a mount, use a folder "
-            "inside it as the repository",
-            code="repository.staging",
-        ) from error
-
-
-def next_version(model: Path) -> int:
-    """The next version number: one more than the highest number ever used."""
-    last = 0
-    if (model / CONFIG_FILE).is_file():
-        last = last_version(read_config(model))
-    return max([last, *versions_of(model)]) + 1
-
-
-@contextmanager
-def _lock_repository(repository: Path) -> Iterator[None]:
-    """Hold a lock on the repository's folder; the kernel releases it when this process ends."""
-    descriptor = os.open(repository, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel releases it when this process ends
         except BlockingIOError as error:
             raise ArtifactError(
                 f"{repository}: another builder is publishing here; try again when it has finished",
                 code="repository.locked",
             ) from error
-        yield
+        clear()
+        stack.callback(clear)
+        try:
+            folder.mkdir()
+            (folder / _PROBE).touch()
+            (folder / _PROBE).rename(probe)
+            probe.unlink()
+        except OSError as error:
+            raise ArtifactError(
+                f"{repository}: files cannot be moved into it from the staging folder {folder} ({error.strerror}). "
+                f"Both must be writable and on one file system: where {repository} itself is a volume or a mount, use "
+                "a folder inside it as the repository",
+                code="repository.staging",
+            ) from error
+        yield folder
+
+
+def next_version(model: Path) -> int:
+    """The next version number: one more than the highest number ever used."""
+    last = last_version(read_config(model)) if (model / CONFIG_FILE).is_file() else 0
+    return max([last, *versions_of(model)]) + 1
+
+
+def _flush_tree(folder: Path) -> None:
+    """Write the new files to disk before they are moved. Symbolic links are skipped: their target may not exist."""
+    for path in (*folder.rglob("*"), folder):
+        if not path.is_symlink():
+            flush(path)
+
+
+def flush(path: Path) -> None:
+    """Write a file, or the entries of a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _link_tree(live: Path, staged: Path) -> None:
-    if not live.is_dir():
-        staged.mkdir()
-        return
-    try:
-        shutil.copytree(live, staged, copy_function=os.link)
-    except (OSError, shutil.Error) as error:
-        raise ArtifactError(
-            f"{live}: cannot be hard-linked into {staged.parent} ({error}). The repository's parent folder must be "
-            "writable and on the same file system",
-            code="repository.hard_link",
-        ) from error
-
-
-def _flush(folder: Path) -> None:
-    """Write the new files to disk before they are moved. Symbolic links are skipped: their target may not exist."""
-    for path in (path for path in (*folder.rglob("*"), folder) if not path.is_symlink()):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _move_into_place(staged: Path, live: Path) -> None:
@@ -237,14 +223,13 @@ def _move_into_place(staged: Path, live: Path) -> None:
 
 def _exchange(first: Path, second: Path) -> None:
     """Swap two folders in one step by renameat2(2); on file systems without it, in two steps with a gap."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    rename = getattr(libc, "renameat2", None)
-    if rename is not None:
-        if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise OSError(code, os.strerror(code))
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    paths = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second))
+    if rename is not None and rename(*paths, _RENAME_EXCHANGE) == 0:
+        return
+    code = ctypes.get_errno()
+    if rename is not None and code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        raise OSError(code, os.strerror(code))
     exchange_in_two(first, second)
 
 

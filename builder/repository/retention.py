@@ -6,13 +6,12 @@ version complete or removed; the next builder deletes the rest of the staging fo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 from uuid import uuid4
 
-from builder.repository.publish import staging
-from builder.repository.versions import Model, Version, model_versions
+from builder.repository.publish import flush, staging
+from builder.repository.versions import model_versions
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.spec import Frozen
 
@@ -49,42 +48,32 @@ def keep_newest(folder: Path, keep: int, served_before: Collection[int] = ()) ->
     """
     if keep < 1:
         raise InputError(f"--keep {keep}: expected 1 or more; to remove a model delete its folder", code="option.keep")
+    deleted, kept = [], []
     with staging(folder.parent) as staging_folder:
         model = model_versions(folder)
-        older = model.versions[:-keep]
-        reasons = {version.version: _keep_reason(version, model, served_before) for version in older}
-        to_delete = [version for version in older if not reasons[version.version]]
-        for version in to_delete:
-            _move_out(
-                folder / str(version.version), staging_folder / f"{folder.name}-{version.version}-{uuid4().hex[:8]}"
-            )
-        return Retention(
-            model=model.name,
-            keep=keep,
-            deleted=tuple(version.version for version in to_delete),
-            freed_bytes=sum(version.bytes for version in to_delete),
-            kept=tuple(KeptVersion(version=number, reason=reason) for number, reason in reasons.items() if reason),
-        )
-
-
-def _keep_reason(version: Version, model: Model, before: Collection[int]) -> str:
-    """Why a version must be kept; empty where it can be deleted."""
-    if version.mark is not None:
-        return f"marked ({version.mark.note})" if version.mark.note else "marked"
-    if version.served:
-        return f"the version policy {model.policy} serves it"
-    return "served until now" if version.version in before else ""
-
-
-def _move_out(version: Path, target: Path) -> None:
-    try:
-        version.rename(target)
-        descriptor = os.open(version.parent, os.O_RDONLY)
-    except OSError as error:
-        raise ArtifactError(
-            f"{version}: cannot be moved out of the repository ({error.strerror})", code="repository.delete_version"
-        ) from error
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        for version in model.versions[:-keep]:
+            reason = "served until now" if version.version in served_before else ""
+            if version.served:
+                reason = f"the version policy {model.policy} serves it"
+            if version.mark is not None:
+                reason = f"marked ({version.mark.note})" if version.mark.note else "marked"
+            if reason:
+                kept.append(KeptVersion(version=version.version, reason=reason))
+                continue
+            path = folder / str(version.version)
+            try:
+                path.rename(staging_folder / f"{folder.name}-{version.version}-{uuid4().hex[:8]}")
+                flush(folder)
+            except OSError as error:
+                raise ArtifactError(
+                    f"{path}: cannot be moved out of the repository ({error.strerror})",
+                    code="repository.delete_version",
+                ) from error
+            deleted.append(version)
+    return Retention(
+        model=folder.name,
+        keep=keep,
+        deleted=tuple(version.version for version in deleted),
+        freed_bytes=sum(version.bytes for version in deleted),
+        kept=tuple(kept),
+    )

@@ -6,15 +6,14 @@ version folder holds what is needed to create them again: `model.json`, the verd
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.artifacts import ArtifactInfo, inspect_artifact
+from builder.config.serving_config import uses_golden_image, write_warmup
 from builder.config.triton_config import config_for, config_to_text
-from builder.config.warmup import uses_golden_image, warmup_files, write_warmup
-from builder.interface import Interface, describe_difference, interface_of
+from builder.interface import describe_difference, interface_of
 from tritonkit.errors import ArtifactError, InputError, TritonkitError
 from tritonkit.export_options import UNCHANGED_SERVING, ServingOptions
 from tritonkit.golden import GOLDEN_FILE, Golden
@@ -49,7 +48,7 @@ class SharedFiles:
         Each file is replaced, never modified: it is a hard link to the file being served.
         """
         if self.images is not None and uses_golden_image(self.config):
-            write_warmup(model, warmup_files(self.images))
+            write_warmup(model, self.images)
         texts = {CONFIG_FILE: config_to_text(self.config), ModelSpec.FILE: self.spec.to_json(), **self.spec.label_files}
         with suppress(TritonkitError):  # `builder check` reports a spec that cannot be read
             if (present := ModelSpec.read(model)) is not None:
@@ -75,30 +74,20 @@ def resolve_shared_files(
     if not loaded:
         return added
     shared = added if numbers[-1] in loaded else shared_files_for(model, loaded[-1], serving, overrides)
-    _check_same_interface(model, loaded[:-1], loaded[-1], shared)
-    return shared
-
-
-def _check_same_interface(model: Path, older: Sequence[int], newest: int, shared: SharedFiles) -> None:
-    """Raise InputError where a loaded version has other inputs or outputs than the newest loaded one."""
     expected = interface_of(shared.spec)
-    for version in older:
-        interface = _interface(model / str(version), backend_files(shared.config).file)
-        if interface is not None and (differs := describe_difference(interface, expected, f"version {newest} has")):
+    for version in loaded[:-1]:
+        try:
+            interface = _inspect_version(model / str(version), backend_files(shared.config).file).interface
+        except ArtifactError:  # `builder check` reports it
+            continue
+        if interface is not None and (differs := describe_difference(interface, expected, f"version {loaded[-1]} has")):
             raise InputError(
                 f"{model.name}: version {version}, which version policy {policy_text(shared.config)} loads too, "
                 f"{differs}. Triton has one config.pbtxt for all versions of a model: export under another --name, or "
                 "with --versions latest:1",
                 code="repository.versions_differ",
             )
-
-
-def _interface(folder: Path, name: str) -> Interface | None:
-    """Inputs and outputs of a version's artifact; None where they are unknown or the artifact cannot be read."""
-    try:
-        return _inspect_version(folder, name).interface
-    except ArtifactError:  # `builder check` reports it
-        return None
+    return shared
 
 
 def shared_files_for(
@@ -114,10 +103,15 @@ def shared_files_for(
     info = _inspect_version(folder, loading.file)
     spec = version_spec(model, version, info)
     older = [number for number in versions_of(model) if number != version]
+    # The batch size the version was verified at, unless the configuration sets a smaller one on purpose.
+    largest, described = current.max_batch_size, shared_version(model)
+    max_batch = verified_batch(folder) or largest
+    if described and largest < (verified_batch(model / str(described)) or 0):
+        max_batch = min(max_batch, largest)
     config = config_for(
         spec,
         info.interface or interface_of(spec),
-        _max_batch(model, version, current),
+        max_batch,
         max([last_version(current), version, *older]),
         current,
         loading=loading,
@@ -183,15 +177,6 @@ def verified_batch(folder: Path) -> int | None:
     """The largest batch a version was verified at; None without a readable verdict."""
     verdict = Verdict.find(folder)
     return None if verdict is None else verdict.max_batch
-
-
-def _max_batch(model: Path, version: int, current: ModelConfig) -> int:
-    """The batch size the version was verified at, unless the configuration sets a smaller one on purpose."""
-    largest: int = current.max_batch_size
-    own = verified_batch(model / str(version)) or largest
-    described = shared_version(model)
-    before = described and verified_batch(model / str(described))
-    return min(own, largest) if before and largest < before else own
 
 
 def _inspect_version(folder: Path, name: str) -> ArtifactInfo:

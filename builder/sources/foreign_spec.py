@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from builder.sources.foreign_options import apply_options, describe_fit, describe_normalize, read_labels
 from builder.sources.graph import FinalStep, GraphSignature, Raw
-from builder.sources.labels import read_labels
-from builder.sources.preprocess_options import apply_options, describe_fit, describe_normalize
 from tritonkit.errors import InputError
 from tritonkit.export_options import ForeignModelOptions, ForeignTask, Layout
 from tritonkit.images.preprocess import Preprocess

@@ -40,6 +40,8 @@ class GraphSignature:
     layout: Layout
     batch: int | None
     """The fixed batch size; None for any size."""
+    size: tuple[int | None, int | None]
+    """Height and width; None where they are dynamic."""
 
     def preprocess(self, images: ImageArray, normalize: Normalize) -> Raw:
         """Convert pixels uint8 [N, H, W, 3] to the graph's input, in numpy, independent of the exported graph."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import struct
 import zipfile
 from pathlib import Path
 from typing import Literal
+
+from safetensors import SafetensorError, safe_open
 
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.runtimes.formats import ONNX, TORCHSCRIPT, format_of, is_plan
@@ -42,7 +42,12 @@ def source_kind(path: Path) -> Kind:
     if head.startswith(b"PK\x03\x04"):
         return _archive_kind(path)
     if head[8:9] == b"{" and path.suffix not in _WEIGHTS:
-        return _safetensors_kind(path)
+        try:
+            with safe_open(path, framework="numpy") as tensors:
+                metadata = tensors.metadata() or {}
+        except (SafetensorError, OSError):
+            return "checkpoint"  # damaged or truncated, which its reader reports
+        return "checkpoint" if METADATA_KEY in metadata else "weights"
     if format_of(path) is ONNX:
         return "onnx"
     if path.suffix == ".safetensors":
@@ -88,20 +93,3 @@ def _archive_kind(path: Path) -> Kind:
         f"{path}: is a zip archive, but not from torch.save or torch.jit.save; expected {ACCEPTED}",
         code="source.zip",
     )
-
-
-def _safetensors_kind(path: Path) -> Kind:
-    """A tritonkit checkpoint has its spec in the header; format: github.com/huggingface/safetensors."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > path.stat().st_size:
-            return "checkpoint"  # truncated, which its reader reports
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError):
-        return "checkpoint"  # damaged, which its reader reports
-    metadata = header.get("__metadata__") or {} if isinstance(header, dict) else None
-    if not isinstance(metadata, dict):
-        return "checkpoint"  # damaged, which its reader reports
-    return "checkpoint" if METADATA_KEY in metadata else "weights"

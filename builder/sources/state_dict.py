@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 from builder.sources.base import NetworkSource
-from builder.sources.labels import read_labels
-from builder.sources.preprocess_options import apply_options, describe_preprocessing
+from builder.sources.foreign_options import apply_options, describe_preprocessing, read_labels
 from tritonkit.errors import CheckpointError, InputError
 from tritonkit.export_options import ForeignModelOptions
 from tritonkit.networks.backbones import architecture_of, recipe_of, torchvision_name_hint
 from tritonkit.networks.network import Network, load_weights
+from tritonkit.networks.pretrained_recipe import PretrainedRecipe
 from tritonkit.networks.torchvision_networks import is_torchvision
 from tritonkit.networks.weight_matching import map_weights
 from tritonkit.networks.weights import class_count, read_foreign
@@ -56,9 +56,21 @@ def source_from_state_dict(path: Path, foreign: ForeignModelOptions, name: str |
     load_weights(network.backbone, mapping.weights, origin=str(path))
     origin = "" if foreign.model else ", named in the file"
     library = "" if is_torchvision(model) else "timm "
-    recipe = recipe_of(model, library_weights=False)
     parts = [f"{path.name} into {library}{model}{origin}: {mapping.description}", weights.note]
-    note = "; ".join([*filter(None, parts), describe_preprocessing(network.spec, foreign, recipe)])
+    description = "; ".join(filter(None, parts))
+    return network_source(network, path, description, recipe_of(model, library_weights=False), foreign, name)
+
+
+def network_source(
+    network: Network,
+    path: Path,
+    description: str,
+    recipe: PretrainedRecipe,
+    foreign: ForeignModelOptions,
+    name: str | None,
+) -> NetworkSource:
+    """The source of a network with third-party weights. path: the file of the weights. name: the model's new name."""
+    note = f"{description}; {describe_preprocessing(network.spec, foreign, recipe)}"
     lineage = Lineage(parent=f"sha256:{file_sha256(path)}", note=note)
     network.spec = network.spec.model_copy(update={"lineage": lineage})
     if name:

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from builder.failures import BuildStoppedError, CannotBuildError, is_out_of_memory
 from tritonkit.errors import ArtifactError
@@ -19,7 +19,7 @@ from tritonkit.repository.build_record import BuildRecord, BuildSettings
 from tritonkit.runtimes.formats import ProgressCallback
 from tritonkit.runtimes.tensorrt_plan import TITLES, Flavour
 from tritonkit.spec import Frozen
-from tritonkit.system.files import atomic_write, file_sha256
+from tritonkit.system.files import atomic_write
 
 _ROOT = Path(__file__).parents[2]
 _BAR_WIDTH = 24
@@ -33,61 +33,27 @@ class BuildRequest(Frozen):
     settings: BuildSettings
 
 
-class BuildOutcome(Frozen):
-    """The result of a build, as far as only the build process knows it."""
-
-    tensorrt: str
-    gpu: str | None
-    compute_capabilities: tuple[str, ...]
-    seconds: float
-    peak_memory_mib: int
-    tensors: dict[str, int]
-    computed: dict[str, int]
-    engine: dict[str, int] = Field(default_factory=dict)
-
-
 class BuildReply(Frozen):
-    """One line of the build process: the progress, the outcome, or the error."""
+    """One line of the build process: the progress, the record of the plan, or the error."""
 
     done: float = 0.0
     phase: str = ""
     error: str | None = None
-    outcome: BuildOutcome | None = None
+    record: BuildRecord | None = None
 
 
 def build(graph: Path, plan: Path, settings: BuildSettings, report: ProgressCallback) -> BuildRecord:
     """Build `plan` from `graph`, with the precision of the graph's own types. The plan is written atomically.
 
-    Raises InputError for settings that exclude each other, CannotBuildError where TensorRT refuses the graph,
-    BuildStoppedError on timeout, lack of memory or a crash of the process.
+    `builder.tensorrt.worker` builds it; on a terminal, its progress is shown. Raises InputError for settings that
+    exclude each other, CannotBuildError where TensorRT refuses the graph, BuildStoppedError on timeout, lack of memory
+    or a crash of the process.
     """
     settings.check()
     if not graph.is_file():
         raise ArtifactError(f"{graph}: no such ONNX file to build a plan from", code="onnx.missing")
-    report(f"building for {TITLES[settings.flavour]}")
-    with atomic_write(plan) as temporary:
-        outcome = _run_worker(BuildRequest(graph=graph, plan=temporary, settings=settings), report)
-        size, digest = temporary.stat().st_size, file_sha256(temporary)
-    return BuildRecord(
-        **outcome.model_dump(),
-        flavour=settings.flavour,
-        bytes=size,
-        sha256=digest,
-        graph_sha256=file_sha256(graph),
-        settings=settings,
-    )
-
-
-def timing_cache_path(flavour: Flavour, version: str, gpu: str) -> Path:
-    """The file of TensorRT's kernel timings, kept between builds, for one TensorRT version and one GPU model."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{flavour}-{version}-{gpu}")
-    return Path(base) / "tritonkit" / "timing" / f"{name}.cache"
-
-
-def _run_worker(request: BuildRequest, report: ProgressCallback) -> BuildOutcome:
-    """Run `builder.tensorrt.worker`; on a terminal, show its progress."""
-    settings, name, is_terminal = request.settings, request.graph.name, sys.stderr.isatty()
+    title, is_terminal = f"building for {TITLES[settings.flavour]}", sys.stderr.isatty()
+    report(title)
     folders = filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])  # an empty entry means the working folder
     environment = {
         **os.environ,
@@ -95,7 +61,7 @@ def _run_worker(request: BuildRequest, report: ProgressCallback) -> BuildOutcome
         "POLYGRAPHY_USE_TENSORRT_RTX": "1" if settings.flavour == "rtx" else "0",
     }
     last, overdue = BuildReply(), threading.Event()
-    with tempfile.TemporaryFile() as errors:
+    with atomic_write(plan) as temporary, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             # -P: import no module from the working folder that has the name of one of ours
             [sys.executable, "-P", "-m", "builder.tensorrt.worker"],
@@ -116,6 +82,7 @@ def _run_worker(request: BuildRequest, report: ProgressCallback) -> BuildOutcome
         timer.start()
         try:
             with contextlib.suppress(BrokenPipeError), process.stdin:  # it crashed; the exit code shows how
+                request = BuildRequest(graph=graph, plan=temporary, settings=settings)
                 process.stdin.write(request.model_dump_json())
             for line in process.stdout:
                 with contextlib.suppress(ValidationError):  # a killed process leaves an incomplete line
@@ -123,7 +90,7 @@ def _run_worker(request: BuildRequest, report: ProgressCallback) -> BuildOutcome
                 if is_terminal:
                     full = round(last.done * _BAR_WIDTH)
                     bar = "━" * full + "─" * (_BAR_WIDTH - full)
-                    report(f"building for {TITLES[settings.flavour]} {bar} {last.done:.0%} {last.phase}")
+                    report(f"{title} {bar} {last.done:.0%} {last.phase}")
             process.wait()
         finally:
             timer.cancel()
@@ -131,24 +98,31 @@ def _run_worker(request: BuildRequest, report: ProgressCallback) -> BuildOutcome
             process.wait()
         errors.seek(0)
         written = errors.read().decode(errors="replace").strip().splitlines()
-    if last.outcome is not None:
-        return last.outcome
-    if overdue.is_set():
-        raise BuildStoppedError(
-            f"{name}: building the plan was stopped after the time limit of {settings.time_limit_s:g} s. Raise the "
-            "limit, or lower the optimization level",
-            code="tensorrt.timeout",
-        )
-    if last.error is not None and is_out_of_memory(last.error):
-        raise BuildStoppedError(
-            f"{last.error}; out of memory: lower the workspace or the largest batch, or free memory",
-            code="tensorrt.out_of_memory",
-        )
-    if last.error is not None:
-        raise CannotBuildError(last.error, code="tensorrt.build_refused")
-    if process.returncode == -9:
-        reason = "the build process was killed, most likely for lack of memory: lower the workspace"
-    else:
-        last_words = written[-1] if written else "without a message"
-        reason = f"the build process ended with exit code {process.returncode}: {last_words}"
-    raise BuildStoppedError(f"{name}: {reason}", code="tensorrt.build_crashed")
+        if last.record is not None:
+            return last.record
+        if overdue.is_set():
+            raise BuildStoppedError(
+                f"{graph.name}: building the plan was stopped after the time limit of {settings.time_limit_s:g} s. "
+                "Raise the limit, or lower the optimization level",
+                code="tensorrt.timeout",
+            )
+        if last.error is not None and is_out_of_memory(last.error):
+            raise BuildStoppedError(
+                f"{last.error}; out of memory: lower the workspace or the largest batch, or free memory",
+                code="tensorrt.out_of_memory",
+            )
+        if last.error is not None:
+            raise CannotBuildError(last.error, code="tensorrt.build_refused")
+        if process.returncode == -9:
+            reason = "the build process was killed, most likely for lack of memory: lower the workspace"
+        else:
+            last_words = written[-1] if written else "without a message"
+            reason = f"the build process ended with exit code {process.returncode}: {last_words}"
+        raise BuildStoppedError(f"{graph.name}: {reason}", code="tensorrt.build_crashed")
+
+
+def timing_cache_path(flavour: Flavour, version: str, gpu: str) -> Path:
+    """The file of TensorRT's kernel timings, kept between builds, for one TensorRT version and one GPU model."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{flavour}-{version}-{gpu}")
+    return Path(base) / "tritonkit" / "timing" / f"{name}.cache"

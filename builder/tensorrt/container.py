@@ -125,7 +125,20 @@ def build_in_container(
         run = container_for_build(image, tensor, settings, work)
         for folder_on_host, _ in run.folders:
             folder_on_host.mkdir(parents=True, exist_ok=True)
-        log = _run_to_success(docker, run, settings.time_limit_s)
+        code, log = _run(docker, run, settings.time_limit_s)
+        if code:
+            lines = [line for line in log.splitlines() if "[E]" in line] or log.splitlines() or ["no output"]
+            memory_error = next((line for line in lines if "[E]" in line and is_out_of_memory(line)), None)
+            message = f"trtexec in {image} ended with exit code {code}: {(memory_error or lines[0]).strip()}"
+            if memory_error is not None or code == _KILLED:
+                raise BuildStoppedError(
+                    f"{message}; out of memory: lower the workspace or the largest batch, or free memory",
+                    code="tensorrt.out_of_memory",
+                )
+            if code >= _SIGNAL_BASE:
+                signal = code - _SIGNAL_BASE
+                raise BuildStoppedError(f"{message}; ended by signal {signal}", code="tensorrt.build_crashed")
+            raise CannotBuildError(message, code="tensorrt.build_refused")
         with atomic_write(plan) as temporary:
             shutil.copyfile(work / TRT.file, temporary)
             header = plan_header(temporary)
@@ -178,31 +191,10 @@ def check_image(image: str, docker: Docker | None = None) -> None:
         )
 
 
-def _run_to_success(docker: Docker, run: ContainerRun, limit_s: float) -> str:
-    """Run a container to success and return its log."""
-    code, log = _run(docker, run, limit_s)
-    if code == 0:
-        return log
-    lines = [line for line in log.splitlines() if "[E]" in line] or log.splitlines() or ["no output"]
-    memory_error = next((line for line in lines if "[E]" in line and is_out_of_memory(line)), None)
-    message = f"trtexec in {run.image} ended with exit code {code}: {(memory_error or lines[0]).strip()}"
-    if memory_error is not None or code == _KILLED:
-        raise BuildStoppedError(
-            f"{message}; out of memory: lower the workspace or the largest batch, or free memory",
-            code="tensorrt.out_of_memory",
-        )
-    if code >= _SIGNAL_BASE:
-        raise BuildStoppedError(f"{message}; ended by signal {code - _SIGNAL_BASE}", code="tensorrt.build_crashed")
-    raise CannotBuildError(message, code="tensorrt.build_refused")
-
-
 def _run(docker: Docker, run: ContainerRun, limit_s: float) -> tuple[int, str]:
     """Run a container to its end; return the exit code and the log."""
     module, _ = docker
-    failures = (
-        module.errors.DockerException,
-        OSError,
-    )  # OSError: from requests, which the SDK uses, where Docker does not answer
+    failures = (module.errors.DockerException, OSError)  # OSError: from requests, which the SDK uses
     program, *arguments = run.command
     try:
         container = run_container(
@@ -216,7 +208,13 @@ def _run(docker: Docker, run: ContainerRun, limit_s: float) -> tuple[int, str]:
             volumes={str(host): {"bind": inside, "mode": "rw"} for host, inside in run.folders},
         )
     except failures as error:
-        raise BuildStoppedError(_start_failure(run.image, error), code="docker.not_startable") from error
+        reason = docker_reason(error)
+        fix = f"check the name of the image, and pull it with: docker pull {run.image}"
+        if "could not select device driver" in reason or "nvidia" in reason.lower():
+            fix = "Docker has no access to a GPU here: install the NVIDIA Container Toolkit, or use --rtx"
+        elif TRTEXEC in reason:
+            fix = f"the image has no trtexec: {_FULL_RELEASE}"
+        raise BuildStoppedError(f"{run.image} cannot be run: {reason}; {fix}", code="docker.not_startable") from error
     began = time.monotonic()
     try:
         code: int = container.wait(timeout=limit_s)["StatusCode"]
@@ -239,17 +237,6 @@ def _run(docker: Docker, run: ContainerRun, limit_s: float) -> tuple[int, str]:
 def docker_reason(error: Exception) -> str:
     """Docker's explanation of an error, in one line."""
     return getattr(error, "explanation", None) or first_line(error)
-
-
-def _start_failure(image: str, error: Exception) -> str:
-    """Docker's reason for not starting a container, with the fix."""
-    reason = docker_reason(error)
-    fix = f"check the name of the image, and pull it with: docker pull {image}"
-    if "could not select device driver" in reason or "nvidia" in reason.lower():
-        fix = "Docker has no access to a GPU here: install the NVIDIA Container Toolkit, or use --rtx"
-    elif TRTEXEC in reason:
-        fix = f"the image has no trtexec: {_FULL_RELEASE}"
-    return f"{image} cannot be run: {reason}; {fix}"
 
 
 def _find_in_log(log: str, pattern: str) -> str | None:

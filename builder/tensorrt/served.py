@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.formats import TRT
 from tritonkit.spec import ModelSpec, Outputs
 from tritonkit.system.docker_engine import Docker, all_gpus, remove_container, run_container
+from tritonkit.triton.backends import BackendFiles
 from tritonkit.triton.client import TritonClient
 from tritonkit.triton.model_config import CONFIG_FILE
 from tritonkit.triton.runner import TritonRunner
@@ -31,20 +31,54 @@ _TRITON = ("tritonserver", "--model-repository=/models", "--exit-on-error=true",
 
 
 class ServedPlan(Runner):
-    """Runs a plan with Triton in a container, which `close` stops."""
-
-    url: str
-    """The address of Triton's gRPC port; the model has the name of its spec."""
+    """Runs a single plan with Triton in a container of an image, on a free port of the loopback address."""
 
     def __init__(
-        self, plan: Path, graph: Path, spec: ModelSpec, max_batch: int, image: str, version_compatible: bool = False
+        self,
+        plan: Path,
+        graph: Path,
+        spec: ModelSpec,
+        max_batch: int,
+        image: str,
+        version_compatible: bool = False,
+        docker: Docker | None = None,
     ) -> None:
-        """Start the container. Raises what `served_in_container` raises."""
-        self._exit_stack = ExitStack()
-        served = served_in_container(plan, graph, spec, max_batch, image, version_compatible=version_compatible)
-        self._runner = self._exit_stack.enter_context(served)
-        self.url = self._runner.server.url
+        """Start the container, which `close` stops.
+
+        graph: the ONNX file the plan was built from. version_compatible: the plan was built version-compatible.
+
+        Raises BuildStoppedError where Docker does not answer or the image cannot be run, CannotBuildError, with the
+        last lines of Triton's log, where Triton does not load the plan in time.
+        """
         self.spec, self.origin, self.max_batch = spec, f"{plan.name} in {image}", max_batch
+        docker = docker or docker_here()
+        module, _ = docker
+        failures = (module.errors.DockerException, OSError)  # OSError: from requests, which the SDK uses
+        with ExitStack() as stack:
+            repository = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tritonkit-")))
+            write_repository(repository, plan, graph, spec, max_batch)
+            try:
+                container = run_container(
+                    docker,
+                    image,
+                    [*_TRITON, *([SERVE_COMPATIBLE] if version_compatible else [])],
+                    device_requests=all_gpus(module),
+                    ports={_GRPC: ("127.0.0.1", None)},
+                    volumes={str(repository): {"bind": "/models", "mode": "ro"}},
+                    user="1000:1000",
+                )
+            except failures as error:
+                raise BuildStoppedError(
+                    f"{image} cannot be run: {docker_reason(error)}", code="docker.not_startable"
+                ) from error
+            stack.callback(remove_container, docker, container)
+            try:
+                self._runner = stack.enter_context(_wait_until_ready(container, spec))
+            except failures as error:
+                raise BuildStoppedError(
+                    f"{image} was stopped because Docker failed: {docker_reason(error)}", code="docker.failed"
+                ) from error
+            self._exit_stack = stack.pop_all()
 
     def _infer(self, batch: ImageArray) -> Outputs:
         return self._runner.infer(batch)
@@ -54,61 +88,8 @@ class ServedPlan(Runner):
         self._exit_stack.close()
 
 
-@contextmanager
-def served_in_container(
-    plan: Path,
-    graph: Path,
-    spec: ModelSpec,
-    max_batch: int,
-    image: str,
-    ready_s: float = READY_S,
-    docker: Docker | None = None,
-    version_compatible: bool = False,
-) -> Iterator[TritonRunner]:
-    """Serve a single plan with Triton in a container of `image`, on a free port of the loopback address.
-
-    graph: the ONNX file the plan was built from. version_compatible: the plan was built version-compatible.
-
-    Raises BuildStoppedError where Docker does not answer or the image cannot be run, CannotBuildError, with the last
-    lines of Triton's log, where Triton does not load the plan within `ready_s` seconds.
-    """
-    docker = docker or docker_here()
-    module, _ = docker
-    with tempfile.TemporaryDirectory(prefix="tritonkit-") as folder:
-        repository = Path(folder)
-        write_repository(repository, plan, graph, spec, max_batch)
-        failures = (module.errors.DockerException, OSError)  # OSError: from requests, which the SDK uses
-        try:
-            container = run_container(
-                docker,
-                image,
-                [*_TRITON, *([SERVE_COMPATIBLE] if version_compatible else [])],
-                device_requests=all_gpus(module),
-                ports={_GRPC: ("127.0.0.1", None)},
-                volumes={str(repository): {"bind": "/models", "mode": "ro"}},
-                user="1000:1000",
-            )
-        except failures as error:
-            raise BuildStoppedError(
-                f"{image} cannot be run: {docker_reason(error)}", code="docker.not_startable"
-            ) from error
-        try:
-            try:
-                runner = _wait_until_ready(container, spec, ready_s)
-            except failures as error:
-                raise BuildStoppedError(
-                    f"{image} was stopped because Docker failed: {docker_reason(error)}", code="docker.failed"
-                ) from error
-            with closing(runner):
-                yield runner
-        finally:
-            remove_container(docker, container)
-
-
 def write_repository(repository: Path, plan: Path, graph: Path, spec: ModelSpec, max_batch: int) -> None:
     """Write a repository with one plan, readable by all users: Triton runs as another user."""
-    from tritonkit.triton.backends import BackendFiles
-
     model = repository / spec.name
     (model / "1").mkdir(parents=True)
     shutil.copyfile(plan, model / "1" / TRT.file)
@@ -120,8 +101,8 @@ def write_repository(repository: Path, plan: Path, graph: Path, spec: ModelSpec,
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def _wait_until_ready(container: Any, spec: ModelSpec, ready_s: float) -> TritonRunner:
-    until = time.monotonic() + ready_s
+def _wait_until_ready(container: Any, spec: ModelSpec) -> TritonRunner:
+    until = time.monotonic() + READY_S
     while time.monotonic() < until:
         container.reload()
         if container.status in ("exited", "dead"):

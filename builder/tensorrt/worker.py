@@ -33,25 +33,18 @@ from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 
 from builder.failures import is_out_of_memory
-from builder.tensorrt.build import BuildOutcome, BuildReply, BuildRequest, timing_cache_path
+from builder.tensorrt.build import BuildReply, BuildRequest, timing_cache_path
 from builder.tensorrt.parser_errors import parser_message
 from builder.tensorrt.precision import precision_of_engine
 from tritonkit.errors import ArtifactError, TritonkitError
-from tritonkit.repository.build_record import BuildSettings
+from tritonkit.repository.build_record import BuildRecord, BuildSettings
 from tritonkit.runtimes.tensorrt_plan import TITLES, find_tensorrt
+from tritonkit.system.files import file_sha256
 from tritonkit.system.gpu import find_gpu
 
 _PR_SET_PDEATHSIG = 1
-_TYPES = {
-    "FLOAT": "fp32",
-    "HALF": "fp16",
-    "BF16": "bf16",
-    "INT8": "int8",
-    "FP8": "fp8",
-    "FP4": "fp4",
-    "INT4": "int4",
-}
-"""TensorRT's names of data types, with tritonkit's names."""
+_TYPES = {"FLOAT": "fp32", "HALF": "fp16"}
+"""TensorRT's names of data types, where tritonkit's are not the same in lower case."""
 _MATRIX_LAYERS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "ATTENTION")
 
 
@@ -63,14 +56,14 @@ def main() -> int:
     os.dup2(2, 1)
     request = BuildRequest.model_validate_json(sys.stdin.read())
     try:
-        reply = BuildReply(done=1.0, outcome=build_plan(request, replies))
+        reply = BuildReply(done=1.0, record=build_plan(request, replies))
     except TritonkitError as error:
         reply = BuildReply(error=str(error))
     print(reply.model_dump_json(), file=replies)
     return 0
 
 
-def build_plan(request: BuildRequest, replies: TextIO) -> BuildOutcome:
+def build_plan(request: BuildRequest, replies: TextIO) -> BuildRecord:
     """Build the plan and write it to its file. Raises ArtifactError."""
     settings, graph, gpu = request.settings, request.graph, find_gpu()
     trt = find_tensorrt(settings.flavour)
@@ -114,8 +107,7 @@ def build_plan(request: BuildRequest, replies: TextIO) -> BuildOutcome:
         raise ArtifactError(
             f"{graph.name}: {title} cannot build it: {reason}", code="tensorrt.build_refused"
         ) from error
-    with request.plan.open("wb") as file:
-        file.write(plan)
+    request.plan.write_bytes(plan)
     seconds = time.monotonic() - began
     engine = {}
     if gpu is not None and settings.runs_on(gpu.compute_capability):
@@ -128,15 +120,20 @@ def build_plan(request: BuildRequest, replies: TextIO) -> BuildOutcome:
             ) from error
         engine = precision_of_engine(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     peak = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
-    return BuildOutcome(
+    return BuildRecord(
+        flavour=settings.flavour,
         tensorrt=trt.__version__,
         gpu=gpu.name if gpu is not None and settings.flavour == "tensorrt" else None,
         compute_capabilities=settings.targets or ((gpu.compute_capability,) if gpu else ()),
         seconds=round(seconds, 2),
         peak_memory_mib=int(peak.group(1)) // 1024 if peak else 0,  # getrusage would include the parent process
+        bytes=request.plan.stat().st_size,
+        sha256=file_sha256(request.plan),
+        graph_sha256=file_sha256(graph),
         tensors=tensor_types(network),
         computed=computed_types(network),
         engine=engine,
+        settings=settings,
     )
 
 

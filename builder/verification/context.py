@@ -65,16 +65,9 @@ class VerificationContext:
 
     def verify_answers(self, candidate: Runner, precision: Precision) -> Verdict:
         """Verify by outputs alone, where there is no ONNX graph to inspect."""
-        limits = self.limits[precision]
+        golden, limits = self.golden, self.limits[precision]
         verdict = verify_runner(
-            self.reference,
-            candidate,
-            self.golden,
-            self.max_batch,
-            precision,
-            self.training,
-            limits,
-            self.preferred,
+            self.reference, candidate, golden, self.max_batch, precision, self.training, limits, self.preferred
         )
         if precision != "int8":
             return verdict

@@ -15,7 +15,7 @@ from tritonkit.export_options import OutputOptions
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
 from tritonkit.runtimes.pytorch import TorchRunner
-from tritonkit.spec import Normalize, Outputs, TaskSpec
+from tritonkit.spec import Normalize, Outputs
 from tritonkit.tasks import task_for
 
 KnownFault = tuple[Problem, Outputs]
@@ -51,8 +51,7 @@ def known_faults(network: Network, probes: ImageArray, right: Outputs, actual: O
                 f"{list(expected.mean)}, std {list(expected.std)}",
             )
             yield problem, infer_in_batches(other, probes, 1)
-    yield from _label_faults(network, right)
-    yield from _last_layer_faults(network, probes, right)
+    yield from _output_faults(network, probes, right)
     for first, second in combinations(network.spec.heads, 2):
         if right[first].shape == right[second].shape:
             swapped = {**right, first: right[second], second: right[first]}
@@ -73,29 +72,22 @@ def known_faults(network: Network, probes: ImageArray, right: Outputs, actual: O
     yield from _threshold_faults(network, probes, actual)
 
 
-def _label_faults(network: Network, right: Outputs) -> Iterator[KnownFault]:
-    """Shifted labels, for outputs whose last axis is the labels; masks are not."""
-    for name, task_spec in _tasks_by_output(network).items():
+def _output_faults(network: Network, probes: ImageArray, right: Outputs) -> Iterator[KnownFault]:
+    """Shifted labels, where the last axis is the labels, and a missing last layer: softmax, sigmoid, unit length."""
+    spec, device = network.spec, network.mean.device
+    with torch.inference_mode():
+        logits = network.eval().logits(torch.from_numpy(probes).to(device))
+    for name, task_spec in (dict(spec.heads) or {task_for(spec).output: spec}).items():
         count = len(task_spec.labels)
-        if right[name].shape[1:] != (count,) or task_spec.embedding_size is not None:
-            continue
-        head = f"head {name}: " if network.spec.heads else ""
-        for positions in range(1, count):
+        head = f"head {name}: " if spec.heads else ""
+        is_labelled = right[name].shape[1:] == (count,) and task_spec.embedding_size is None
+        for positions in range(1, count) if is_labelled else ():
             shift = positions if positions <= count // 2 else positions - count
-            rolled = {**right, name: np.roll(right[name], positions, axis=1)}
             problem = Problem(
                 "verdict.labels_shifted",
                 f"{head}labels are shifted by {shift:+d}: the value of class k is at position k{shift:+d}",
             )
-            yield problem, rolled
-
-
-def _last_layer_faults(network: Network, probes: ImageArray, right: Outputs) -> Iterator[KnownFault]:
-    """A graph without its last layer: softmax, sigmoid or the division to unit length."""
-    device = network.mean.device
-    with torch.inference_mode():
-        logits = network.eval().logits(torch.from_numpy(probes).to(device))
-    for name, task_spec in _tasks_by_output(network).items():
+            yield problem, {**right, name: np.roll(right[name], positions, axis=1)}
         raw = (logits[name] if isinstance(logits, dict) else logits).cpu().numpy()
         if raw.shape == right[name].shape:
             layer = type(task_for(task_spec, name).last_layer()).__name__
@@ -128,9 +120,3 @@ def _threshold_faults(network: Network, probes: ImageArray, actual: Outputs) -> 
         f"threshold is shifted: {name} is cut at {threshold:.3g}, expected {expected:.3g}",
     )
     yield problem, infer_in_batches(shifted, probes, 1)
-
-
-def _tasks_by_output(network: Network) -> dict[str, TaskSpec]:
-    """The task of each output, by the output's name."""
-    spec = network.spec
-    return dict(spec.heads) or {task_for(spec).output: spec}

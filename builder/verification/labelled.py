@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.sources.base import Source
+from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import format_named, is_plan
-from tritonkit.runtimes.tensorrt_plan import TRUST_VARIABLE
+from tritonkit.runtimes.formats import TORCHSCRIPT, format_named, format_of, is_plan
 
 if TYPE_CHECKING:
     from tritonkit.evaluation.evaluate import Evaluation, LabelledImages
@@ -54,7 +51,20 @@ class LabelledSet:
 
         if _NOT_MEASURABLE & {problem.code for problem in verdict.problems}:
             return verdict
-        with _opened(artifact, self.source) as runner:
+        # The file was built here, or has been opened before, so it is trusted.
+        if is_plan(artifact):  # its spec is published later
+            from tritonkit.runtimes.tensorrt import TensorRtRunner
+
+            build = BuildRecord.find(artifact.parent)
+            compatible = build is not None and build.settings.version_compatible
+            runner: Runner = TensorRtRunner(artifact, self.source.spec, compatible)
+        elif format_of(artifact) is TORCHSCRIPT:
+            from tritonkit.runtimes.torchscript import TorchScriptRunner
+
+            runner = TorchScriptRunner(artifact, trusted=True)
+        else:
+            runner = open_artifact(artifact)
+        with runner:
             after = self.images.evaluate(runner)
         record = format_named(verdict.format)
         data, proven_by = f"{after.images} pictures of {self.data}", verdict.proven_by
@@ -71,24 +81,3 @@ class LabelledSet:
         return verdict.model_copy(
             update={"quality": quality, "proven_by": proven_by, "problems": problems, "passed": not problems}
         )
-
-
-@contextmanager
-def _opened(artifact: Path, source: Source) -> Iterator[Runner]:
-    """Open a file that was built here, or has been opened before, so that it is trusted."""
-    before = os.environ.get(TRUST_VARIABLE)
-    os.environ[TRUST_VARIABLE] = "1"
-    try:
-        if is_plan(artifact):  # its spec is published later
-            from tritonkit.runtimes.tensorrt import TensorRtRunner
-
-            runner: Runner = TensorRtRunner(artifact, source.spec)
-        else:
-            runner = open_artifact(artifact)
-    finally:
-        if before is None:
-            del os.environ[TRUST_VARIABLE]
-        else:
-            os.environ[TRUST_VARIABLE] = before
-    with runner:
-        yield runner

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tritonkit.comparison import PROBES, Limits, finite_answers, infer_in_batches
+from tritonkit.comparison import PROBES, Limits, finite_answers, infer_in_batches, max_error_per_image
 from tritonkit.comparison_inputs import ComparisonInput, balanced_batch_size, comparison_inputs
 from tritonkit.errors import TritonkitError
 from tritonkit.golden import Golden
-from tritonkit.images.preprocess import Geometry, ImageArray
+from tritonkit.images.preprocess import Geometry
 from tritonkit.pages.contact_sheet import overlay, thumbnail
 from tritonkit.runtimes.base import Runner
 from tritonkit.spec import Outputs
 from tritonkit.tasks import Task, task_of
-from tritonkit.tasks.base import Agreement, Answer
+from tritonkit.tasks.base import Answer
 
 MAX_UNCHANGED_IMAGES = 6
 """The largest number of images shown whose decision is kept."""
@@ -40,6 +40,15 @@ class ComparedBatch:
     inputs: ComparisonInput
     expected: Outputs
     actual: Outputs
+
+    @property
+    def comparable(self) -> bool:
+        """Whether both have outputs of the same shapes and types."""
+        expected, actual = (
+            {name: (array.shape, array.dtype) for name, array in outputs.items()}
+            for outputs in (self.expected, self.actual)
+        )
+        return expected.items() <= actual.items()
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,6 @@ class ReportImages:
     distances: NDArray[np.float64]
     """[N], the distance of both answers for each image."""
     measure: Measure
-    images: int
 
 
 def collect_answers(
@@ -117,14 +125,14 @@ def report_images(answers: ReportAnswers, limits: Limits) -> ReportImages | None
         answers.expected,
         answers.actual,
     )
-    if (comparison := _AnswerComparison.of(answers, batch, limits)) is None:
+    if not batch.comparable:
         return None
+    comparison = _AnswerComparison(answers.task, batch, limits)
     lost = frozenset(comparison.changed)
     changed_elsewhere: dict[str, ReportTile] = {}  # by title, from the first batch in which the decision changed
     shown = {titles[number] for number in lost}
-    for other in answers.batches:
-        if (elsewhere := _AnswerComparison.of(answers, other, limits)) is None:
-            continue
+    for other in (other for other in answers.batches if other.comparable):
+        elsewhere = _AnswerComparison(answers.task, other, limits)
         for number in elsewhere.changed:
             title = other.inputs.titles[number]
             if title not in shown and title not in changed_elsewhere:
@@ -134,144 +142,87 @@ def report_images(answers: ReportAnswers, limits: Limits) -> ReportImages | None
         for number in comparison.order
         if number not in lost and titles[number] not in changed_elsewhere and comparison.distances[number] > 0
     ]
-    return ReportImages(
-        (
-            *(comparison.tile(number) for number in comparison.changed),
-            *changed_elsewhere.values(),
-            *(comparison.tile(number) for number in large_errors[:MAX_UNCHANGED_IMAGES]),
-        ),
-        lost,
-        comparison.distances,
-        comparison.measure,
-        len(answers.golden.images),
+    tiles = (
+        *map(comparison.tile, comparison.changed),
+        *changed_elsewhere.values(),
+        *map(comparison.tile, large_errors[:MAX_UNCHANGED_IMAGES]),
     )
+    return ReportImages(tiles, lost, comparison.distances, comparison.measure)
 
 
-@dataclass(frozen=True)
 class _AnswerComparison:
-    """The outputs of checkpoint and artifact for one batch, compared image by image."""
+    """The comparable outputs of checkpoint and artifact for one batch, image by image."""
 
-    changed: list[int]
-    """Indices of the images whose decision changed, largest distance first."""
-    order: list[int]
-    """Indices of all images, largest distance first."""
-    distances: NDArray[np.float64]
     measure: Measure
-    tiles: _TileBuilder
+    distances: NDArray[np.float64]
 
-    @classmethod
-    def of(cls, answers: ReportAnswers, batch: ComparedBatch, limits: Limits) -> _AnswerComparison | None:
-        """Compare both outputs of a batch; None where their shapes or types differ."""
-        expected, actual = batch.expected, batch.actual
-        if _shapes(expected) != {name: _shapes(actual).get(name) for name in expected}:
-            return None
-        is_finite, is_expected_finite = finite_answers(actual), finite_answers(expected)
+    def __init__(self, task: Task, batch: ComparedBatch, limits: Limits) -> None:
+        self._task, self._inputs = task, batch.inputs
         # Rows with NaN or infinity have no answer; the tile says so.
-        numbers = {name: np.nan_to_num(array) for name, array in actual.items()}
-        right = {name: np.nan_to_num(array) for name, array in expected.items()}
-        agreement = answers.task.agreement(right, numbers, batch.inputs.geometries, limits.tie)
-        distances, measure = _distances(right, actual, agreement)
-        kept = answers.task.decisions_kept(agreement, limits.slack)
+        self._is_finite = finite_answers(batch.actual)
+        self._expected, self._actual = (
+            {name: np.nan_to_num(outputs[name]) for name in batch.expected}
+            for outputs in (batch.expected, batch.actual)
+        )
+        agreement = task.agreement(self._expected, self._actual, batch.inputs.geometries, limits.tie)
+        if any(np.issubdtype(array.dtype, np.floating) for array in self._expected.values()):
+            self.measure, self.distances = "error", max_error_per_image(self._expected, batch.actual)
+            self._closeness = [f"error {distance:.1e}" for distance in self.distances]
+        else:
+            self.measure, self.distances = "disagreement", 1 - np.min(list(agreement.values()), axis=0)
+            rows = zip(*agreement.values(), strict=True)
+            self._closeness = [
+                ", ".join(f"{name} {value:.3f}" for name, value in zip(agreement, row, strict=True)) for row in rows
+            ]
+        kept = task.decisions_kept(agreement, limits.slack)
         if batch.inputs.name == PROBES and limits.probes != 1:  # decisions on probes may change
-            kept = distances <= limits.for_probes().max_abs
-        lost = is_expected_finite & ~(kept & is_finite)
-        order = [int(number) for number in np.argsort(-distances, kind="stable")]
-        tiles = _TileBuilder(answers.task, batch, numbers, is_finite, _distance_texts(distances, measure, agreement))
-        return cls([number for number in order if lost[number]], order, distances, measure, tiles)
-
-    def tile(self, number: int) -> ReportTile:
-        return self.tiles.tile(number, number in self.changed)
-
-
-def _shapes(outputs: Outputs) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    return {name: (array.shape, array.dtype) for name, array in outputs.items()}
-
-
-def _distances(expected: Outputs, actual: Outputs, agreement: Agreement) -> tuple[NDArray[np.float64], Measure]:
-    floating = [name for name, array in expected.items() if np.issubdtype(array.dtype, np.floating)]
-    if not floating:
-        return 1 - np.min(list(agreement.values()), axis=0), "disagreement"
-    errors = [np.abs(actual[name].astype(np.float64) - expected[name]) for name in floating]
-    largest = [error.reshape(len(error), -1).max(axis=1) for error in errors]
-    return np.nan_to_num(np.max(largest, axis=0), nan=np.inf), "error"
-
-
-def _distance_texts(distances: NDArray[np.float64], measure: Measure, agreement: Agreement) -> list[str]:
-    if measure == "error":
-        return [f"error {distance:.1e}" for distance in distances]
-    return [", ".join(f"{name} {values[i]:.3f}" for name, values in agreement.items()) for i in range(len(distances))]
-
-
-class _TileBuilder:
-    def __init__(
-        self,
-        task: Task,
-        batch: ComparedBatch,
-        numbers: Outputs,
-        is_finite: NDArray[np.bool_],
-        distance_texts: Sequence[str],
-    ) -> None:
-        """numbers: the artifact's outputs with NaN and infinity replaced by numbers; is_finite: bool [N]."""
-        self._task, self._batch, self._numbers = task, batch, numbers
-        self._is_finite, self._distance_texts = is_finite, distance_texts
-        self._images = batch.inputs.images
-        self._batch_note = f", {batch.inputs.name}" if batch.inputs.name else ""
+            kept = self.distances <= limits.for_probes().max_abs
+        lost = finite_answers(batch.expected) & ~(kept & self._is_finite)
+        self.order = [int(number) for number in np.argsort(-self.distances, kind="stable")]
+        """Indices of all images, largest distance first."""
+        self.changed = [number for number in self.order if lost[number]]
+        """Indices of the images whose decision changed."""
 
     @cached_property
-    def _expected(self) -> list[Answer]:
-        return self._answers(self._batch.expected)
-
-    @cached_property
-    def _actual(self) -> list[Answer]:
-        return self._answers(self._numbers)
-
-    @cached_property
-    def _captions(self) -> list[Sequence[str]]:
-        return [self._task.captions(answers, self._batch.inputs.titles) for answers in (self._expected, self._actual)]
-
-    def tile(self, number: int, changed: bool) -> ReportTile:
-        before, after = self._expected[number], self._actual[number]
-        image = self._images[number]
-        actual_lines = (
-            self._lines(after, self._captions[1][number]) if self._is_finite[number] else ("NaN or infinity",)
-        )
-        return ReportTile(
-            name=f"{self._batch.inputs.titles[number]}{self._batch_note}",
-            pictures=_tile_images(image, before.mask, after.mask if self._is_finite[number] else None),
-            expected=self._lines(before, self._captions[0][number]),
-            actual=actual_lines,
-            changed=changed,
-            closeness=self._distance_texts[number],
-            small=max(image.shape[:2]) < _SMALL,
-        )
-
-    def _answers(self, outputs: Outputs) -> list[Answer]:
-        height, width = self._images.shape[1:3]
+    def _answers(self) -> list[list[tuple[Answer, tuple[str, ...]]]]:
+        """The answers of the checkpoint, and those of the artifact, for each image, with their lines of text."""
+        height, width = self._inputs.images.shape[1:3]
         box = (0.0, 0.0, float(width), float(height))
         geometry = Geometry((width, height), box, box)  # masks keep the size of the images shown
-        return [
-            self._task.answer({name: array[i] for name, array in outputs.items()}, geometry, _TOP)
-            for i in range(len(self._images))
-        ]
+        sides = []
+        for outputs in (self._expected, self._actual):
+            rows = [{name: array[i] for name, array in outputs.items()} for i in range(len(self.distances))]
+            answers = [self._task.answer(row, geometry, _TOP) for row in rows]
+            lines = []
+            for answer, caption in zip(answers, self._task.captions(answers, self._inputs.titles), strict=True):
+                # The caption, followed by the next best labels where the caption is the best label.
+                cells = self._task.cells(answer.fields)
+                lines.append((caption, *cells[1:_TOP]) if cells and cells[0] == caption else (caption,))
+            sides.append(list(zip(answers, lines, strict=True)))
+        return sides
 
-    def _lines(self, answer: Answer, caption: str) -> tuple[str, ...]:
-        """The caption, followed by the next best labels where the caption is the best label."""
-        cells: Sequence[str] = self._task.cells(answer.fields)
-        return (caption, *cells[1:_TOP]) if cells and cells[0] == caption else (caption,)
-
-
-def _tile_images(
-    image: ImageArray, before: NDArray[np.uint8] | None, after: NDArray[np.uint8] | None
-) -> tuple[tuple[str, str], ...]:
-    picture = Image.fromarray(image)
-    if before is None:
-        return ((thumbnail(picture), ""),)
-    shown = [(thumbnail(overlay(picture, before)), "checkpoint")]
-    if after is not None:
-        shown.append((thumbnail(overlay(picture, after)), "artifact"))
-        # The image in pale gray, with the differing pixels in one strong colour.
-        grey = np.array(picture.convert("L").convert("RGB"))
-        difference = (grey // 2 + 96).astype(np.uint8)
-        difference[before != after] = _DIFFERENCE_COLOR
-        shown.append((thumbnail(Image.fromarray(difference)), "difference"))
-    return tuple(shown)
+    def tile(self, number: int) -> ReportTile:
+        """The image with both answers; for a mask, with the difference too."""
+        (before, expected), (after, actual) = (answers[number] for answers in self._answers)
+        image, is_finite = self._inputs.images[number], self._is_finite[number]
+        picture = Image.fromarray(image)
+        shown = [(thumbnail(picture), "")]
+        if before.mask is not None:
+            shown = [(thumbnail(overlay(picture, before.mask)), "checkpoint")]
+            if after.mask is not None and is_finite:
+                shown.append((thumbnail(overlay(picture, after.mask)), "artifact"))
+                # The image in pale gray, with the differing pixels in one strong colour.
+                grey = np.array(picture.convert("L").convert("RGB"))
+                difference = (grey // 2 + 96).astype(np.uint8)
+                difference[before.mask != after.mask] = _DIFFERENCE_COLOR
+                shown.append((thumbnail(Image.fromarray(difference)), "difference"))
+        note = f", {self._inputs.name}" if self._inputs.name else ""
+        return ReportTile(
+            name=f"{self._inputs.titles[number]}{note}",
+            pictures=tuple(shown),
+            expected=expected,
+            actual=actual if is_finite else ("NaN or infinity",),
+            changed=number in self.changed,
+            closeness=self._closeness[number],
+            small=max(image.shape[:2]) < _SMALL,
+        )

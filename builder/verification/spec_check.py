@@ -26,20 +26,16 @@ def spec_problems(artifact: Path, spec: ModelSpec) -> list[Problem]:
 
 
 def compare_specs(found: ModelSpec, expected: ModelSpec) -> list[Problem]:
-    """The differences between an artifact's spec and the checkpoint's, as problems."""
-    differences = spec_differences(found, expected)
-    return [Problem("verdict.spec", f"the artifact's {difference}. {_REMEDY}") for difference in differences]
-
-
-def spec_differences(found: ModelSpec, expected: ModelSpec) -> Iterator[str]:
-    """Yield each difference as `FIELD is X, the checkpoint's Y`."""
-    yield from _task_differences(found, expected, "")
+    """The differences between an artifact's spec and the checkpoint's: `FIELD is X, the checkpoint's Y`."""
+    differences = [*_task_differences(found, expected, "")]
     expected_fields = asdict(expected.preprocess)
     for name, value in asdict(found.preprocess).items():
         if value != expected_fields[name]:
-            yield _difference_text(f"preprocess.{name}", value, expected_fields[name])
+            differences.append(_difference_text(f"preprocess.{name}", value, expected_fields[name]))
     if found.outputs != expected.outputs:
-        yield _difference_text("outputs", *(", ".join(map(str, side.outputs)) for side in (found, expected)))
+        outputs = (", ".join(map(str, side.outputs)) for side in (found, expected))
+        differences.append(_difference_text("outputs", *outputs))
+    return [Problem("verdict.spec", f"the artifact's {difference}. {_REMEDY}") for difference in differences]
 
 
 def _task_differences(found: TaskSpec, expected: TaskSpec, prefix: str) -> Iterator[str]:

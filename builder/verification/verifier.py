@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,11 +58,12 @@ def verify_runner(
     verification = _Verification(reference, candidate, golden, max_batch, limits or LIMITS[precision])
     if (answers := verification.compare_full_batches()) is not None:
         verification.compare_reversed_order(answers)
-        verification.compare_changed_colors()
+        # Gray images would hide swapped channels.
+        verification.compare_all([changed_colors(golden, max_batch)])
         verification.check_answers(answers)
         verification.check_quality(answers)
         if not verification.problems:  # after a failure these checks cost time and add nothing
-            verification.compare_intermediate_batches(preferred)
+            verification.compare_all(intermediate_batches(golden, max_batch, preferred))
             verification.compare_probes()
     if training is not None and training.golden.outputs:
         verification.check_training(training)
@@ -106,20 +106,23 @@ class _Verification:
             self.reference, self.golden.images, balanced_batch_size(len(self.golden.images), self.max_batch)
         )
         if not all(np.isfinite(array).all() for array in self.expected.values()):
-            self.problems.append(
-                Problem(
-                    "verdict.reference_not_finite",
-                    "the checkpoint itself outputs NaN or infinity: no artifact can be verified against it",
-                )
+            self.report(
+                "the checkpoint itself outputs NaN or infinity: no artifact can be verified against it",
+                code="verdict.reference_not_finite",
             )
-        elif all(_is_constant(array) for array in self.expected.values()):
-            self.problems.append(
-                Problem(
-                    "verdict.reference_constant",
-                    "the checkpoint outputs the same values for every image, so a wrong graph would not show. Export "
-                    "trained weights, or pass images that differ with --images",
-                )
+        elif all(
+            (np.abs(array.astype(np.float64) - array[0]) <= 2 * rounding_tolerance(array)).all()
+            for array in self.expected.values()
+        ):
+            self.report(
+                "the checkpoint outputs the same values for every image, so a wrong graph would not show. Export "
+                "trained weights, or pass images that differ with --images",
+                code="verdict.reference_constant",
             )
+
+    def report(self, message: str, code: str) -> None:
+        """Add a problem to the verdict."""
+        self.problems.append(Problem(code, message))
 
     def compare_full_batches(self) -> Outputs | None:
         """Compare all images at batch 1, a middle size and the maximum; return the outputs of the largest batch.
@@ -137,14 +140,14 @@ class _Verification:
             if not self._compare(inputs, self._expected_answers(inputs), answers):
                 return None
         if failed or answers is None:
-            message = _failed_sizes_message(failed, batch_sizes(self.max_batch), self.candidate.max_batch)
-            self.problems.append(Problem("verdict.batch", message))
+            sizes = batch_sizes(self.max_batch)
+            self.report(_failed_sizes_message(failed, sizes, self.candidate.max_batch), code="verdict.batch")
             return None
         return {name: array[: len(self.golden.images)] for name, array in answers.items()}
 
-    def compare_intermediate_batches(self, preferred: Collection[int]) -> None:
-        """Compare one batch of each other size that the server may use."""
-        for inputs in intermediate_batches(self.golden, self.max_batch, preferred):
+    def compare_all(self, batches: Iterable[ComparisonInput]) -> None:
+        """Compare both outputs for other images or batch sizes."""
+        for inputs in batches:
             if (answers := self._infer_or_report(inputs)) is not None:
                 self._compare(inputs, self._expected_answers(inputs), answers)
 
@@ -161,9 +164,8 @@ class _Verification:
         rows = np.flatnonzero(valid)
         inputs, expected, answers = inputs.select(rows), select_rows(expected, rows), select_rows(answers, rows)
         if self._compare(inputs, expected, answers, self.limits.for_probes()):
-            self.problems += [
-                Problem("verdict.answers", f"{inputs.name}: {fault}") for fault in self.task.faults(answers)
-            ]
+            for fault in self.task.faults(answers):
+                self.report(f"{inputs.name}: {fault}", code="verdict.answers")
 
     def compare_reversed_order(self, answers: Outputs) -> None:
         """Run the same images in reverse order: the output of each image must stay the same."""
@@ -174,24 +176,17 @@ class _Verification:
         change = compare(inputs.name, self.task, before, reversed_answers, inputs.geometries, self.limits)
         self.comparisons.append(change)
         if not change.is_within(self.limits) or change.decisions_kept < self.limits.decisions:
-            self.problems.append(
-                Problem(
-                    "verdict.batch_position",
-                    f"the output of an image depends on its position in the batch: in a batch of {inputs.batch} in "
-                    f"another order, values change by {change.max_abs:.1e} and {change.decisions_kept:.0%} of "
-                    "decisions are kept",
-                )
+            self.report(
+                f"the output of an image depends on its position in the batch: in a batch of {inputs.batch} in "
+                f"another order, values change by {change.max_abs:.1e} and {change.decisions_kept:.0%} of decisions "
+                "are kept",
+                code="verdict.batch_position",
             )
-
-    def compare_changed_colors(self) -> None:
-        """Compare on images with changed colours: gray images would hide swapped channels."""
-        inputs = changed_colors(self.golden, self.max_batch)
-        if (answers := self._infer_or_report(inputs)) is not None:
-            self._compare(inputs, self._expected_answers(inputs), answers)
 
     def check_answers(self, answers: Outputs) -> None:
         """Report outputs that are impossible for the task, whatever the checkpoint outputs."""
-        self.problems += [Problem("verdict.answers", fault) for fault in self.task.faults(answers)]
+        for fault in self.task.faults(answers):
+            self.report(fault, code="verdict.answers")
 
     def check_quality(self, answers: Outputs) -> None:
         """Compare accuracy and other metrics where the golden sample has labels."""
@@ -201,31 +196,27 @@ class _Verification:
         after = self.task.quality(answers, self.golden.targets)
         self.quality = {"checkpoint": before, "artifact": after}
         kept = compare("quality", self.task, self.expected, answers, self.geometries, self.limits).decisions_kept
-        if kept == 1:
-            return  # only ties were decided differently
-        self.problems += [
-            Problem("verdict.quality", loss) for loss in quality_losses(before, after, self.limits.quality)
-        ]
+        if kept < 1:  # else only ties were decided differently
+            for loss in quality_losses(before, after, self.limits.quality):
+                self.report(loss, code="verdict.quality")
 
     def check_training(self, training: TrainedReference) -> None:
         """Check that the checkpoint reproduces the outputs that training recorded."""
         reference, golden = training.reference, training.golden
         now = replay_golden(reference, golden, min(8, self.max_batch))
         if now is None:
-            self.problems.append(
-                Problem("verdict.golden_mismatch", "the golden sample beside the checkpoint belongs to another model")
+            self.report(
+                "the golden sample beside the checkpoint belongs to another model", code="verdict.golden_mismatch"
             )
             return
         drift = compare(TRAINING_COMPARISON, task_of(reference.spec), golden.outputs, now, golden.geometry_values)
         self.comparisons.append(drift)
         # Training may have run on a GPU: decisions must be equal, small differences are allowed.
         if drift.decisions_kept < 1 or not drift.relative <= 100 * LIMITS["fp32"].relative:
-            self.problems.append(
-                Problem(
-                    "verdict.training",
-                    f"the checkpoint does not reproduce the outputs recorded in training (error {drift.max_abs:.1e}, "
-                    f"{drift.decisions_kept:.0%} of decisions kept): weights or golden sample were changed since then",
-                )
+            self.report(
+                f"the checkpoint does not reproduce the outputs recorded in training (error {drift.max_abs:.1e}, "
+                f"{drift.decisions_kept:.0%} of decisions kept): weights or golden sample were changed since then",
+                code="verdict.training",
             )
 
     def _expected_answers(self, inputs: ComparisonInput) -> Outputs:
@@ -242,21 +233,17 @@ class _Verification:
             self.comparisons.append(comparison)
             if not comparison.is_within(limits):
                 worst = inputs.titles[int(max_error_per_image(expected, actual).argmax())]
-                self.problems.append(
-                    Problem(
-                        "verdict.numbers",
-                        f"{inputs.name}: values differ by up to {comparison.max_abs:.1e} (limit {limits.max_abs:.0e}), "
-                        f"relative {comparison.relative:.1e} (limit {limits.relative:.0e}), most for {worst}",
-                    )
+                self.report(
+                    f"{inputs.name}: values differ by up to {comparison.max_abs:.1e} (limit {limits.max_abs:.0e}), "
+                    f"relative {comparison.relative:.1e} (limit {limits.relative:.0e}), most for {worst}",
+                    code="verdict.numbers",
                 )
             if comparison.decisions_kept < limits.decisions:
                 agreement = ", ".join(f"{name} {value:.4f}" for name, value in comparison.agreement.items())
-                self.problems.append(
-                    Problem(
-                        "verdict.decisions",
-                        f"{inputs.name}: the decision changes for {1 - comparison.decisions_kept:.0%} of images "
-                        f"(mean {agreement})",
-                    )
+                self.report(
+                    f"{inputs.name}: the decision changes for {1 - comparison.decisions_kept:.0%} of images "
+                    f"(mean {agreement})",
+                    code="verdict.decisions",
                 )
         if not before and self.problems and inputs.indices is not None:
             self._report_wrong_positions(inputs, expected, actual)
@@ -264,11 +251,8 @@ class _Verification:
 
     def _report_wrong_positions(self, inputs: ComparisonInput, expected: Outputs, actual: Outputs) -> None:
         """Report the batch positions that are wrong where the same images were right in a smaller batch."""
-        smaller = [
-            comparison.asked
-            for comparison in self.comparisons
-            if comparison.asked != inputs.name and comparison.asked.startswith("batch")
-        ]
+        names = [comparison.asked for comparison in self.comparisons]
+        smaller = [name for name in names if name != inputs.name and name.startswith("batch")]
         if not smaller or any(problem.code == "verdict.interface" for problem in self.problems):
             return
         # The wrong rows, bool [N]: values beyond the limit, or for class numbers alone a changed decision. Agreement
@@ -279,64 +263,48 @@ class _Verification:
             wrong = ~self.task.decisions_kept(agreement, self.limits.slack)
         positions = sorted({row % inputs.batch for row in np.flatnonzero(wrong).tolist()})
         if wrong.all():
-            self.problems.append(
-                Problem(
-                    "verdict.batch",
-                    f"all outputs of a batch of {inputs.batch} are wrong; those of {', '.join(smaller)} are right",
-                )
+            self.report(
+                f"all outputs of a batch of {inputs.batch} are wrong; those of {', '.join(smaller)} are right",
+                code="verdict.batch",
             )
         elif positions:
-            self.problems.append(
-                Problem(
-                    "verdict.batch_position",
-                    f"in a batch of {inputs.batch} the outputs at {_positions_text(positions)} are wrong; "
-                    f"at {smaller[0]} the same images are right",
-                )
+            self.report(
+                f"in a batch of {inputs.batch} the outputs at {_positions_text(positions)} are wrong; "
+                f"at {smaller[0]} the same images are right",
+                code="verdict.batch_position",
             )
 
     def _infer_or_report(self, inputs: ComparisonInput) -> Outputs | None:
         try:
             return inputs.infer(self.candidate)
         except TritonkitError as error:
-            self.problems.append(Problem("verdict.run", f"{inputs.name}: {error}"))
+            self.report(f"{inputs.name}: {error}", code="verdict.run")
             return None
 
     def _has_same_interface(self, inputs: ComparisonInput, expected: Outputs, actual: Outputs) -> bool:
         """Whether names, shapes and types of the outputs are as expected, and all values finite; else report it."""
         for name, right in expected.items():
             if name not in actual:
-                self.problems.append(
-                    Problem("verdict.interface", f"has no output {name!r}; it has {', '.join(actual)}")
-                )
+                self.report(f"has no output {name!r}; it has {', '.join(actual)}", code="verdict.interface")
                 return False
             array = actual[name]
             if array.shape != right.shape or array.dtype != right.dtype:
-                self.problems.append(
-                    Problem(
-                        "verdict.interface",
-                        f"{inputs.name}: output {name} is {array.dtype} {list(array.shape)}, "
-                        f"expected {right.dtype} {list(right.shape)}",
-                    )
+                self.report(
+                    f"{inputs.name}: output {name} is {array.dtype} {list(array.shape)}, "
+                    f"expected {right.dtype} {list(right.shape)}",
+                    code="verdict.interface",
                 )
                 return False
             bad = np.logical_not(np.isfinite(array.reshape(len(array), -1)).all(axis=1))
             if bad.any():
                 kind = "NaN" if np.isnan(array).any() else "infinity"
-                self.problems.append(
-                    Problem(
-                        "verdict.nan",
-                        f"{inputs.name}: output {name} holds {kind} for {int(bad.sum())} of {len(bad)} images, "
-                        f"first for {inputs.titles[int(bad.argmax())]}",
-                    )
+                self.report(
+                    f"{inputs.name}: output {name} holds {kind} for {int(bad.sum())} of {len(bad)} images, "
+                    f"first for {inputs.titles[int(bad.argmax())]}",
+                    code="verdict.nan",
                 )
                 return False
         return True
-
-
-def _is_constant(answers: NDArray[Any]) -> bool:
-    """Whether all images have the output of the first one, except for rounding. answers: [N, ...]."""
-    values = answers.astype(np.float64)
-    return bool((np.abs(values - values[0]) <= 2 * rounding_tolerance(answers)).all())
 
 
 def _positions_text(positions: Sequence[int]) -> str:

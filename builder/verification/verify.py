@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from builder.onnx.precision import onnx_precision, onnx_rounding
@@ -29,7 +30,7 @@ from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.formats import ONNX, Precision, format_of, is_plan
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.system.files import file_sha256
-from tritonkit.triton.model_config import CONFIG_FILE, configured_batch_sizes, read_config
+from tritonkit.triton.model_config import configured_batch_sizes, read_config
 
 DEFAULT_VERIFICATION = VerificationOptions()
 
@@ -49,9 +50,10 @@ def verify_artifact(
         tempfile.TemporaryDirectory() as scratch,
         CachingRunner(_open_runner(artifact, source, Path(scratch), recorded)) as runner,
     ):
-        context = verification_context(
-            source, golden, largest_batch(max_batch, runner), options.limits, _sizes_in_config(artifact)
-        )
+        sizes: tuple[int, ...] = ()
+        with suppress(ArtifactError):  # an artifact outside a repository, or a finding of `builder check`
+            sizes = configured_batch_sizes(read_config(artifact.resolve().parent.parent))
+        context = verification_context(source, golden, largest_batch(max_batch, runner), options.limits, sizes)
         if format_of(artifact) is ONNX:
             verdict = context.verify(runner, precision, artifact)
         else:
@@ -82,15 +84,6 @@ def largest_batch(requested: int | None, runner: Runner) -> int:
     return requested or runner.max_batch or DEFAULT_MAX_BATCH
 
 
-def _sizes_in_config(artifact: Path) -> tuple[int, ...]:
-    """The batch sizes in the config.pbtxt of a published artifact; empty for an artifact outside a repository."""
-    model = artifact.resolve().parent.parent
-    try:
-        return configured_batch_sizes(read_config(model)) if (model / CONFIG_FILE).is_file() else ()
-    except ArtifactError:  # `builder check` reports it
-        return ()
-
-
 def precision_of(artifact: Path) -> Precision:
     """Read the precision of an artifact: from an ONNX graph itself, else from the verdict next to it, else fp32.
 
@@ -99,18 +92,14 @@ def precision_of(artifact: Path) -> Precision:
     """
     if format_of(artifact) is ONNX:
         return onnx_precision(artifact)
-    if not (is_recorded if is_plan(artifact) else _is_published)(artifact):
-        return "fp32"
-    verdict = Verdict.find(artifact.parent)
+    if is_plan(artifact):
+        belongs = is_recorded(artifact)
+    else:
+        manifest, paths = Manifest.find(artifact.parent), (artifact, artifact.with_name(Verdict.FILE))
+        hashes = {} if manifest is None else {name: entry.sha256 for name, entry in manifest.files.items()}
+        belongs = all(path.is_file() and hashes.get(path.name) == file_sha256(path) for path in paths)
+    verdict = Verdict.find(artifact.parent) if belongs else None
     return "fp32" if verdict is None else verdict.precision
-
-
-def _is_published(artifact: Path) -> bool:
-    """Whether the hashes in the manifest match the artifact and its verdict."""
-    manifest = Manifest.find(artifact.parent)
-    files = {} if manifest is None else manifest.files
-    paths = (artifact, artifact.with_name(Verdict.FILE))
-    return all(path.name in files and path.is_file() and file_sha256(path) == files[path.name].sha256 for path in paths)
 
 
 def _open_runner(artifact: Path, source: Source, scratch: Path, recorded: Sequence[Problem] = ()) -> Runner:

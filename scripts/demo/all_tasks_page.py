@@ -41,14 +41,9 @@ class ExampleResult:
     metric: str
     minimum: float
     metrics: dict[str, list[float]]
-    verdict: str
+    verdict: Verdict
     gallery: str
     drawings: tuple[str, ...]
-
-    @property
-    def value(self) -> float:
-        """Value of the task's metric with the checkpoint."""
-        return self.metrics[self.metric][0]
 
     @property
     def difference(self) -> float:
@@ -58,7 +53,16 @@ class ExampleResult:
     @property
     def passed(self) -> bool:
         """Whether the metric reaches its minimum and is the same when served."""
-        return self.value >= self.minimum and self.difference < MAX_DIFFERENCE
+        return self.metrics[self.metric][0] >= self.minimum and self.difference < MAX_DIFFERENCE
+
+    @property
+    def sentence(self) -> str:
+        """The line that is printed."""
+        values = " ".join(f"{value:.4f}" for value in self.metrics[self.metric])
+        return (
+            f"{self.name}: {self.metric} {values} (checkpoint, ONNX, Triton; at least {self.minimum}), "
+            f"largest difference of any metric {self.difference:.6f}, trained in {self.seconds} s"
+        )
 
 
 def main(folder: Path, names: Sequence[str]) -> int:
@@ -68,24 +72,12 @@ def main(folder: Path, names: Sequence[str]) -> int:
     page = template.render(results=results, max_difference=MAX_DIFFERENCE)
     (folder / "index.html").write_text(page, encoding="utf-8")
     print(f"open {folder / 'index.html'} in a browser")
-    checks = {}
-    for result in results:
-        values = " ".join(f"{value:.4f}" for value in result.metrics[result.metric])
-        sentence = (
-            f"{result.name}: {result.metric} {values} (checkpoint, ONNX, Triton; at "
-            f"least {result.minimum}), largest difference of any metric {result.difference:.6f}, "
-            f"trained in {result.seconds} s"
-        )
-        checks[sentence] = result.passed
-    return 0 if report_checks(checks) else 1
+    return 0 if report_checks({result.sentence: result.passed for result in results}) else 1
 
 
 def _result(folder: Path, name: str) -> ExampleResult:
     example_folder, run, version = folder / name, folder / "runs" / name / "1", folder / "model_repository" / name / "1"
     measured = [json.loads((example_folder / f"{runtime}.json").read_bytes())["metrics"] for runtime in RUNTIMES]
-    verdict = Verdict.read_file(version / Verdict.FILE)
-    worst = max(comparison.max_abs for comparison in verdict.comparisons)
-    decisions_kept = min(comparison.decisions_kept for comparison in verdict.comparisons)
     metric, minimum = MINIMUMS[name]
     return ExampleResult(
         name=name,
@@ -94,7 +86,7 @@ def _result(folder: Path, name: str) -> ExampleResult:
         metric=metric,
         minimum=minimum,
         metrics={key: [metrics[key] for metrics in measured] for key in measured[0]},
-        verdict=f"{'passed' if verdict.passed else 'failed'}, largest error {worst:.1e}, {decisions_kept:.0%} decisions kept",
+        verdict=Verdict.read_file(version / Verdict.FILE),
         gallery=(example_folder / "answers.html").read_text(encoding="utf-8"),
         drawings=tuple(data_url(run / drawn) for drawn in DRAWN if (run / drawn).is_file()),
     )

@@ -6,6 +6,7 @@ python -m scripts.docs.errors
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
@@ -86,19 +87,17 @@ def page() -> str:
 
 def _call_entries(call: ast.Call) -> Iterator[Entry]:
     name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
-    code = next((word.value for word in call.keywords if word.arg == "code"), None)
     arguments = [argument for argument in call.args if not isinstance(argument, ast.Starred)]
-    if code is None and name == "Problem" and arguments:
-        code, *arguments = arguments
+    keywords = {word.arg: word.value for word in call.keywords}
+    code = keywords.get("code") or (arguments.pop(0) if name == "Problem" and arguments else None)
     codes = [node.value for node in ast.walk(code) if isinstance(node, ast.Constant)] if code else []
-    keyword_values = {word.arg: word.value for word in call.keywords}
-    texts = [
-        text for argument in [*arguments, *keyword_values.values()] if (text := _template(argument)) not in ("", *codes)
-    ]
-    if name == "CommandLine":
-        texts = ["a value that the option does not take"]
-    message = keyword_values.get("message")
-    text = _template(message) if message else next(iter(sorted(texts, key=lambda text: " " not in text)), "")
+    if "message" in keywords:
+        text = _template(keywords["message"])
+    elif name == "CommandLine":
+        text = "a value that the option does not take"
+    else:
+        texts = [text for text in map(_template, [*arguments, *keywords.values()]) if text not in ("", *codes)]
+        text = next(iter(sorted(texts, key=lambda text: " " not in text)), "")
     for value in codes:
         if isinstance(value, str) and "." in value:
             yield Entry(value, _FINDINGS.get(name, name if name.endswith("Error") else "problem"), text)
@@ -110,11 +109,11 @@ def _template(node: ast.expr) -> str:
         case ast.Constant(value=str() as text):
             return text
         case ast.JoinedStr(values=parts):
-            return "".join(_template(part) for part in parts)
+            return "".join(map(_template, parts))
         case ast.FormattedValue(value=value):
             names = [part for part in ast.walk(value) if isinstance(part, ast.Name | ast.Attribute)]
-            first = names[0] if names else None
-            return "{" + (first.attr if isinstance(first, ast.Attribute) else first.id if first else "...") + "}"
+            words = [part.attr if isinstance(part, ast.Attribute) else part.id for part in names]
+            return "{" + next(iter(words), "...") + "}"
         case ast.BinOp(op=ast.Add(), left=left, right=right):
             return _template(left) + _template(right)
         case ast.IfExp(body=body):
@@ -124,10 +123,7 @@ def _template(node: ast.expr) -> str:
 
 def _cell(text: str) -> str:
     """Escape a text for a cell of a Markdown table."""
-    plain = " ".join(text.split())
-    for character, escaped in (("|", "\\|"), ("<", "&lt;"), ("*", "\\*"), ("_", "\\_"), ("[", "\\[")):
-        plain = plain.replace(character, escaped)
-    return plain
+    return re.sub(r"([|*_\[])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ from benchmarks.studies.local_triton import LocalTriton, publish_network, serve,
 from benchmarks.studies.study import Result, command
 from scripts.drills.tcp_proxy import TcpProxy, open_proxy
 from tritonkit.errors import ServerError
-from tritonkit.spec import Frozen
 
 _MODEL = "tiny"
 _DAMAGED_INTERVAL = 100
@@ -43,24 +42,6 @@ _STALL_TIMEOUT_S = 60.0
 """The drill fails after this time without a new row."""
 _TOLERANCE = 1e-5
 """Allowed difference of a probability between batches of different images."""
-
-
-class FaultDrillResult(Frozen):
-    """Result of the drill."""
-
-    faults: dict[str, int]
-    """SIGKILLs of the client and of the server, and breaks of the network."""
-    clients: int
-    """How often the command was started."""
-    rows: int
-    identical: bool
-    """Whether all files have the same bytes as the undisturbed ones."""
-    restarts: int
-    """How often Triton crashed by itself and its supervisor restarted it."""
-    largest_difference: float
-    """Between two probabilities of the same picture and label."""
-    failures: tuple[str, ...]
-    seconds: float
 
 
 @dataclass
@@ -93,21 +74,18 @@ class InferJob:
             os.killpg(self.running.pid, signal.SIGKILL)
             self.running.wait()
 
-    def is_done(self) -> bool:
-        """Whether the client has written all rows; restart a client that ended early."""
-        if self.running is None:
-            self.start()
-        code = None if self.running is None else self.running.poll()
-        if code in (0, 1) and self.output.exists():
-            return True
-        if code is not None:
-            self.start()
-        return False
-
     def wait(self, rows: int | None) -> bool:
-        """Wait until the job has `rows` rows; return True if the job was complete first. Raises ServerError."""
+        """Wait until the job has `rows` rows; return True if it was complete first. Restarts a client that ended early.
+
+        Raises ServerError.
+        """
         last_row_count, last_change = -1, time.monotonic()
-        while not self.is_done():
+        while True:
+            code = None if self.running is None else self.running.poll()
+            if code in (0, 1) and self.output.exists():
+                return True
+            if self.running is None or code is not None:
+                self.start()
             row_count = job_rows(self.output)
             if rows and row_count >= rows:
                 return False
@@ -120,7 +98,6 @@ class InferJob:
                     code="job.stalled",
                 )
             time.sleep(_POLL_S)
-        return True
 
 
 def job_rows(output: Path) -> int:
@@ -135,7 +112,7 @@ def job_rows(output: Path) -> int:
 
 def drill(
     folder: Path, repository: Path, model: str, pictures: int, kills: int, seed: int = 0, batch: int = 1
-) -> FaultDrillResult:
+) -> Result:
     """Run an undisturbed and a disturbed job and compare their outputs. Raises the errors of a server start.
 
     folder: for all files of the drill.
@@ -163,16 +140,17 @@ def drill(
     identical = all(len({path.read_bytes() for path in pair}) == 1 for pair in (outputs, csv_files))
     if batch == 1 and not identical:
         failures.append("the files differ from those of the undisturbed job")
-    return FaultDrillResult(
-        faults=dict(fault_counts),
-        clients=disturbed.clients,
-        rows=pictures,
-        identical=identical,
-        restarts=triton.restarts,
-        largest_difference=largest,
-        failures=tuple(failures),
-        seconds=round(time.monotonic() - started, 1),
-    )
+    record = {
+        "faults": dict(fault_counts),
+        "clients": disturbed.clients,  # how often the command was started
+        "rows": pictures,
+        "identical": identical,
+        "restarts": triton.restarts,  # Triton crashed by itself and its supervisor restarted it
+        "largest_difference": largest,  # between two probabilities of the same image and label
+        "failures": failures,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    return Result(record, {"the disturbed job has the answers of the undisturbed": not failures})
 
 
 def _disturb(
@@ -183,7 +161,7 @@ def _disturb(
     row_counts = sorted(rng.sample(range(1, max(len(faults) + 1, int(pictures * 0.7))), len(faults)))
     for fault, row_count in zip(faults, row_counts, strict=True):
         if job.wait(max(row_count, job_rows(job.output) + 1)):
-            break
+            return fault_counts
         time.sleep(rng.uniform(0, 0.02))
         if fault == "client":
             job.kill()
@@ -195,35 +173,29 @@ def _disturb(
             time.sleep(rng.uniform(0.1, 1.0))
             proxy.mend()
         fault_counts[fault] += 1
-    else:
-        job.wait(None)
+    job.wait(None)
     return fault_counts
 
 
 def compare(expected: Path, actual: Path, pictures: int) -> tuple[list[str], float]:
     """Compare the JSON lines of two jobs; return the failures and the largest difference of a probability."""
-    expected_rows, actual_rows = (
-        [json.loads(line) for line in path.read_text().splitlines()] for path in (expected, actual)
-    )
+    expected_rows, actual_rows = (list(map(json.loads, path.read_text().splitlines())) for path in (expected, actual))
     names = [row["path"] for row in actual_rows]
     failures = []
     if len(names) != pictures or len(set(names)) != len(names):
         failures.append(f"{len(names)} rows of {len(set(names))} pictures, expected {pictures}")
     if names != [row["path"] for row in expected_rows]:
-        failures.append("different images, or a different order")
-        return failures, float("inf")
-    differences = list(map(_difference, expected_rows, actual_rows))
-    different = [name for name, difference in zip(names, differences, strict=True) if difference > _TOLERANCE]
-    return failures + [f"{name}: different answer" for name in different[:10]], max(differences)
+        return [*failures, "different images, or a different order"], float("inf")
+    differences = dict(zip(names, map(_difference, expected_rows, actual_rows), strict=True))
+    different = [name for name, difference in differences.items() if difference > _TOLERANCE]
+    return failures + [f"{name}: different answer" for name in different[:10]], max(differences.values())
 
 
 def _difference(first_row: dict[str, Any], second_row: dict[str, Any]) -> float:
-    if first_row.keys() != second_row.keys() or first_row.get("error") != second_row.get("error"):
-        return float("inf")
-    first, second = (
-        {entry["label"]: entry["probability"] for entry in row.get("top", [])} for row in (first_row, second_row)
-    )
-    if first.keys() != second.keys():
+    rows = (first_row, second_row)
+    first, second = ({entry["label"]: entry["probability"] for entry in row.get("top", [])} for row in rows)
+    other_keys = first_row.keys() != second_row.keys() or first.keys() != second.keys()
+    if other_keys or first_row.get("error") != second_row.get("error"):
         return float("inf")
     return max((abs(first[label] - second[label]) for label in first), default=0.0)
 
@@ -246,8 +218,7 @@ def fault_drill(pictures: int = 5000, kills: int = 20, seed: int = 0, batch: int
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         publish_network(tiny_network(), folder / "repository", _MODEL, max_batch=8)
-        result = drill(folder, folder / "repository", _MODEL, pictures, kills, seed, batch)
-    return Result(result.model_dump(), {"the disturbed job has the answers of the undisturbed": not result.failures})
+        return drill(folder, folder / "repository", _MODEL, pictures, kills, seed, batch)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from itertools import cycle
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated
@@ -26,13 +27,12 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.studies.local_triton import LocalTriton, serve, tiny_network
+from benchmarks.studies.local_triton import CachedGraphSource, LocalTriton, serve, tiny_network
 from benchmarks.studies.study import Result, command
 from builder.pipeline import export
 from builder.repository.lint import check_repository
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
-from builder.sources.base import NetworkSource
 from tritonkit.errors import TritonkitError
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.networks.network import save_network
@@ -53,19 +53,12 @@ TOLERANCE = 0.02
 """Allowed error of a probability in fp16."""
 
 
-class _ExportedGraphSource(NetworkSource):
-    """A checkpoint whose graph was exported before."""
-
-    def write_graph(self, path: Path) -> None:
-        shutil.copyfile(self.path.with_suffix(ONNX.suffix), path)
-
-
 def _export(checkpoint: Path, repository: Path, model: str, whole: bool, steps: Connection) -> None:
     """Export one version, and send each step. Runs in a process of its own."""
     torch.set_num_threads(1)
     source = source_from_checkpoint(checkpoint, model)
     if not whole:
-        source = _ExportedGraphSource(source.path, source.golden, source.description, source.module)
+        source = CachedGraphSource(source.path, source.golden, source.description, source.module)
     request = ExportRequest(source=source, repository=repository, max_batch=MAX_BATCH, keep=2, **TARGETS[model])
     export(request, steps.send)
 
@@ -110,35 +103,34 @@ class ExportDrill:
 
     def __init__(self, folder: Path, seed: int, whole: bool) -> None:
         self.repository = folder / "repository"
-        self._arguments = (folder / "network.safetensors", self.repository)
+        self._checkpoint, self._whole = folder / "network.safetensors", whole
         self._rng = random.Random(seed)  # noqa: S311 - moments, no secrets
-        self._whole = whole
         self._loaded: dict[str, int] = {}
         """When the configuration of each loaded model was written."""
-        self._export_s: dict[str, float] = {}
-        self._publishing_s: dict[str, float] = {}
-        save_network(folder / "network.safetensors", tiny_network())
-        source_from_checkpoint(folder / "network.safetensors").write_graph(folder / f"network{ONNX.suffix}")
+        self._durations_s: dict[str, tuple[float, float]] = {}
+        """Of a whole export and of its publication, by model."""
+        save_network(self._checkpoint, tiny_network())
+        source_from_checkpoint(self._checkpoint).write_graph(self._checkpoint.with_suffix(ONNX.suffix))
+
+    def _start(self, model: str) -> RunningExport:
+        return RunningExport(self._checkpoint, self.repository, model, self._whole)
 
     def measure(self, model: str) -> None:
         """Run an export to its end to measure its time. Raises TritonkitError if it fails."""
-        started = time.monotonic()
-        running = RunningExport(*self._arguments, model, self._whole)
+        started, running = time.monotonic(), self._start(model)
         running.wait(None, PUBLISHING)
         publishing_started = time.monotonic()
         running.wait(None)
         if code := running.end(kill=False):
             raise TritonkitError(f"{model}: an export that nobody killed ended with {code}", code="drill.export_failed")
-        self._export_s[model] = time.monotonic() - started
-        self._publishing_s[model] = time.monotonic() - publishing_started
+        self._durations_s[model] = time.monotonic() - started, time.monotonic() - publishing_started
 
     def kill(self, model: str, while_publishing: bool) -> str | None:
         """Kill an export at a random moment; return its step, or None if it had ended."""
-        running = RunningExport(*self._arguments, model, self._whole)
+        running = self._start(model)
         if while_publishing:
             running.wait(None, PUBLISHING)
-        span = self._publishing_s if while_publishing else self._export_s
-        ended = running.wait(self._rng.uniform(0, span[model]))
+        ended = running.wait(self._rng.uniform(0, self._durations_s[model][while_publishing]))
         if running.end(kill=not ended) > 0:
             raise TritonkitError(f"{model}: the export failed by itself: {running.step}", code="drill.export_failed")
         return None if ended else running.step
@@ -147,10 +139,9 @@ class ExportDrill:
         """Return the problems of the repository, and of the model's newest version in Triton."""
         errors = [finding for finding in check_repository(self.repository) if finding.severity == "error"]
         problems = [f"{finding.path}: {finding.message}" for finding in errors]
+        self._loaded.pop(model, None)  # it may have a new version under the same configuration
         try:
-            if (self.repository / model).is_dir():
-                self._loaded.pop(model, None)  # it may have a new version under the same configuration
-                self._load(triton, model)
+            if self._load(triton, model):
                 problems += answer_problems(triton, self.repository, model)
             if (self.repository / ensemble_of(model)).is_dir():
                 self._load(triton, decoder_of(model))
@@ -167,12 +158,15 @@ class ExportDrill:
             if (self.repository / name).is_dir():
                 shutil.rmtree(self.repository / name)
 
-    def _load(self, triton: LocalTriton, name: str) -> None:
-        """Load a model that was written since the last load."""
+    def _load(self, triton: LocalTriton, name: str) -> bool:
+        """Load a model that was written since the last load. Returns False if the repository has no such model."""
+        if not (self.repository / name).is_dir():
+            return False
         written = (self.repository / name / CONFIG_FILE).stat().st_mtime_ns
         if self._loaded.get(name) != written:
             triton.load(name)
             self._loaded[name] = written
+        return True
 
 
 def answer_problems(triton: LocalTriton, repository: Path, model: str) -> list[str]:
@@ -193,9 +187,8 @@ def drill(
     whole: Annotated[bool, typer.Option("--whole", help="Export the graph with torch each time.")] = False,
 ) -> Result:
     """Kill exports. Raises TritonkitError if an export fails by itself."""
-    started = time.monotonic()
-    steps, failures = Counter[str](), list[str]()
-    interrupted = published = number = 0
+    started, steps, failures = time.monotonic(), Counter[str](), list[str]()
+    interrupted = published = 0
     with tempfile.TemporaryDirectory() as folder:
         exports = ExportDrill(Path(folder), seed, whole)
         exports.measure("replacing")
@@ -203,9 +196,7 @@ def drill(
             for model in TARGETS:
                 exports.measure(model)
                 exports.clear(triton, model)
-            while steps.total() < kills:
-                model = list(TARGETS)[number % len(TARGETS)]
-                number += 1
+            for number, model in enumerate(cycle(TARGETS), 1):
                 versions_before = versions_of(exports.repository / model)
                 step = exports.kill(model, while_publishing=number % 9 in (3, 5, 7))  # of each model, a third
                 if step is not None:
@@ -215,6 +206,8 @@ def drill(
                 problems = exports.problems(triton, model)
                 failures += [f"kill {steps.total()}, {model}, while {step}: {problem}" for problem in problems]
                 exports.clear(triton, model)
+                if steps.total() >= kills:
+                    break
             for model in TARGETS:  # the next exports succeed and clean up after the last kill
                 exports.measure(model)
                 failures += exports.problems(triton, model)

@@ -16,9 +16,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,10 +31,9 @@ from builder.repository.retention import keep_newest
 from tritonkit.errors import TritonkitError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes import open_artifact
-from tritonkit.spec import Frozen, ModelSpec, Outputs
+from tritonkit.spec import ModelSpec, Outputs
 from tritonkit.triton.client import TritonClient
 from tritonkit.triton.connection import Connection
-from tritonkit.triton.runner import TritonRunner
 
 MODEL = "changing"
 NETWORKS = 3
@@ -48,23 +46,6 @@ KEEP = 2
 MAX_FAILURES_LISTED = 20
 
 Protocol = Literal["grpc", "http"]
-
-
-class ReloadDrillResult(Frozen):
-    """Result of the drill."""
-
-    seconds: float
-    versions: int
-    """Number of versions published under load."""
-    requests: int
-    answered_by: dict[str, int]
-    """Answers, by version."""
-    left: tuple[str, ...]
-    """Versions in the repository at the end."""
-    failed: int
-    """Number of failed requests, failed publications and wrong answers."""
-    failures: tuple[str, ...]
-    """The first failures."""
 
 
 @dataclass
@@ -124,55 +105,28 @@ class Traffic:
                 self.answered[int(version)] += 1
 
 
-def drill(
-    folder: Path, seconds: float, every_s: float, threads: int, protocol: Protocol, report: Callable[[str], None]
-) -> ReloadDrillResult:
+def drill(folder: Path, seconds: float, every_s: float, threads: int, protocol: Protocol) -> Result:
     """Run the drill in an empty folder. Raises TritonkitError if the server or an export fails at the start."""
-    networks = export_networks(folder, report)
+    networks = export_networks(folder)
     repository = folder / "repository"
     shutil.copytree(folder / "1", repository)
     with serve(repository) as triton:
         url = triton.options.grpc_url if protocol == "grpc" else triton.options.http_url
-        with TritonRunner(TritonClient(Connection(url=url, shared_memory=True)), MODEL) as runner:
-            traffic = Traffic(runner.server, runner.spec, networks, Ledger(begun={1: 0.0}, loaded={1: 0.0}))
-            request_threads = [
-                threading.Thread(target=traffic.send_requests, name=f"request {number}") for number in range(threads)
-            ]
-            for thread in request_threads:
-                thread.start()
+        with TritonClient(Connection(url=url, shared_memory=True)) as server, ThreadPoolExecutor(threads) as pool:
+            traffic = Traffic(server, server.model(MODEL).spec(), networks, Ledger(begun={1: 0.0}, loaded={1: 0.0}))
+            requests = [pool.submit(traffic.send_requests) for _ in range(threads)]
             try:
-                published = publish_all(triton, repository, traffic, seconds, every_s, report)
+                published = publish_all(triton, repository, traffic, seconds, every_s)
             finally:
                 traffic.stop.set()
-                for thread in request_threads:
-                    thread.join()
+            for thread in requests:
+                thread.result()
     return summarize(seconds, published, traffic, repository)
 
 
-def summarize(seconds: float, published: int, traffic: Traffic, repository: Path) -> ReloadDrillResult:
-    """Create the result of a drill. published: number of versions published in `seconds`."""
-    return ReloadDrillResult(
-        seconds=seconds,
-        versions=published,
-        requests=sum(traffic.answered.values()) + sum(line.startswith("failed") for line in traffic.failures),
-        answered_by={str(version): count for version, count in sorted(traffic.answered.items())},
-        left=tuple(sorted(path.name for path in (repository / MODEL).iterdir() if path.name.isdecimal())),
-        failed=len(traffic.failures),
-        failures=tuple(traffic.failures[:MAX_FAILURES_LISTED]),
-    )
-
-
-def publish_all(
-    triton: LocalTriton,
-    repository: Path,
-    traffic: Traffic,
-    seconds: float,
-    every_s: float,
-    report: Callable[[str], None],
-) -> int:
+def publish_all(triton: LocalTriton, repository: Path, traffic: Traffic, seconds: float, every_s: float) -> int:
     """Publish and load a version every `every_s` seconds; return their number."""
-    started = time.monotonic()
-    published = 0
+    started, published = time.monotonic(), 0
     while (due_s := published * every_s) < seconds:
         time.sleep(max(0.0, started + due_s - time.monotonic()))
         try:
@@ -185,7 +139,8 @@ def publish_all(
             traffic.failures.append(f"a version could not be published: {error}")
             return published
         published += 1
-        report(f"version {version}: {sum(traffic.answered.values())} answers, {len(traffic.failures)} failures")
+        counts = f"{traffic.answered.total()} answers, {len(traffic.failures)} failures"
+        print(f"version {version}: {counts}", flush=True)
     time.sleep(max(0.0, started + seconds - time.monotonic()))
     return published
 
@@ -198,12 +153,29 @@ def publish(repository: Path, networks: Networks) -> int:
         return prepared.version
 
 
-def export_networks(folder: Path, report: Callable[[str], None]) -> Networks:
+def summarize(seconds: float, published: int, traffic: Traffic, repository: Path) -> Result:
+    """Return the result of a drill. published: number of versions published in `seconds`."""
+    failed = len(traffic.failures)  # requests, publications and wrong answers
+    requests = traffic.answered.total() + sum(line.startswith("failed") for line in traffic.failures)
+    record = {
+        "seconds": seconds,
+        "versions": published,
+        "requests": requests,
+        "answered_by": {str(version): count for version, count in sorted(traffic.answered.items())},
+        "left": sorted(path.name for path in (repository / MODEL).iterdir() if path.name.isdecimal()),
+        "failed": failed,
+        "failures": traffic.failures[:MAX_FAILURES_LISTED],
+    }
+    sentence = f"{requests} requests, {published} versions in {seconds:g} s, {failed} failures"
+    return Result(record, {sentence: not failed})
+
+
+def export_networks(folder: Path) -> Networks:
     """Export the networks. Version N gets the files of network N modulo their number."""
     images = np.random.default_rng(0).integers(0, 256, (BATCH, SIDE, SIDE, 3), dtype=np.uint8)
     folders, answers = [], []
     for number in range(NETWORKS):
-        report(f"exporting network {number + 1} of {NETWORKS}")
+        print(f"exporting network {number + 1} of {NETWORKS}", flush=True)
         network = tiny_network(MODEL, number, SIDE)
         published = publish_network(network, folder / str(number), MODEL, max_batch=BATCH, encoded=False)
         folders.append(published.artifact.parent)
@@ -223,9 +195,7 @@ def reload_drill(
 ) -> Result:
     """Run the drill with three tiny networks."""
     with tempfile.TemporaryDirectory(prefix="reload_drill.") as folder:
-        result = drill(Path(folder), seconds, every, threads, over, partial(print, flush=True))
-    sentence = f"{result.requests} requests, {result.versions} versions in {seconds:g} s, {result.failed} failures"
-    return Result(result.model_dump(), {sentence: not result.failed})
+        return drill(Path(folder), seconds, every, threads, over)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 Samples: TypeAlias = NDArray[Any]
 HEIGHT, WIDTH = 32, 48
@@ -23,7 +21,7 @@ class DecoderCase:
     name: str
     data: bytes
     truth: Samples
-    """RGB, float [height, width, 3], levels of 0 to 255, on white."""
+    """Grey or RGB, float [height, width, 1 or 3], levels of 0 to 255, on white."""
     tolerance: float = 1.01
 
 
@@ -39,26 +37,3 @@ def blend_with_white(colours: Samples, alpha: Samples) -> Samples:
     """Blend colours in 0..1 with white by alpha in 0..1; return levels in 0..255."""
     levels: Samples = (colours * alpha + 1 - alpha) * 255
     return levels
-
-
-def expected_pixels(samples: Samples, bits: int, photometric: str, extra: str) -> Samples:
-    """Return the pixels that TIFF 6.0 defines for samples."""
-    values = samples.astype(float) / (2**bits - 1)
-    colours = {"rgb": 3, "separated": 4}.get(photometric, 1)
-    pixels: Samples = values[..., :colours]
-    if photometric == "separated":
-        pixels = (1 - pixels[..., :3]) * (1 - pixels[..., 3:])
-    elif photometric != "rgb":
-        pixels = np.dstack([1 - pixels if photometric == "miniswhite" else pixels] * 3)
-    if extra == "unassalpha":
-        return blend_with_white(pixels, values[..., colours:])
-    if extra == "assocalpha":
-        pixels = pixels + 1 - values[..., colours:]
-    return pixels * 255
-
-
-def encode_image(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """Encode an image with Pillow."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()

@@ -1,17 +1,28 @@
-"""Inspect a third-party ONNX graph and run it with ONNX Runtime."""
+"""Inspect a third-party ONNX graph and run it with ONNX Runtime.
+
+A graph in fp16 or bf16 runs in fp32, where nothing is rounded: ONNX Runtime on a CPU would hide a part of the rounding
+of the original graph, and does not run bf16.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 
-from builder.sources.graph import GraphFunction, PixelType, Raw
+from builder.onnx.file import save_onnx
+from builder.onnx.precision import reduced_or_quantized_precision
+from builder.onnx.simulation import convert_to_fp32
+from builder.sources.graph import GraphFunction, GraphSignature, PixelType, Raw
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.export_options import Layout
+from tritonkit.runtimes.formats import ONNX
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
+from tritonkit.spec import ModelSpec
 
 _PIXELS: dict[int, PixelType] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -20,19 +31,7 @@ _PIXELS: dict[int, PixelType] = {
 }
 
 
-@dataclass(frozen=True)
-class DeclaredInterface:
-    """The image input and the output that a file declares; None where a size is dynamic."""
-
-    input: str
-    output: str
-    dtype: PixelType
-    layout: Layout
-    batch: int | None
-    size: tuple[int | None, int | None]
-
-
-def image_interface(model: onnx.ModelProto, path: Path, layout: Layout | None) -> DeclaredInterface:
+def image_interface(model: onnx.ModelProto, path: Path, layout: Layout | None) -> GraphSignature:
     """Read the image input and the output of a graph. Raises InputError where it has others."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
@@ -55,7 +54,7 @@ def image_interface(model: onnx.ModelProto, path: Path, layout: Layout | None) -
         )
     chosen = _layout(path, name, dims, layout)
     size = (dims[2], dims[3]) if chosen == "NCHW" else (dims[1], dims[2])
-    return DeclaredInterface(name, model.graph.output[0].name, dtype, chosen, dims[0], size)
+    return GraphSignature(name, model.graph.output[0].name, dtype, chosen, dims[0], size)
 
 
 def onnx_session(model: Path | bytes, origin: str) -> GraphFunction:
@@ -80,14 +79,43 @@ def onnx_session(model: Path | bytes, origin: str) -> GraphFunction:
     return run
 
 
+def graph_function(model: onnx.ModelProto, path: Path, changed: bool = False) -> GraphFunction:
+    """Create a function that runs a graph, in fp32 where it is reduced. Raises ArtifactError.
+
+    path: the file the model was read from. changed: the model differs from the file.
+    """
+    if reduced_or_quantized_precision(model) not in ("fp16", "bf16"):
+        return onnx_session(model.SerializeToString() if changed else path, str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        run = onnx_session(_widened_file(model, path, Path(folder)), str(path))
+
+    def run_in_fp32(pixels: Raw) -> Raw:
+        return run(pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels)
+
+    return run_in_fp32
+
+
+def reference_runner(model: onnx.ModelProto, path: Path, spec: ModelSpec) -> OnnxRuntimeRunner:
+    """Create a runner of a tritonkit graph, in fp32 where it is reduced. Raises ArtifactError."""
+    if reduced_or_quantized_precision(model) not in ("fp16", "bf16"):
+        return OnnxRuntimeRunner(path, spec=spec)
+    with tempfile.TemporaryDirectory() as folder:
+        runner = OnnxRuntimeRunner(_widened_file(model, path, Path(folder)), spec=spec)
+    runner.origin = str(path)
+    return runner
+
+
+def _widened_file(model: onnx.ModelProto, path: Path, folder: Path) -> Path:
+    file = folder / ONNX.file
+    save_onnx(convert_to_fp32(model), file, origin=f"{path}, in fp32")
+    return file
+
+
 def _layout(path: Path, name: str, dims: Sequence[int | None], requested: Layout | None) -> Layout:
-    possible: list[Layout] = []
-    if dims[1] in (3, None):
-        possible.append("NCHW")
-    if dims[3] in (3, None):
-        possible.append("NHWC")
-    if 3 in (dims[1], dims[3]) and dims[1] != dims[3]:
-        possible = ["NCHW"] if dims[1] == 3 else ["NHWC"]
+    axes: dict[Layout, int] = {"NCHW": 1, "NHWC": 3}
+    # A size of 3 says more than an unknown one.
+    known, unknown = ([layout for layout, axis in axes.items() if dims[axis] == size] for size in (3, None))
+    possible = known or unknown
     if not possible:
         raise InputError(
             f"{path}: input {name} is {_shape_text(dims)}; expected three channels, [N, 3, H, W] or [N, H, W, 3]",

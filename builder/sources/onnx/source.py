@@ -10,11 +10,10 @@ from builder.onnx.export import onnx_interface, spec_in_onnx
 from builder.onnx.file import read_onnx
 from builder.onnx.precision import inline_functions, reduced_or_quantized_precision
 from builder.sources.foreign_spec import decide_output, describe_graph, graph_spec, normalize_of, preprocess_of
-from builder.sources.graph import ForeignGraphRunner, GraphSignature, GraphSource
+from builder.sources.graph import ForeignGraphRunner, GraphSource
 from builder.sources.images import builtin_golden
 from builder.sources.onnx.batch import accepts_any_batch, check_batches, make_batch_dynamic
-from builder.sources.onnx.graph import image_interface
-from builder.sources.onnx.reference import graph_function, reference_runner
+from builder.sources.onnx.graph import graph_function, image_interface, reference_runner
 from builder.sources.onnx.wrap import upgrade_opset, wrap_graph
 from builder.sources.published import recorded_golden
 from tritonkit.errors import ArtifactError
@@ -34,13 +33,12 @@ def source_from_onnx(path: Path, foreign: ForeignModelOptions, name: str | None 
         reference = reference_runner(model, path, spec)
         golden = recorded_golden(path, reference, reduced_or_quantized_precision(model))
         return GraphSource(path, golden, f"ONNX file {path.name}", reference, model)
-    interface = image_interface(model, path, foreign.layout)
+    signature = image_interface(model, path, foreign.layout)
     run = graph_function(model, path)
     model, note = upgrade_opset(model)
     if (precision := reduced_or_quantized_precision(model)) in ("fp16", "bf16"):
         note += f", {precision} compared with the same graph in fp32"
-    preprocess = preprocess_of(path, interface.size, foreign)
-    signature = GraphSignature(interface.input, interface.output, interface.dtype, interface.layout, interface.batch)
+    preprocess = preprocess_of(path, signature.size, foreign)
     photos = builtin_golden(preprocess).images
     pixels = signature.preprocess(photos, normalize_of(signature, foreign))
     if signature.batch is None and not accepts_any_batch(run, pixels):

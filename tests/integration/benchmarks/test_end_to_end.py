@@ -15,14 +15,12 @@ from tests.fixture_types import Command
 from tests.programs import console_script
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_bench_measures_a_served_model_beside_its_limit(
-    command: Command, served: str, served_http: str, repository: Path, tmp_path: Path, protocol: str
+    command: Command, served: str, repository: Path, tmp_path: Path
 ) -> None:
-    url = served if protocol == "grpc" else served_http
     record, page = tmp_path / "record.json", tmp_path / "report.html"
     timing = ["--window-s", 0.5, "--max-windows", 3, "--concurrency", "1,8"]
-    arguments = ["--url", url, "--repository", repository, "--output", record]
+    arguments = ["--url", served, "--repository", repository, "--output", record]
     result = command("bench", "run", "resnet18", *arguments, *timing)
     assert result.exit_code == 0, result.stderr
     written = json.loads(record.read_text())
@@ -32,18 +30,22 @@ def test_bench_measures_a_served_model_beside_its_limit(
         assert level["requests"] > 0
         assert level["share_of_limit"] == pytest.approx(level["images_per_s"] / written["limit"]["images_per_s"])
     assert written["levels"][1]["mean_batch"] > 1, "Triton batched what was in flight"
-    assert written["subject"]["protocol"] == protocol
+    assert written["subject"]["protocol"] == "grpc"
     assert command("bench", "report", record, "--html", page).exit_code == 0
     assert "resnet18" in page.read_text()
 
 
-def test_bench_says_why_when_there_is_no_limit(command: Command, served: str, photos: Path, tmp_path: Path) -> None:
+def test_bench_says_why_when_there_is_no_limit(
+    command: Command, served_http: str, photos: Path, tmp_path: Path
+) -> None:
     timing = ["--window-s", 0.3, "--max-windows", 3, "--concurrency", "2"]
-    arguments = ["--url", served, "--repository", tmp_path, "--images", photos]
+    arguments = ["--url", served_http, "--repository", tmp_path, "--images", photos]
     result = command("bench", "run", "resnet18", *arguments, *timing, "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert document["limit"] is None
+    assert (document["subject"]["protocol"], document["levels"][0]["errors"]) == ("http", 0)
+    assert document["levels"][0]["requests"] > 0
     assert "--artifact" in document["limit_missing"]
 
 

@@ -165,6 +165,7 @@ def test_invalid_arguments_give_one_error(
     assert not any((tmp_path / "repository").glob("*"))
 
 
+@pytest.mark.drill
 def test_repository_loads_after_exports_were_killed(checkpoint: Path, tiny_repository: Path) -> None:
     """Kill export processes at moments spread over their whole run; then a real Triton loads the repository.
 

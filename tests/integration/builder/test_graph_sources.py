@@ -265,6 +265,8 @@ def test_half_precision_graph_is_published_unchanged(
     published(source, tmp_path / "repository")
     with raises(InputError, "onnx.already_reduced"):
         source.check_precision("int8")
+    with raises(InputError, "option.source_is_reduced"):
+        export(ExportRequest(source=source, repository=tmp_path / "repository", onnx="fp16", keep_fp32=("x",)))
 
 
 def test_tritonkit_onnx_file_keeps_its_spec(tiny_repository: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from builder.failures import BuildStoppedError, CannotBuildError
 from builder.tensorrt.container import TRTEXEC, build_in_container, check_image, container_for_build, docker_here
-from builder.tensorrt.served import served_in_container, write_repository
+from builder.tensorrt.served import ServedPlan, write_repository
 from tests.errors import raises
 from tests.fixture_types import Command
 from tests.plans import IMAGE, PLAN
@@ -223,13 +223,8 @@ def test_triton_in_the_container_gets_the_flag_for_version_compatible_plans(
 ) -> None:
     (tmp_path / "model.plan").write_bytes(PLAN)
     client, graph = Containers(), tiny_repository / "pets/1/model.onnx"
-    with (
-        raises(CannotBuildError, "tensorrt.not_loaded"),
-        served_in_container(
-            tmp_path / "model.plan", graph, spec, 8, IMAGE, docker=(docker, client), version_compatible=compatible
-        ),
-    ):
-        pass
+    with raises(CannotBuildError, "tensorrt.not_loaded"):
+        ServedPlan(tmp_path / "model.plan", graph, spec, 8, IMAGE, compatible, (docker, client))
     assert (SERVE_COMPATIBLE in client.asked["command"]) == compatible
 
 
@@ -239,11 +234,8 @@ def test_served_plan_error_contains_the_end_of_the_triton_log(
     (tmp_path / "model.plan").write_bytes(PLAN)
     client = Containers(log="unable to load plan file to auto complete config")
     graph = tiny_repository / "pets/1/model.onnx"
-    with (
-        pytest.raises(ArtifactError, match="unable to load plan file"),
-        served_in_container(tmp_path / "model.plan", graph, spec, 8, IMAGE, docker=(docker, client)),
-    ):
-        pass
+    with pytest.raises(ArtifactError, match="unable to load plan file"):
+        ServedPlan(tmp_path / "model.plan", graph, spec, 8, IMAGE, docker=(docker, client))
     assert client.removed
 
 
@@ -252,11 +244,8 @@ def test_served_plan_leaves_no_container_when_it_cannot_be_started(
 ) -> None:
     (tmp_path / "model.plan").write_bytes(PLAN)
     client, graph = Containers(broken={"start": NO_GPU}), tiny_repository / "pets/1/model.onnx"
-    with (
-        pytest.raises(BuildStoppedError, match="could not select device driver"),
-        served_in_container(tmp_path / "model.plan", graph, spec, 8, IMAGE, docker=(docker, client)),
-    ):
-        pass
+    with pytest.raises(BuildStoppedError, match="could not select device driver"):
+        ServedPlan(tmp_path / "model.plan", graph, spec, 8, IMAGE, docker=(docker, client))
     assert client.removed
 
 

@@ -51,6 +51,12 @@ def test_manifest_of_a_version_with_an_engine_contains_the_build_record(version:
     assert stale_problems(manifest) == []
 
 
+def test_manifest_names_the_image_of_env(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(IMAGE_VARIABLE, IMAGE)
+    published = export(ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=2))
+    assert Manifest.read_file(published.artifact.with_name(Manifest.FILE)).triton_image == "26.07-py3"
+
+
 def test_manifest_without_plan_fields_is_still_read(tiny_repository: Path) -> None:
     path = tiny_repository / "pets" / "1" / Manifest.FILE
     old = {key: value for key, value in json.loads(path.read_text()).items() if key != "build"}
@@ -105,11 +111,3 @@ def test_check_compares_a_plan_without_a_record_with_the_image(
     assert (finding.severity, finding.path) == (severity, str(plan))
     assert expected in finding.message
     assert [problem.message for problem in header_problems(plan, IMAGE)] == [finding.message]
-
-
-def test_manifest_names_the_image_of_env(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(IMAGE_VARIABLE, IMAGE)
-    request = ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=2)
-    published = export(request)
-    manifest = json.loads(published.artifact.with_name(Manifest.FILE).read_text())
-    assert manifest["triton_image"] == "26.07-py3"

@@ -12,7 +12,6 @@ import pytest
 from onnx import numpy_helper
 
 from builder.pipeline import export
-from builder.precision.cast import cast_graph
 from builder.request import ExportRequest
 from builder.sources import open_source
 from tests.errors import raises
@@ -133,16 +132,3 @@ def test_tritonkit_file_is_accepted_when_the_manifest_belongs_to_other_files(gra
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).copy(), tensor.name))
     onnx.save(model, graph.with_name("mine.onnx"))
     assert open_source(graph.with_name("mine.onnx"), None, None).golden is not None
-
-
-def test_export_refuses_options_of_a_reduction_when_the_graph_is_reduced_already(
-    command: Command, tiny_repository: Path, tmp_path: Path
-) -> None:
-    graph = tiny_repository / "pets/1/model.onnx"
-    onnx.save(cast_graph(onnx.load(graph), "fp16"), tmp_path / "half.onnx")
-    options = ["--repository", tmp_path / "repository"]
-    result = command(
-        "builder", "export", tmp_path / "half.onnx", "--onnx", "fp16", "--keep-fp32", "x", *options, "--json"
-    )
-    assert result.exit_code == 2
-    assert json.loads(result.stdout)["error"]["code"] == "option.source_is_reduced"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builder.config.serving_config import WARMUP_FILE, uses_golden_image, write_warmup
 from builder.config.triton_config import config_for, config_to_text
-from builder.config.warmup import WARMUP_FILE, uses_golden_image, warmup_files, write_warmup
 from builder.repository.lint import check_repository
 from builder.repository.publish import publication
 from tests.serving import options_for, serving
@@ -41,8 +41,7 @@ def republish(repository: Path, serving: ServingOptions) -> None:
         with atomic_write(prepared.model / "config.pbtxt") as warmup:
             warmup.write_text(config_to_text(config))
         if uses_golden_image(config):
-            golden = Golden.load(prepared.version_folder / GOLDEN_FILE)
-            write_warmup(prepared.model, warmup_files(golden.images))
+            write_warmup(prepared.model, Golden.load(prepared.version_folder / GOLDEN_FILE).images)
 
 
 def test_check_reports_missing_or_short_warmup_files(tiny_repository: Path) -> None:
@@ -67,9 +66,9 @@ def test_check_reports_a_policy_that_loads_nothing(tiny_repository: Path) -> Non
 def test_warmup_file_is_replaced_and_not_written_into(tiny_repository: Path, tmp_path: Path) -> None:
     model = tiny_repository / "pets"
     images = np.zeros((2, 32, 32, 3), np.uint8)
-    write_warmup(model, warmup_files(images))
+    write_warmup(model, images)
     (tmp_path / "linked").hardlink_to(model / WARMUP_FOLDER / WARMUP_FILE)
-    write_warmup(model, warmup_files(images + 1))
+    write_warmup(model, images + 1)
     assert set((tmp_path / "linked").read_bytes()) == {0}
 
 

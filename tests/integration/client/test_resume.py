@@ -390,13 +390,12 @@ def test_csv_has_the_values_of_json_lines(
 
 
 @pytest.mark.drill
-@pytest.mark.usefixtures("own_state")
 def test_output_is_the_undisturbed_one_when_client_server_and_network_fail(
     tiny_repository: Path, tmp_path: Path
 ) -> None:
-    found = drill(tmp_path / "drill", tiny_repository, "pets", pictures=900, kills=2)
-    assert found.failures == ()
-    assert found.faults == {"client": 1, "server": 1, "network": 1}
+    found = drill(tmp_path / "drill", tiny_repository, "pets", pictures=900, kills=2).record
+    assert found["failures"] == []
+    assert found["faults"] == {"client": 1, "server": 1, "network": 1}
     log = (tmp_path / "drill" / "disturbed" / "answers.log").read_text()
     assert "answers.jsonl.job; " in log, "a client gave up without the server"
     assert "Traceback" not in log

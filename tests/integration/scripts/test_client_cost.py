@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from benchmarks.studies.client_cost import CLIENT_INFER, IN_PROCESS, PLAIN, ClientCost, summarize, write_pictures
-from tests.programs import run_python
+from benchmarks.studies.client_cost import (
+    CLIENT_INFER,
+    IN_PROCESS,
+    PLAIN,
+    ClientCost,
+    in_child,
+    run_in_process,
+    summarize,
+    write_pictures,
+)
 
 
 def cost(wall_s: float, client_s: float, server_s: float) -> ClientCost:
@@ -37,10 +44,7 @@ def test_ratios_are_those_of_the_medians() -> None:
 
 def test_loop_in_one_process_tells_what_it_took(exported_once: Path, photos: Path, tmp_path: Path) -> None:
     folder = write_pictures(tmp_path, 6, photos)
-    arguments = ["in-process", exported_once / "pets" / "1" / "model.onnx", folder, 6]
-    completed = run_python("-m", "benchmarks.studies.client_baselines", *arguments)
-    assert completed.returncode == 0, completed.stderr
-    reported = json.loads(completed.stdout)
-    assert reported["wall_s"] > 0
-    assert reported["cpu_s"] > 0
-    assert reported["best"].startswith("batch ")
+    cost = in_child(run_in_process, exported_once / "pets" / "1" / "model.onnx", folder)
+    assert cost.wall_s > 0
+    assert cost.client_cpu_s > 0
+    assert cost.best.startswith("batch ")

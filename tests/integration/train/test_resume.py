@@ -135,6 +135,7 @@ def undisturbed(
     return run
 
 
+@pytest.mark.drill
 def test_run_ends_the_same_when_killed_at_random_moments(undisturbed: Callable[[str], Path]) -> None:
     root = undisturbed("averaged")
     run = root / "runs" / "tiny" / "2"

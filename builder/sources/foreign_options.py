@@ -1,4 +1,4 @@
-"""The preprocessing of a third-party model: its library's recipe, with values replaced by options.
+"""The labels and the preprocessing of a third-party model: its library's recipe, with values replaced by options.
 
 The source's description names the origin of each value: an artifact agrees with its source under any preprocessing, so
 no verdict can show a wrong one.
@@ -8,12 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
-from tritonkit.errors import InputError
+from tritonkit.errors import InputError, SpecError
 from tritonkit.export_options import ForeignModelOptions
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.pretrained_recipe import PretrainedRecipe
 from tritonkit.spec import ModelSpec, Normalize
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Read the labels of a UTF-8 file in order. Raises InputError, and SpecError for a blank line."""
+    try:
+        labels = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: cannot read the labels ({error}); expected one per line, in UTF-8",
+            code="source.unreadable_labels",
+        ) from error
+    while labels and not labels[-1]:
+        labels.pop()
+    blank = [number for number, label in enumerate(labels, 1) if not label]
+    if blank:
+        raise SpecError(
+            f"{path}: no label in line {', '.join(map(str, blank[:5]))}; expected one per line",
+            code="source.blank_label",
+        )
+    return tuple(labels)
 
 
 def apply_options(foreign: ForeignModelOptions, recipe: PretrainedRecipe) -> tuple[Preprocess, Normalize]:
@@ -56,12 +77,10 @@ def describe_fit(preprocess: Preprocess, foreign: ForeignModelOptions, origin: s
 
 def describe_preprocessing(spec: ModelSpec, foreign: ForeignModelOptions, recipe: PretrainedRecipe) -> str:
     """Describe size, mean, std and fit of a network's preprocessing, with their origins."""
-    preprocess = spec.preprocess
-    size = (
-        f"{preprocess.height} x {preprocess.width} RGB ({_origins({'size': foreign.size is not None}, recipe.origin)})"
-    )
+    size = f"{spec.preprocess.height} x {spec.preprocess.width} RGB"
+    origins = _origins({"size": foreign.size is not None}, recipe.origin)
     normalized = describe_normalize(spec.normalize, foreign, recipe.origin)
-    return f"takes {size}, {normalized}; {describe_fit(preprocess, foreign, recipe.source)}"
+    return f"takes {size} ({origins}), {normalized}; {describe_fit(spec.preprocess, foreign, recipe.source)}"
 
 
 def _origins(from_option: Mapping[str, bool], origin: str) -> str:
