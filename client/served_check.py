@@ -90,11 +90,11 @@ def check_served_model(runner: TritonRunner, reference_files: ReferenceFiles) ->
 def with_quality(
     result: CheckResult, runner: TritonRunner, data: Path, masks: Path | None, checkpoint: Path | None
 ) -> CheckResult:
-    """Measure a served model on labelled images; with its checkpoint, a metric that is lower than its own is a problem.
+    """Measure a served model on labelled images; with its checkpoint, a metric that is worse than its own is a problem.
 
     Raises DataError that lists all problems of the images.
     """
-    from tritonkit.evaluation.evaluate import LabelledImages, quality_problems
+    from tritonkit.evaluation.evaluate import LabelledImages
 
     # A served model has no lineage, which contains the columns of the truth.
     images = LabelledImages.read(data, runner.spec if checkpoint is None else read_spec(checkpoint), masks)
@@ -103,7 +103,7 @@ def with_quality(
     if checkpoint is not None:
         with open_artifact(checkpoint) as reference:
             measured["checkpoint"] = images.evaluate(reference)
-        problems = quality_problems(measured["checkpoint"], served, result.limits)
+        problems = images.quality_problems(measured["checkpoint"], served, result.limits)
     return result.model_copy(
         update={
             "quality": {

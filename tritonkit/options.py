@@ -24,6 +24,8 @@ from tritonkit.errors import InputError, Problem
 
 # os.path.expanduser keeps the name of an unknown user; Path.expanduser raises RuntimeError.
 UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111
+_LARGEST_SHOWN = 1e6
+"""The largest number of a protocol's type is no help to a reader."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,14 @@ def _parameter(model: type[Options], name: str) -> inspect.Parameter:
 
     field, flag = model.model_fields[name], model.flag_of(name)
     line, kind = _command_line(field), _command_line_type(field)
+    metavar = line.metavar or _metavar(field, kind)
     info: Any
     if field.is_required() and line.flag is None:
-        info = typer.Argument(help=field.description, metavar=line.metavar)
+        info = typer.Argument(help=field.description, metavar=metavar)
     else:
         both = kind is bool and field.default is not False
         shown = f"{flag}/{flag.replace('--', '--no-', 1)}" if both else flag
-        info = typer.Option(shown, help=field.description, metavar=line.metavar, rich_help_panel=model.panel_of(name))
+        info = typer.Option(shown, help=field.description, metavar=metavar, rich_help_panel=model.panel_of(name))
     default = inspect.Parameter.empty if field.is_required() else field.default
     if kind is list:
         kind, default = list[str], None
@@ -142,6 +145,34 @@ def _command_line_type(field: FieldInfo) -> Any:
     """bool, int, float and Path are parsed by the command line, a list is repeated, anything else is text."""
     kinds = {kind for kind in _kinds(field.annotation) if kind is not types.NoneType}
     return kinds.pop() if len(kinds) == 1 and kinds <= {bool, int, float, Path, list} else str
+
+
+def _metavar(field: FieldInfo, kind: Any) -> str | None:
+    """The values that `--help` shows: the choices, or the range of a number; None for any value of the type."""
+    choices = [
+        choice
+        for part in (field.annotation, *get_args(field.annotation))
+        for choice in get_args(part)
+        if get_origin(part) is Literal
+    ]
+    if choices:
+        return f"<{'|'.join(map(str, choices))}>"
+    if kind not in (int, float):
+        return None
+    nested = [
+        rule
+        for part in get_args(field.annotation)
+        for declared in getattr(part, "__metadata__", ())
+        for rule in getattr(declared, "metadata", [declared])
+    ]
+    ends = [
+        next(
+            (getattr(rule, name) for rule in (*field.metadata, *nested) for name in names if hasattr(rule, name)), None
+        )
+        for names in (("ge", "gt"), ("le", "lt"))
+    ]
+    least, most = ("" if end is None or end > _LARGEST_SHOWN else _text(end) for end in ends)
+    return f"<{kind.__name__} {least}..{most}>" if least or most else None
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

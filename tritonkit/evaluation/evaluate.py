@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,10 @@ class LabelledImages:
         task = evaluation_task_of(spec)
         return cls(data, labelled_part(data, masks), spec, task, read_labelled(data, spec, task, masks))
 
+    def quality_problems(self, before: Evaluation, after: Evaluation, limits: Limits) -> list[Problem]:
+        """Like the function of this name, with the metrics of the task that measure an error."""
+        return quality_problems(before, after, limits, self.task.metrics(self.spec, detailed=True).lower_is_better())
+
     def evaluate(self, runner: Runner, on_batch: Callable[[AnsweredBatch], None] | None = None) -> Evaluation:
         """Measure a runner; call `on_batch` with each batch. Raises DataError, and AnswerError for values like NaN."""
         queries = [sample for sample in self.samples if not sample.gallery]
@@ -138,23 +142,29 @@ def load_sample(sample: Sample, preprocess: Preprocess) -> tuple[ImageArray, Geo
         raise DataError(f"{sample.path}: the image cannot be read: {error}", code="data.image_unreadable") from error
 
 
-def quality_problems(before: Evaluation, after: Evaluation, limits: Limits) -> list[Problem]:
-    """The metrics that fell by more than the limit plus a tolerance of one image.
+def quality_problems(
+    before: Evaluation, after: Evaluation, limits: Limits, lower_is_better: Collection[str] = ()
+) -> list[Problem]:
+    """The metrics that became worse by more than the limit plus a tolerance of one image.
 
+    lower_is_better: the metrics that measure an error, which become worse when they rise.
     For a metric of one class the tolerance is the share of decisions that may change, plus a few images. Losses, which
     only tasks of plug-ins have, are not compared.
     """
     problems = []
     for name, value in before.measured_metrics().items():
-        metric = name.partition("/")[0].rpartition(".")[2]
+        whole = name.partition("/")[0]
+        metric = whole.rpartition(".")[2]
         if metric == "loss" or metric.endswith("_loss"):
             continue
         allowed = limits.quality + _tolerance(name, before.images, before.classes, limits) + _ROUNDING
         # A metric that cannot be measured any more is lost.
         measured = after.metrics.get(name)
-        if measured is None or value - measured > allowed:
+        is_error = whole in lower_is_better
+        if measured is None or (measured - value if is_error else value - measured) > allowed:
             found = "nan" if measured is None else f"{measured:.4f}"
-            message = f"{name} falls from {value:.4f} to {found} on {after.images} labelled images"
+            verb = "rises" if is_error else "falls"
+            message = f"{name} {verb} from {value:.4f} to {found} on {after.images} labelled images"
             problems.append(Problem("verdict.quality", f"{message}; the allowed loss is {limits.quality:g}"))
     return problems
 

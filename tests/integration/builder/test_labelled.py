@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchmetrics import MeanAbsoluteError, MeanMetric
 from typer.testing import Result
 
 from builder.onnx.export import onnx_from_network
@@ -23,6 +24,7 @@ from builder.verification.report import quality_tables
 from tritonkit.errors import InputError, Problem
 from tritonkit.evaluation.evaluate import Evaluation, quality_problems
 from tritonkit.evaluation.tasks import evaluation_task_of
+from tritonkit.evaluation.tasks.metrics import HeadMeasures, Measures
 from tritonkit.export_options import OutputOptions
 from tritonkit.networks.network import Network, save_network
 from tritonkit.repository.verdict import LIMITS, Verdict
@@ -196,6 +198,15 @@ def test_loss_of_a_few_images_is_tolerated() -> None:
         "f1/rare",
         "f1/common",
     ]
+
+
+def test_error_is_a_problem_when_it_rises_and_not_when_it_falls() -> None:
+    measures = Measures({"exact": MeanMetric(), "mae": MeanAbsoluteError()}, lambda *batch: None)
+    errors = HeadMeasures({"count": measures}, {"count": "exact"}).lower_is_better()
+    before = metrics_of({"count.exact": 0.9, "count.mae": 0.5}, 1000, {})
+    assert quality_problems(before, metrics_of({"count.exact": 0.9, "count.mae": 0.3}, 1000, {}), FP32, errors) == []
+    (problem,) = quality_problems(before, metrics_of({"count.exact": 0.95, "count.mae": 0.7}, 1000, {}), FP32, errors)
+    assert problem.message.startswith("count.mae rises from 0.5000 to 0.7000 on 1000 labelled images")
 
 
 def test_losses_and_nan_metrics_are_not_checked_but_a_missing_metric_is() -> None:

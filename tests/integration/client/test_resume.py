@@ -6,7 +6,6 @@ import contextlib
 import csv
 import fcntl
 import json
-import os
 import re
 import resource
 import shutil
@@ -15,7 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from PIL import Image
 from typer.testing import Result
 
 from scripts.drills.fault_drill import drill, make_pictures
-from server.process import STATE_VARIABLE
 from tests.errors import error_codes
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import architecture_of, dense_architecture_of
@@ -455,19 +453,7 @@ def test_csv_has_the_values_of_json_lines(
         assert json.loads(row["vector.embedding"]) == row_fields["vector"]["embedding"]
 
 
-@pytest.fixture
-def own_state(tmp_path: Path) -> Iterator[None]:
-    """A separate folder for the state of servers."""
-    before = os.environ.get(STATE_VARIABLE)
-    os.environ[STATE_VARIABLE] = str(tmp_path / "state")
-    yield
-    del os.environ[STATE_VARIABLE]
-    if before is not None:
-        os.environ[STATE_VARIABLE] = before
-
-
 @pytest.mark.drill
-@pytest.mark.usefixtures("own_state")
 def test_output_is_the_undisturbed_one_when_client_server_and_network_fail(
     tiny_repository: Path, tmp_path: Path
 ) -> None:

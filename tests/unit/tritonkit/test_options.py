@@ -25,7 +25,7 @@ class Salted(ExportOptions):
 
     salt: Annotated[Literal["none", "little", "much"], CommandLine(metavar="AMOUNT")] = "little"
     """How much salt to add."""
-    spoons: Annotated[int, Field(ge=1)] | None = None
+    spoons: Annotated[int, Field(ge=1, le=2**31)] | None = None
     """Number of spoons."""
 
 
@@ -53,8 +53,9 @@ def cook(request: SaltedRequest) -> None:
 def test_new_option_is_in_the_help_with_its_panel_text_and_default() -> None:
     shown = CliRunner().invoke(application, ["--help"], env={"COLUMNS": "200"}).stdout
     panel = shown[shown.index("Kitchen") :]
-    for text in ("--salt", "AMOUNT", "How much salt to add. [default: little]", "--spoons"):
+    for text in ("--salt", "AMOUNT", "How much salt to add. [default: little]", "--spoons", "<int 1..>"):
         assert text in panel
+    assert "<fp32|fp16|bf16|int8>" in shown
     assert "--source" not in shown, "what has no default is an argument"
 
 

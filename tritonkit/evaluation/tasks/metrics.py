@@ -35,6 +35,10 @@ class Measures(nn.Module):
             values.update(value if isinstance(value, dict) else {name: value})
         return values
 
+    def lower_is_better(self) -> set[str]:
+        """Return the names of the metrics that measure an error, as torchmetrics declares them."""
+        return {name for name, metric in self.metrics.items() if metric.higher_is_better is False}
+
     def reset(self) -> None:
         """Clear all metrics."""
         for metric in self.metrics.values():
@@ -60,6 +64,10 @@ class HeadMeasures(nn.Module):
         monitored = [by_head[name][monitor] for name, monitor in self._monitors.items()]
         mean = {"mean": torch.stack(monitored).nanmean()}
         return mean | {f"{name}.{key}": value for name, each in by_head.items() for key, value in each.items()}
+
+    def lower_is_better(self) -> set[str]:
+        """Like `Measures.lower_is_better`."""
+        return {f"{name}.{key}" for name, measures in self._by_name().items() for key in measures.lower_is_better()}
 
     def reset(self) -> None:
         """Like `Measures.reset`."""
