@@ -118,11 +118,10 @@ def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
     plan.job.report("publishing")
     # A failed verdict can be forced, but not a file that Triton would not load.
     check_interface(spec, onnx_interface(verified.job.graph))
-    answers = _answers(plan, verified)
+    answers = _write_page(plan, verified, folder / VERDICT_PAGE)
     probed = next((batch.expected for batch in answers.batches if batch.inputs.name == PROBES), {})
     replace(plan.context.golden, outputs=answers.expected, probe_outputs=probed).save(folder / GOLDEN_FILE)
     verdict.write(folder)
-    _write_page(plan, verified, folder / VERDICT_PAGE)
     spec.write(folder)
     serving_image = image_for(request.repository)
     manifest = manifest_of(folder, source.path, source.description)  # comes last, because it hashes the others
@@ -177,13 +176,10 @@ def _other_precision(plan: ExportPlan, verdict: Verdict) -> str | None:
     return verdict.closest_attempts or f"{verdict.asked} was not tried, because the graph fails in fp32 too"
 
 
-def _answers(plan: ExportPlan, verified: Verified) -> ReportAnswers:
-    """The answers of all batches of the verdict; the runners have cached them."""
-    context = plan.context
-    return collect_answers(context.reference, verified.runner, context.golden, context.max_batch, context.preferred)
-
-
-def _write_page(plan: ExportPlan, verified: Verified, path: Path) -> None:
-    """Write the verdict as an HTML page, also for a model that is not published."""
-    facts = {"Source": plan.job.source.description, "Artifact": plan.builder.format.served.file}
-    write_page(path, plan.context.spec.name, verified.verdict, _answers(plan, verified), facts)
+def _write_page(plan: ExportPlan, verified: Verified, path: Path) -> ReportAnswers:
+    """Write the verdict as an HTML page; return the answers that it compares, which the runners have cached."""
+    context, facts = plan.context, {"Source": plan.job.source.description, "Artifact": plan.builder.format.served.file}
+    golden, sizes = context.golden, (context.max_batch, context.preferred)
+    answers = collect_answers(context.reference, verified.runner, golden, *sizes)
+    write_page(path, context.spec.name, verified.verdict, answers, facts)
+    return answers

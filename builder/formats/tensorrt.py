@@ -97,10 +97,9 @@ class Trt(_EngineBuilder):
     def expected_build_record(self, job: BuildJob) -> BuildRecord | None:
         if self.image is None:
             built_by = find_tensorrt("tensorrt").__version__
+        elif (release := release_of(self.image)) is not None:
+            built_by = release.tensorrt
         else:
-            release = release_of(self.image)
-            built_by = release.tensorrt if release is not None else None
-        if built_by is None:
             return None
         unknown: dict[str, Any] = {"seconds": 0, "bytes": 0, "sha256": "", "graph_sha256": ""}
         settings = self.settings(job)

@@ -48,7 +48,7 @@ class CompanionModels:
 
     def add(self, name: str) -> Path:
         """Create an empty folder to write a model into. Models are moved into place in the order of these calls."""
-        folder = self._added[name] = _new_staging_path(self._staging, name)
+        folder = self._added[name] = new_staging_path(self._staging, name)
         folder.mkdir()
         return folder
 
@@ -65,7 +65,7 @@ class CompanionModels:
         try:
             for live in (self._repository / name for name in self._removed):
                 if live.is_dir():
-                    removed[live] = _new_staging_path(self._staging, live.name)
+                    removed[live] = new_staging_path(self._staging, live.name)
                     live.rename(removed[live])
             yield
         except BaseException:
@@ -118,7 +118,7 @@ def replacement(repository: Path, name: str) -> Iterator[Publication]:
     Raises ArtifactError where another builder is publishing to the repository, or the file system does not allow it.
     """
     with staging(repository) as folder:
-        live, staged = repository / name, _new_staging_path(folder, name)
+        live, staged = repository / name, new_staging_path(folder, name)
         try:
             if live.is_dir():
                 shutil.copytree(live, staged, copy_function=os.link)
@@ -142,7 +142,8 @@ def _identity(folder: Path) -> int | None:
     return folder.stat().st_ino if folder.is_dir() else None
 
 
-def _new_staging_path(folder: Path, name: str) -> Path:
+def new_staging_path(folder: Path, name: str) -> Path:
+    """A path in the staging folder for a model or version of this name."""
     return folder / f"{name}-{uuid4().hex[:8]}"
 
 

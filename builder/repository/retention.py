@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from uuid import uuid4
 
-from builder.repository.publish import flush, staging
+from builder.repository.publish import flush, new_staging_path, staging
 from builder.repository.versions import model_versions
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.spec import Frozen
@@ -62,7 +61,7 @@ def keep_newest(folder: Path, keep: int, served_before: Collection[int] = ()) ->
                 continue
             path = folder / str(version.version)
             try:
-                path.rename(staging_folder / f"{folder.name}-{version.version}-{uuid4().hex[:8]}")
+                path.rename(new_staging_path(staging_folder, f"{folder.name}-{version.version}"))
                 flush(folder)
             except OSError as error:
                 raise ArtifactError(
