@@ -18,7 +18,7 @@ from client.check_reference import ReferenceFiles
 from tritonkit.checkpoint import read_spec
 from tritonkit.comparison import FP32_LIMITS, PROBES, Comparison, Limits, select_rows, valid_answers
 from tritonkit.comparison_inputs import ComparisonInput, full_batches, intermediate_batches, probe_batch
-from tritonkit.errors import InputError, Problem, TritonkitError
+from tritonkit.errors import AnswerError, InputError, Problem, TritonkitError
 from tritonkit.golden import Golden
 from tritonkit.runtimes import Outputs, open_artifact
 from tritonkit.spec import Frozen
@@ -94,16 +94,24 @@ def with_quality(
 
     Raises DataError that lists all problems of the images.
     """
-    from tritonkit.evaluation.evaluate import LabelledImages
+    from tritonkit.evaluation.evaluate import LabelledImages, quality_problems
 
     # A served model has no lineage, which contains the columns of the truth.
     images = LabelledImages.read(data, runner.spec if checkpoint is None else read_spec(checkpoint), masks)
-    served = images.evaluate(runner)
+    try:
+        served = images.evaluate(runner)
+    except AnswerError as error:  # such as NaN
+        return result.model_copy(
+            update={
+                "problems": (*result.problems, str(error)),
+                "problem_codes": (*result.problem_codes, error.code),
+            }
+        )
     measured, problems = {"server": served}, list[Problem]()
     if checkpoint is not None:
         with open_artifact(checkpoint) as reference:
             measured["checkpoint"] = images.evaluate(reference)
-        problems = images.quality_problems(measured["checkpoint"], served, result.limits)
+        problems = quality_problems(measured["checkpoint"], served, result.limits)
     return result.model_copy(
         update={
             "quality": {

@@ -93,7 +93,10 @@ class ServerOptions(LocalServerOptions):
         return servers[0]
 
     def models_of(self, running: Server | None, timeout_s: float = 20) -> ModelManager:
-        """Open the models of a server of this machine, or of the remote one."""
+        """Open the models of a server of this machine, or of the remote one. timeout_s: the deadline of one request.
+
+        Raises InputError for a wrong address or certificate, TokenError for a wrong token.
+        """
         from server.lifecycle import ModelManager
         from tritonkit.triton.client import TritonClient
         from tritonkit.triton.connection import Connection

@@ -9,8 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from server.security import Security, security_arguments
-from tritonkit.errors import InputError
-from tritonkit.options import CommandLine
+from tritonkit.options import CommandLine, UserPath, option_error
 from tritonkit.options import Options as CommandOptions
 from tritonkit.repository.compatibility import SERVE_COMPATIBLE
 from tritonkit.triton.connection import RequestTokens
@@ -28,10 +27,10 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class TritonOptions(CommandOptions):
     """What Triton serves, where, and by which runtime.
 
-    Raises InputError for a host that is not an IPv4 address, and for Docker options with the pip runtime.
+    Refuses a host that is not an IPv4 address, and Docker options with the pip runtime.
     """
 
-    repository: Path = Path("model_repository")
+    repository: UserPath = Path("model_repository")
     """The model repository to serve."""
     models: Annotated[tuple[str, ...], CommandLine("--model")] = ()
     """Load only this model and the models it needs; repeatable."""
@@ -55,21 +54,17 @@ class TritonOptions(CommandOptions):
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError as error:
-            raise InputError(
-                f"--host {host}: expected an IPv4 address of this machine, such as 0.0.0.0", code="option.host"
-            ) from error
+            message = "expected an IPv4 address of this machine, such as 0.0.0.0"
+            raise option_error(message, code="option.host") from error
 
     @model_validator(mode="after")
     def _check_runtime_options(self) -> Self:
         if self.image is not None and self.runtime != "docker":
-            raise InputError(
-                f"--image {self.image}: the pip runtime runs no image; add --runtime docker", code="option.needs_docker"
-            )
+            message = f"--image {self.image}: the pip runtime runs no image; add --runtime docker"
+            raise option_error(message, code="option.needs_docker")
         if self.version_compatible and self.runtime != "docker":
-            raise InputError(
-                "--version-compatible: the pip runtime has no TensorRT; add --runtime docker",
-                code="option.needs_docker",
-            )
+            message = "--version-compatible: the pip runtime has no TensorRT; add --runtime docker"
+            raise option_error(message, code="option.needs_docker")
         return self
 
 

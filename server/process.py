@@ -25,7 +25,6 @@ from tritonkit.errors import InputError, ServerError
 from tritonkit.repository.model_folder import find_models, not_a_repository_error
 from tritonkit.spec import Frozen
 from tritonkit.system.local_servers import STATE_FILE, state_folder
-from tritonkit.system.local_servers import STATE_VARIABLE as STATE_VARIABLE
 
 _REPOSITORY_FILE = "repository.txt"
 """The repository of the log in the same folder; kept when the state file is deleted."""

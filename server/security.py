@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 from typing import Annotated
 
-from tritonkit.options import CommandLine, Options
+from tritonkit.options import CommandLine, Options, UserPath
 from tritonkit.system.env_file import setting
 from tritonkit.triton import connection
 from tritonkit.triton.connection import RequestTokens
@@ -19,11 +19,11 @@ _SHARED_MEMORY = ("shared-memory",)
 class Security(Options):
     """Exposure and TLS of a server. Tokens are kept apart: they are not options."""
 
-    tls_certificate: Annotated[Path | None, CommandLine("--tls-cert")] = None
+    tls_certificate: Annotated[UserPath | None, CommandLine("--tls-cert")] = None
     """TLS for gRPC: the server's certificate (PEM)."""
-    tls_key: Path | None = None
+    tls_key: UserPath | None = None
     """The key of --tls-cert (PEM)."""
-    tls_ca: Path | None = None
+    tls_ca: UserPath | None = None
     """Mutual TLS: accept only clients with a certificate of this CA (PEM)."""
     expose: bool = False
     """Allow a --host that other machines can reach."""

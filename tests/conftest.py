@@ -18,7 +18,7 @@ from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources import source_from_state_dict
 from scripts import ports
-from server.process import STATE_VARIABLE, Server, running_servers, stop
+from server.process import Server, running_servers, stop
 from tests.fixture_types import Command, MakeNetwork, NetworkOf, Ports
 from tests.serving import options_for, serving
 from tritonkit.export_options import ForeignModelOptions
@@ -26,6 +26,7 @@ from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import architecture_of, dense_architecture_of
 from tritonkit.networks.network import Network, save_network
 from tritonkit.spec import ModelSpec, Normalize, TaskSpec, TensorSpec, image_input
+from tritonkit.system.local_servers import STATE_VARIABLE
 from tritonkit.tasks import task_for
 from tritonkit.triton.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE
 

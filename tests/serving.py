@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from scripts.ports import free_ports
-from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from server.process import Options, Server, start, stop, wait_until_ready
+from tritonkit.system.local_servers import STATE_VARIABLE
 
 
 def options_for(repository: Path, **further: Any) -> Options:

@@ -64,7 +64,7 @@ class Problem:
 class TritonkitError(Exception):
     """Base of all errors raised on purpose. The message names the thing, what was expected, and what to do.
 
-        code: stable and dotted, such as `data.mask_size`; by default the code of the class.
+    code: stable and dotted, such as `data.mask_size`; by default the code of the class.
     problems: the faults, where the message reports several.
     """
 

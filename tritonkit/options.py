@@ -25,7 +25,7 @@ from tritonkit.errors import InputError, Problem
 # os.path.expanduser keeps the name of an unknown user; Path.expanduser raises RuntimeError.
 UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111
 _LARGEST_SHOWN = 1e6
-"""The largest number of a protocol's type is no help to a reader."""
+"""Larger bounds are not shown in `--help`."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ class LabelledSet:
         artifact: a file that opens as a runner here. An artifact without valid outputs is not measured. Where the
         graph is measured in place of a plan, the verdict says so.
         """
+        from tritonkit.evaluation.evaluate import quality_problems
+
         if _NOT_MEASURABLE & {problem.code for problem in verdict.problems}:
             return verdict
         # The file was built here, or has been opened before, so it is trusted.
@@ -74,7 +76,7 @@ class LabelledSet:
             f"checkpoint on {data}": self.reference.measured_metrics(),
             f"artifact on {data}": after.measured_metrics(),
         }
-        problems = (*verdict.problems, *self.images.quality_problems(self.reference, after, verdict.limits))
+        problems = (*verdict.problems, *quality_problems(self.reference, after, verdict.limits))
         quality = {**verdict.quality, **measured}
         return verdict.model_copy(
             update={"quality": quality, "proven_by": proven_by, "problems": problems, "passed": not problems}

@@ -53,6 +53,8 @@ def check(
         raise InputError("expected either models to check or --all", code="check.models")
     if golden is not None and against is not None:
         raise InputError("--golden and --against exclude each other; set one of them", code="check.two_references")
+    if masks is not None and data is None:
+        raise InputError("--masks: has no effect without --data", code="option.no_effect")
     from client.check_reference import ReferenceFiles
     from client.connection import server_at
     from client.model_loading import models_with_spec

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 
 from client.connection import INFER_DEFAULTS
-from tritonkit.options import Options
+from tritonkit.options import Options, UserPath
 from tritonkit.system.console import DEFAULT_URL
 from tritonkit.system.local_servers import default_url
 
 if TYPE_CHECKING:
     from tritonkit.triton.connection import Connection
 
+Duration = Annotated[float, Field(ge=0, allow_inf_nan=True)]
+"""Seconds; `inf` is for ever."""
 _FIELDS = {"wait": "wait_s", "deadline": "deadline_s", "patience": "patience_s"}
 """Fields of `Connection` whose options have other names."""
 
@@ -25,14 +26,14 @@ class ConnectionOptions(Options):
     """The connection to a server."""
 
     url: str = DEFAULT_URL
-    """HOST:PORT of Triton's gRPC port, or grpcs://, http:// or https://HOST:PORT."""
-    tls_ca: Path | None = None
+    """HOST:PORT of Triton's gRPC port, or grpcs://, http:// or https://HOST:PORT; without it, the only local server."""
+    tls_ca: UserPath | None = None
     """CA certificate of the server (PEM); turns on TLS."""
-    tls_cert: Path | None = None
+    tls_cert: UserPath | None = None
     """Client certificate (PEM)."""
-    tls_key: Path | None = None
+    tls_key: UserPath | None = None
     """Key of the client certificate (PEM)."""
-    wait: NonNegativeFloat = 0.0
+    wait: Duration = 0.0
     """Seconds to wait for a server that is starting."""
     deadline: Annotated[float, Field(ge=0.001)] = 60.0
     """Timeout of one request in seconds."""
@@ -48,7 +49,7 @@ class ConnectionOptions(Options):
 class InferConnectionOptions(ConnectionOptions):
     """The connection of a command that sends many requests, so that retries and shared memory are useful."""
 
-    patience: NonNegativeFloat = INFER_DEFAULTS["patience_s"]
+    patience: Duration = INFER_DEFAULTS["patience_s"]
     """Seconds to repeat requests while the server is away."""
     shared_memory: bool = True
     """Share memory with a server on this machine."""

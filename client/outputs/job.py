@@ -38,7 +38,7 @@ PrintMessage = Callable[[str], None]
 _APPLICATION_ID = 0x746B6A62
 """In the file's header: a job of tritonkit."""
 _COMMIT_S = 0.1
-"""Rows that a killed client loses are at most so old, in seconds; the next client answers them again."""
+"""Seconds of answers between two commits."""
 _SCHEMA = f"""
 BEGIN;
 PRAGMA application_id = {_APPLICATION_ID};
@@ -169,9 +169,15 @@ class Job:
         """Whether the output files have all rows."""
         return bool(self._value("SELECT complete FROM job")) and all(file.exists() for file in self._files())
 
+    @property
+    def has_outputs(self) -> bool:
+        """Whether the job has put output files into place."""
+        return bool(self._value("SELECT count(*) FROM file"))
+
     def has_row(self, name: str) -> bool:
         """Whether the image has a row already."""
-        return self._database.execute("SELECT 1 FROM row WHERE name = ?", [name]).fetchone() is not None
+        with _database_errors(job_path(self.path)):
+            return self._database.execute("SELECT 1 FROM row WHERE name = ?", [name]).fetchone() is not None
 
     def rows(self, only_new: bool = False) -> Iterator[str]:
         """Yield the JSON text of the rows in order. only_new: without those that the output files had at the start."""
@@ -317,11 +323,12 @@ def open_job(
                 job.start(settings, overwrite, retry_failed)
             is_started = True
             yield job
-            job.finish(example)
+            with _database_errors(path):
+                job.finish(example)
         finally:
             with contextlib.suppress(sqlite3.Error):
                 database.commit()  # also the rows before an error
-            if not (rows := job.rows_count):
+            if not (rows := job.rows_count) and not job.has_outputs:
                 path.unlink(missing_ok=True)
             elif is_started and not job.is_complete:
                 options = ", without --overwrite" if overwrite else ""

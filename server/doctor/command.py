@@ -25,6 +25,8 @@ def doctor(
 ) -> None:
     """Show problems that would keep this repository from being served here, with fixes; exit 1 on an error.
 
+    It loads nothing. The options are those of `server up`.
+
     Examples:
 
     * server doctor --repository model_repository

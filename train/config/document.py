@@ -172,7 +172,7 @@ def _describe_value(details: ErrorDetails, key: Key, schema: type[BaseModel]) ->
                 f"expected only letters, digits, `.`, `_` and `-`, starting with a letter or digit, {got}",
             )
         case code if "." in code:  # of an option of the export
-            return Problem("config.rule", details["msg"])
+            return Problem(code, details["msg"])
         case "model_type":
             return Problem("config.not_a_section", f"expected a section with keys, {got}")
         case _:

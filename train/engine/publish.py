@@ -39,9 +39,9 @@ def publish(
         f"{part}_{name}": value
         for part, samples in parts.items()
         if samples
-        for name, value in measure(
-            runner, (*splits.base, *samples), plan.task, on_batch if part == "val" else None
-        ).items()
+        for name, value in measure(runner, (*splits.base, *samples), plan.task, on_batch if part == "val" else None)[
+            0
+        ].items()
     }
     lineage = Lineage(
         data_fingerprint=splits.fingerprint,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch.utils.data import default_collate
 
 from tritonkit.comparison import Limits
@@ -47,6 +48,8 @@ class Evaluation(Frozen):
     """Number of images of each label; `HEAD=LABEL` for a model with several heads."""
     metrics: dict[str, float | None]
     """None for a metric that cannot be measured on these images."""
+    lower_is_better: frozenset[str] = Field(default=frozenset(), exclude=True)
+    """The metrics that measure an error."""
 
     def measured_metrics(self) -> dict[str, float]:
         """The metrics that can be measured on these images."""
@@ -83,22 +86,20 @@ class LabelledImages:
         task = evaluation_task_of(spec)
         return cls(data, labelled_part(data, masks), spec, task, read_labelled(data, spec, task, masks))
 
-    def quality_problems(self, before: Evaluation, after: Evaluation, limits: Limits) -> list[Problem]:
-        """Like the function of this name, with the metrics of the task that measure an error."""
-        return quality_problems(before, after, limits, self.task.metrics(self.spec, detailed=True).lower_is_better())
-
     def evaluate(self, runner: Runner, on_batch: Callable[[AnsweredBatch], None] | None = None) -> Evaluation:
         """Measure a runner; call `on_batch` with each batch. Raises DataError, and AnswerError for values like NaN."""
         queries = [sample for sample in self.samples if not sample.gallery]
         counts = Counter(label for sample in queries for label in self.task.classes(sample.truth))
         known = set(known_labels(self.spec))
+        metrics, errors = measure(runner, self.samples, self.task, on_batch)
         return Evaluation(
             measured=runner.origin,
             data=self.data,
             part=self.part,
             images=len(queries),
             classes={label: count for label, count in counts.items() if label in known},
-            metrics=measure(runner, self.samples, self.task, on_batch),
+            metrics=metrics,
+            lower_is_better=errors,
         )
 
 
@@ -107,8 +108,11 @@ def measure(
     samples: Sequence[Sample],
     task: EvaluationTask,
     on_batch: Callable[[AnsweredBatch], None] | None = None,
-) -> MetricValues:
-    """Compute all metrics of the model's task over samples; call `on_batch` with each batch. Raises DataError."""
+) -> tuple[MetricValues, frozenset[str]]:
+    """Compute all metrics of the model's task over samples; call `on_batch` with each batch.
+
+    Returns the metrics, and the names of those that measure an error. Raises DataError.
+    """
     measures = task.metrics(runner.spec, detailed=True)
     for batch in _answer_batches(runner, samples, task):
         # Arrays from a server may be read-only, and torch warns about that.
@@ -117,7 +121,8 @@ def measure(
         if on_batch is not None:
             on_batch(batch)
     values = {name: float(value) for name, value in measures.compute().items()}
-    return {name: round(value, 6) if math.isfinite(value) else None for name, value in values.items()}
+    rounded = {name: round(value, 6) if math.isfinite(value) else None for name, value in values.items()}
+    return rounded, frozenset(measures.lower_is_better())
 
 
 def _answer_batches(runner: Runner, samples: Sequence[Sample], task: EvaluationTask) -> Iterator[AnsweredBatch]:
@@ -142,25 +147,22 @@ def load_sample(sample: Sample, preprocess: Preprocess) -> tuple[ImageArray, Geo
         raise DataError(f"{sample.path}: the image cannot be read: {error}", code="data.image_unreadable") from error
 
 
-def quality_problems(
-    before: Evaluation, after: Evaluation, limits: Limits, lower_is_better: Collection[str] = ()
-) -> list[Problem]:
+def quality_problems(before: Evaluation, after: Evaluation, limits: Limits) -> list[Problem]:
     """The metrics that became worse by more than the limit plus a tolerance of one image.
 
-    lower_is_better: the metrics that measure an error, which become worse when they rise.
-    For a metric of one class the tolerance is the share of decisions that may change, plus a few images. Losses, which
-    only tasks of plug-ins have, are not compared.
+    For a metric of one class the tolerance is the share of decisions that may change, plus a few images. An error above
+    1 may rise by that share of itself. Losses, which only tasks of plug-ins have, are not compared.
     """
     problems = []
     for name, value in before.measured_metrics().items():
-        whole = name.partition("/")[0]
-        metric = whole.rpartition(".")[2]
+        metric = name.partition("/")[0].rpartition(".")[2]
         if metric == "loss" or metric.endswith("_loss"):
             continue
-        allowed = limits.quality + _tolerance(name, before.images, before.classes, limits) + _ROUNDING
+        is_error = name in before.lower_is_better
+        share = limits.quality + _tolerance(name, before.images, before.classes, limits)
+        allowed = share * (max(1, value) if is_error else 1) + _ROUNDING
         # A metric that cannot be measured any more is lost.
         measured = after.metrics.get(name)
-        is_error = whole in lower_is_better
         if measured is None or (measured - value if is_error else value - measured) > allowed:
             found = "nan" if measured is None else f"{measured:.4f}"
             verb = "rises" if is_error else "falls"

@@ -60,6 +60,7 @@ class Task(ABC):
     thresholded: ClassVar[bool] = False
     """Whether thresholds decide, so that other thresholds can be used with the same network."""
     min_labels: ClassVar[int] = 0
+    """The smallest number of labels."""
     layer: ClassVar[str] = ""
     """The last layer, a class of `tritonkit.tasks.layers` without arguments; torch is imported when it is used."""
 
@@ -97,6 +98,10 @@ class Task(ABC):
         """Return the module that maps the head's raw values [N, channels, ...] to a tuple of the outputs."""
         from tritonkit.tasks import layers
 
+        if not self.layer:
+            raise SpecError(
+                f"{self.name}: {type(self).__name__} has no `last_layer`; define it", code="spec.no_last_layer"
+            )
         layer: nn.Module = getattr(layers, self.layer)()
         return layer
 

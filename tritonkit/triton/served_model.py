@@ -76,7 +76,7 @@ class ServedModel(Frozen):
             inputs=tuple(map(_tensor, config.get("input", []))),
             outputs=tuple(map(_tensor, config.get("output", []))),
             steps=tuple(step["model_name"] for step in config.get("ensemble_scheduling", {}).get("step", [])),
-            parameters={key: value["string_value"] for key, value in config.get("parameters", {}).items()},
+            parameters={key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()},
             instances=sum(int(group.get("count", 1)) for group in config.get("instance_group", [])),
             preferred_batch_sizes=tuple(map(int, config.get("dynamic_batching", {}).get("preferred_batch_size", ()))),
             is_decoupled=bool(config.get("model_transaction_policy", {}).get("decoupled")),

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchmetrics import MeanAbsoluteError, MeanMetric
+from torch import Tensor
+from torchmetrics import ClasswiseWrapper, MeanAbsoluteError, MeanMetric, Metric
 
 from builder.onnx.export import onnx_from_network
 from builder.sources import source_from_checkpoint
@@ -188,11 +189,20 @@ def test_loss_of_a_few_images_is_tolerated() -> None:
 
 
 def test_error_is_a_problem_when_it_rises_and_not_when_it_falls() -> None:
-    measures = Measures({"exact": MeanMetric(), "mae": MeanAbsoluteError()}, lambda *batch: None)
-    errors = HeadMeasures({"count": measures}, {"count": "exact"}).lower_is_better()
-    before = metrics_of({"count.exact": 0.9, "count.mae": 0.5}, 1000, {})
-    assert quality_problems(before, metrics_of({"count.exact": 0.9, "count.mae": 0.3}, 1000, {}), FP32, errors) == []
-    (problem,) = quality_problems(before, metrics_of({"count.exact": 0.95, "count.mae": 0.7}, 1000, {}), FP32, errors)
+    def update(name: str, metric: Metric, outputs: Mapping[str, Tensor], targets: Tensor) -> None:
+        metric.update(outputs["count"], targets)
+
+    by_class = ClasswiseWrapper(MeanAbsoluteError(num_outputs=2), ["cat", "dog"], "mae/")
+    measures = Measures({"exact": MeanMetric(), "mae": MeanAbsoluteError(), "mae_by_class": by_class}, update)
+    heads = HeadMeasures({"count": measures}, {"count": "exact"})
+    heads.update({"count": torch.ones(1, 2)}, {"count": torch.zeros(1, 2)})
+    errors = frozenset(heads.lower_is_better())
+    assert errors == {"count.mae", "count.mae/cat", "count.mae/dog"}
+    before = metrics_of({"count.exact": 0.9, "count.mae": 0.5, "count.mae/cat": 40}, 1000, {})
+    before = before.model_copy(update={"lower_is_better": errors})
+    better = {"count.exact": 0.9, "count.mae": 0.3, "count.mae/cat": 40.01}
+    assert quality_problems(before, metrics_of(better, 1000, {}), FP32) == []
+    (problem,) = quality_problems(before, metrics_of({**better, "count.mae": 0.7}, 1000, {}), FP32)
     assert problem.message.startswith("count.mae rises from 0.5000 to 0.7000 on 1000 labelled images")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner, Result
 
 from builder.config.triton_config import config_to_text
@@ -160,7 +161,7 @@ def test_doctor_still_warns_of_an_older_plan_without_a_record_when_triton_is_tol
 
 
 def test_version_compatible_without_docker_is_refused(tiny_repository: Path) -> None:
-    with raises(InputError, "option.needs_docker"):
+    with pytest.raises(ValidationError, match="add --runtime docker"):
         diagnose_repository(tiny_repository, version_compatible=True)
 
 

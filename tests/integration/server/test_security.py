@@ -281,6 +281,7 @@ PAIR = ("--tls-cert", "server.pem", "--tls-key", "server.key")
         (("--expose",), "option.expose_loopback", "--host"),
         (("--host", "example"), "option.host", "example"),
         (("--host", "::1"), "option.host", "::1"),
+        (("--host", "::1", "--http-port", "0"), "option.invalid", "--http-port 0: "),
         ((*EXPOSED, "--tls-cert", "server.pem"), "option.tls_pair", "--tls-key"),
         (("--tls-ca", "ca.pem"), "option.tls_ca_alone", "--tls-cert"),
         (("--tls-cert", "none.pem", "--tls-key", "server.key"), "tls.unreadable", "none.pem"),

@@ -27,7 +27,7 @@ from tritonkit.triton.served_model import ServedModel
             },
             6,
         ),
-        ({"instance_group": [{"count": 4}]}, 0),
+        ({"instance_group": [{"count": 4}], "parameters": {"empty": {}}}, 0),
     ],
 )
 def test_threads_are_those_of_all_instances(config: dict[str, Any], threads: int) -> None:

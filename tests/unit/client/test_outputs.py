@@ -166,6 +166,19 @@ def test_other_settings_start_a_new_job_when_the_outputs_were_deleted(tmp_path: 
     assert rows_of(tmp_path / "a.jsonl") == ["new"]
 
 
+def test_job_is_kept_when_the_retry_of_its_only_image_is_interrupted(tmp_path: Path) -> None:
+    path, settings = tmp_path / "a.jsonl", JobSettings(model="m", spec="0" * 64, top=1, outputs=("a.jsonl",))
+    for error in (None, KeyboardInterrupt, None):
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            open_job([path], settings, Answer({"label": "x"}), lambda message: None, retry_failed=True) as opened,
+        ):
+            if error:
+                raise error
+            opened.write(Row("broken", None, "cannot be read"))
+    assert rows_of(path) == ["broken"]
+
+
 def test_interrupted_job_is_one_file_with_its_rows(tmp_path: Path) -> None:
     interrupted(tmp_path, "a.jsonl", "all.csv")
     assert set(files(tmp_path)) == {"a.jsonl.job"}

@@ -49,9 +49,9 @@ def test_all_problems_of_the_section_are_listed_when_it_contradicts_itself(tmp_p
         load_config(path)
     expected = (
         ("config.value", "line 6, export.onnx: "),
-        ("config.rule", "line 8, export.openvino: "),
-        ("config.rule", "line 9, export.kind: "),
-        ("config.rule", "line 11, export.accelerator.0: "),
+        ("option.two_formats", "line 8, export.openvino: "),
+        ("config.instance_kind", "line 9, export.kind: "),
+        ("option.accelerator_parameters", "line 11, export.accelerator.0: "),
         ("config.value", "line 13, export.keep: "),
     )
     problems = sorted(refused.value.problems, key=lambda problem: int(problem.message.split(",")[0].split()[1]))

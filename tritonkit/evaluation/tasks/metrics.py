@@ -15,7 +15,10 @@ Count = Callable[[str, Metric, Mapping[str, Tensor], Any], None]
 
 
 class Measures(nn.Module):
-    """Metrics by name, each a value in 0..1, or NaN if it cannot be measured, with the function that updates them."""
+    """Metrics by name, with the function that updates them. A value is in 0..1, an error at least 0.
+
+    NaN stands for a metric that cannot be measured. torchmetrics' `higher_is_better` of a metric is False for an error.
+    """
 
     def __init__(self, metrics: Mapping[str, Metric], count: Count) -> None:
         super().__init__()
@@ -36,8 +39,9 @@ class Measures(nn.Module):
         return values
 
     def lower_is_better(self) -> set[str]:
-        """Return the names of the metrics that measure an error, as torchmetrics declares them."""
-        return {name for name, metric in self.metrics.items() if metric.higher_is_better is False}
+        """Return the names of the values that measure an error. Called after `compute`."""
+        errors = {name: metric.compute() for name, metric in self.metrics.items() if metric.higher_is_better is False}
+        return {key for name, value in errors.items() for key in (value if isinstance(value, dict) else [name])}
 
     def reset(self) -> None:
         """Clear all metrics."""
@@ -87,6 +91,11 @@ class PerClassMetric(Metric):
 
     positives: Tensor
     total: Tensor
+
+    @property
+    def higher_is_better(self) -> bool | None:  # type: ignore[override]
+        """That of the metric."""
+        return self.metric.higher_is_better
 
     def __init__(self, metric: Metric, classes: int, positives: Positives, needs_others: bool = False) -> None:
         """metric: returns a value for each class. needs_others: it also needs samples of other classes."""
