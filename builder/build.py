@@ -93,12 +93,10 @@ def build_verified(plan: BuildPlan) -> Verified:
         if step.precision in unavailable:
             continue
         report(f"attempt {number}: {target.format} {step.precision}, {step.description}")
-        if verified is not None:
-            verified.runner.close()
         started = time.monotonic()
         try:
             built = build(plan, step)
-            verified = verify(plan, built)
+            last, verified = verified, verify(plan, built)
         except ArtifactError as error:
             if not request.repair or step.precision == "fp32":
                 raise
@@ -119,18 +117,18 @@ def build_verified(plan: BuildPlan) -> Verified:
                 )
             )
             continue
+        if last is not None:
+            last.runner.close()
         attempts.append(_attempt(step, verified.verdict, built.fp32_nodes, started))
         if verified.verdict.passed or not request.repair:
             break
-    if verified is None and request.strict and attempts:
-        problems = attempts[-1].problems
-        raise CheckFailedError(
-            f"{target}: no attempt passed: {problems[0].message}; nothing was published",
-            code="verdict.no_attempt",
-            problems=problems,
-        )
     if verified is None:
-        raise ArtifactError(f"{target}: it cannot be built from this graph", code="artifact.no_attempt")
+        problems = attempts[-1].problems if attempts else ()
+        reason = f"no attempt passed: {problems[0].message}" if problems else "it cannot be built from this graph"
+        message = f"{target}: {reason}; nothing was published"
+        if request.strict and attempts:
+            raise CheckFailedError(message, code="verdict.no_attempt", problems=problems)
+        raise ArtifactError(message, code="artifact.no_attempt", problems=problems)
     if request.force and not (plan.job.folder / plan.builder.format.served.file).exists():
         plan.builder.write(verified.job)  # it was not written because its graph failed
     asked = None if verified.verdict.precision == target.precision else target.precision

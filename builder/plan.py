@@ -92,9 +92,10 @@ def plan(request: ExportRequest, report: ProgressCallback) -> Iterator[ExportPla
     check_companion_names(request.repository, source.spec.name, request.encoded)
     if request.target.record is ONNX and source.precision == "bf16" and not request.uses_tensorrt:
         raise InputError(f"{source.path.name} is in bf16: {ONNX_BF16}", code="onnx.bf16_kernels")
-    user_config, current_config = configs_of(request, source.spec.name)
-    max_batch = largest_batch(request, user_config, current_config)
+    user_config, _ = configs_of(request, source.spec.name)
     with publication(request.repository, source.spec.name) as staged, tempfile.TemporaryDirectory() as scratch:
+        _, current_config = configs_of(request, source.spec.name)  # now that no other builder can change it
+        max_batch = largest_batch(request, user_config, current_config)
         golden = select_golden(source.spec, source.golden, request.images)
         chosen, preprocess = request.calibration, source.spec.preprocess
         calibration = golden if chosen is None else golden_from_images(chosen, preprocess)

@@ -33,7 +33,7 @@ class TritonOptions(CommandOptions):
     repository: UserPath = Path("model_repository")
     """The model repository to serve."""
     models: Annotated[tuple[str, ...], CommandLine("--model")] = ()
-    """Load only this model and the models it needs; repeatable."""
+    """Only this model and the models it needs; repeatable."""
     runtime: RuntimeName = "pip"
     """pip: NVIDIA's binary from a wheel; docker: a container."""
     image: str | None = None

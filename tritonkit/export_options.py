@@ -251,7 +251,7 @@ class PublicationOptions(RetentionOptions):
     name: str | None = None
     """The name of the model in the repository."""
     max_batch: BatchSize | None = None
-    """Largest batch to verify and serve, up to 4096; default: as before, or 32."""
+    """Largest batch to verify and serve; default: as before, or 32."""
     force: bool = False
     """Publish although the verdict failed; the verdict records it."""
     encoded: bool = True
@@ -340,7 +340,7 @@ class PlanOptions(BuildOptions):
     """How a TensorRT plan, or an engine of TensorRT for RTX, is built."""
 
     opt_batch: BatchSize | None = None
-    """The batch a plan is tuned for, up to 4096; default: the largest."""
+    """The batch a plan is tuned for; default: the largest."""
     in_container: bool = False
     """Build and verify by Docker, in the Triton image of .env."""
     image: str | None = None
@@ -360,7 +360,7 @@ class ServingOptions(Options):
     instances: Annotated[int, Field(ge=1, le=INT32)] | None = None
     """Number of model instances; on GPUs, per GPU."""
     kind: Annotated[Literal["auto", "cpu", "gpu"] | None, BeforeValidator(_lower)] = None
-    """Where instances run: auto, cpu or gpu."""
+    """Where instances run."""
     gpus: Annotated[tuple[int, ...] | None, BeforeValidator(_numbers(0, INT32))] = None
     """GPUs to run on, such as 0,1; default: all."""
     dynamic_batching: bool | None = None
@@ -375,7 +375,7 @@ class ServingOptions(Options):
     ] = None
     """Longest time that a request waits in the queue; 0 for no limit."""
     queue_timeout_action: Annotated[Literal["reject", "delay"] | None, BeforeValidator(_lower)] = None
-    """What to do with a request after the timeout: reject or delay."""
+    """What to do with a request after the timeout."""
     queue_timeout_override: bool | None = None
     """A request may set a shorter timeout."""
     queue_size: Annotated[int, Field(ge=0, le=UINT32)] | None = None
@@ -508,19 +508,19 @@ class ForeignModelOptions(Options):
     size: Annotated[tuple[int, int] | None, BeforeValidator(_sides)] = None
     """N or HEIGHTxWIDTH; default: the model's."""
     fit: Fit | None = None
-    """crop, pad or squash, as in `image:`; default: the model's."""
+    """How an image is fitted, as in `image:`; default: the model's."""
     crop_ratio: Annotated[Annotated[float, Field(gt=0, le=1)] | None, CommandLine(code="option.crop_ratio")] = None
     """The part of the image that crop keeps, up to 1."""
     interpolation: Interpolation | None = None
-    """nearest, bilinear, bicubic or lanczos."""
+    """How an image is resized."""
     layout: Annotated[
         Layout | None, BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
     ] = None
     """A graph's input axes: NCHW or NHWC, where the shape is ambiguous."""
     task: ForeignTask | None = None
-    """multiclass (the default), multilabel, embedding or segmentation."""
+    """What the model predicts; default: multiclass."""
     activation: Literal["softmax", "sigmoid", "none"] | None = None
-    """The activation to add to the last values: softmax, sigmoid or none."""
+    """The activation to add to the last values."""
 
     @field_validator("labels")
     @classmethod

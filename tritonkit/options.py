@@ -13,6 +13,7 @@ import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
@@ -165,13 +166,10 @@ def _metavar(field: FieldInfo, kind: Any) -> str | None:
         for declared in getattr(part, "__metadata__", ())
         for rule in getattr(declared, "metadata", [declared])
     ]
-    ends = [
-        next(
-            (getattr(rule, name) for rule in (*field.metadata, *nested) for name in names if hasattr(rule, name)), None
-        )
-        for names in (("ge", "gt"), ("le", "lt"))
-    ]
-    least, most = ("" if end is None or end > _LARGEST_SHOWN else _text(end) for end in ends)
+    ends = {
+        name: getattr(rule, name) for rule in (*field.metadata, *nested) for name in ("ge", "le") if hasattr(rule, name)
+    }
+    least, most = (_text(ends[name]) if ends.get(name, inf) < _LARGEST_SHOWN else "" for name in ("ge", "le"))
     return f"<{kind.__name__} {least}..{most}>" if least or most else None
 
 

@@ -3,7 +3,7 @@
 Three methods process the same JPEGs of about 500 x 400 pixels, cut from the photographs of `make data`, in turns:
 `client infer` with --output through a Triton from the pip wheel; decoding, preprocessing and ONNX Runtime in one
 process at its best batch size; and a loop over `tritonclient`, one image in each request, fp32, over HTTP. Each run has
-a process of its own. CPU time is the sum of this process and Triton with all its children. The time of `client infer`
+a process of its own. CPU time is the sum of that process and Triton with all its children. The time of `client infer`
 includes the start of its process; the baselines exclude imports and opening the model.
 
 Exits with 1 if `client infer` takes more than 1.25 times the CPU time of the single process, or the loop takes less

@@ -68,7 +68,7 @@ class ModelResult(Frozen):
     rtx_fp32: str = ""
     rtx_fp16: str = ""
     exceptions: tuple[str, ...] = ()
-    versions: dict[str, str]
+    versions: dict[str, str] = {}
     """Versions of the tools."""
 
     def row(self) -> str:

@@ -52,7 +52,7 @@ def measure(
     batches = batches_of(builtin_golden(network.spec.preprocess).images, 1)
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "repository"
-        options = {"instances": instances, "kind": "cpu", "encoded": False, "force": True}
+        options = {"instances": instances, "kind": "cpu", "encoded": False, "force": True, "repair": False}
         for variant, target in VARIANTS.items():
             publish_network(network, repository, variant.replace(" ", "_"), MAX_BATCH, **target, **options)
         with serve(repository) as triton, TritonClient(triton.options.grpc_url) as server:

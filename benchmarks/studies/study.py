@@ -27,7 +27,6 @@ from tritonkit.errors import TritonkitError
 from tritonkit.system.files import atomic_write
 
 Measured = TypeVar("Measured")
-_SAMPLE_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -157,14 +156,18 @@ def run_process(
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         process = subprocess.Popen([*map(str, arguments)], stdout=stdout, stderr=stderr)
-        while is_running:
-            try:
-                process.wait(sample_s)
-                is_running = False
-            except subprocess.TimeoutExpired:
-                with suppress(OSError):  # a process ended
-                    peak_kib = max(peak_kib, sum(map(_high_water_kib, _family(process.pid))))
-                while_running()
+        try:
+            while is_running:
+                try:
+                    process.wait(sample_s)
+                    is_running = False
+                except subprocess.TimeoutExpired:
+                    with suppress(OSError):  # a process ended
+                        peak_kib = max(peak_kib, sum(map(_high_water_kib, _family(process.pid))))
+                    while_running()
+        finally:
+            process.kill()
+            process.wait()
         seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
         stdout.seek(0)
         stderr.seek(0)

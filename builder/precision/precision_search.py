@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import get_args
 
 import onnx
 from onnx import ModelProto
@@ -37,7 +36,8 @@ FP16: tuple[ReducedType, ...] = ("fp16",)
 Nodes = Callable[[], Sequence[str]]
 """Names nodes, where a step needs them: finding them may take as long as the step itself."""
 Reduce = Callable[[Collection[str]], tuple[ModelProto, Collection[str]]]
-"""Reduces the graph, except the nodes to keep; returns it with the nodes in the reduced precision that matter."""
+"""Reduces the graph, except the nodes to keep; returns it with its reduced nodes, none where no operator
+gains from the precision."""
 
 
 @dataclass
@@ -100,7 +100,7 @@ class PrecisionSearch:
             model, low = reduce(kept)
             if not low:  # the artifact would be in fp32, not in this precision
                 raise ArtifactError(
-                    f"{precision}, {description}: no convolution or matrix product would be left in {precision}",
+                    f"{precision}, {description}: no operator that gains from it would be left in {precision}",
                     code="precision.nothing_reduced",
                 )
             onnx.save(model, path)
@@ -133,7 +133,7 @@ class PrecisionSearch:
         def reduce(kept: Collection[str]) -> tuple[ModelProto, Collection[str]]:
             low = reducible - set(kept)
             is_heavy = any(node.name in low and node.op_type in HEAVY_OPERATORS for node in self._flat.graph.node)
-            return cast_graph(self._flat, precision, kept), low if is_heavy else ()
+            return (cast_graph(self._flat, precision, kept), low) if is_heavy else (self._flat, ())
 
         step = partial(self._step, precision, reduce)
         if precision == "fp16":
@@ -164,7 +164,8 @@ class PrecisionSearch:
             model = quantize_graph(self._flat, self._images, dialect, method, kept)
             return model, set(int8_nodes(model, operators)) - set(kept) - self._margins
 
-        minmax, percentile = (partial(self._step, "int8", partial(reduce, method)) for method in get_args(Method))
+        minmax = partial(self._step, "int8", partial(reduce, "minmax"))
+        percentile = partial(self._step, "int8", partial(reduce, "percentile"))
         yield minmax(f"minmax calibration on {len(self._images)} images", list)
         yield percentile(f"percentile calibration on {len(self._images)} images", list)
         if products:

@@ -85,7 +85,7 @@ class Publication:
     model: Path
     companions: CompanionModels
     version: int = 0
-    """The version to add."""
+    """The version to add; 0 where the folder is replaced without a new one."""
 
     @property
     def version_folder(self) -> Path:

@@ -43,7 +43,8 @@ def keep_newest(folder: Path, keep: int, served_before: Collection[int] = ()) ->
     """Delete a model's versions, except the newest `keep` and those that are marked or served.
 
     served_before: versions that the version policy loaded until now; running servers may still have them loaded.
-    Raises InputError for keep < 1, ArtifactError where another builder is running; then nothing is deleted.
+    Raises InputError for keep < 1, ArtifactError where another builder is running; then nothing is deleted. Raises
+    ArtifactError where a version cannot be moved; those before it are deleted.
     """
     if keep < 1:
         raise InputError(f"--keep {keep}: expected 1 or more; to remove a model delete its folder", code="option.keep")
@@ -65,7 +66,7 @@ def keep_newest(folder: Path, keep: int, served_before: Collection[int] = ()) ->
                 flush(folder)
             except OSError as error:
                 raise ArtifactError(
-                    f"{path}: cannot be moved out of the repository ({error.strerror})",
+                    f"{path}: cannot be moved out of the repository for good ({error.strerror})",
                     code="repository.delete_version",
                 ) from error
             deleted.append(version)

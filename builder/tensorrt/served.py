@@ -48,7 +48,7 @@ class ServedPlan(Runner):
         graph: the ONNX file the plan was built from. version_compatible: the plan was built version-compatible.
 
         Raises BuildStoppedError where Docker does not answer or the image cannot be run, CannotBuildError, with the
-        last lines of Triton's log, where Triton does not load the plan in time.
+        last lines of Triton's log, where Triton does not load the plan within `READY_S` seconds.
         """
         self.spec, self.origin, self.max_batch = spec, f"{plan.name} in {image}", max_batch
         docker = docker or docker_here()

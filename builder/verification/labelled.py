@@ -45,13 +45,13 @@ class LabelledSet:
         """Add the quality of source and artifact to the verdict; the verdict fails where too much is lost.
 
         artifact: a file that opens as a runner here. An artifact without valid outputs is not measured. Where the
-        graph is measured in place of a plan, the verdict says so.
+        graph is measured in place of a plan, the verdict says so. The caller has built the file, or has opened it with
+        the check whether it is trusted.
         """
         from tritonkit.evaluation.evaluate import quality_problems
 
         if _NOT_MEASURABLE & {problem.code for problem in verdict.problems}:
             return verdict
-        # The file was built here, or has been opened before, so it is trusted.
         if is_plan(artifact):  # its spec is published later
             from tritonkit.runtimes.tensorrt import TensorRtRunner
 

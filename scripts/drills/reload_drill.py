@@ -119,8 +119,8 @@ def drill(folder: Path, seconds: float, every_s: float, threads: int, protocol: 
                 published = publish_all(triton, repository, traffic, seconds, every_s)
             finally:
                 traffic.stop.set()
-            for thread in requests:
-                thread.result()
+            for request in requests:
+                request.result()
     return summarize(seconds, published, traffic, repository)
 
 

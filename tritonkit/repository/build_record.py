@@ -33,11 +33,11 @@ class BuildOptions(Options):
     optimization_level: Annotated[
         Annotated[int, Field(ge=0, le=5)] | None, CommandLine(code="build.optimization_level")
     ] = None
-    """How long to look for kernels, 0 to 5; default: TensorRT's, 3."""
+    """How long to look for kernels; default: TensorRT's, 3."""
     version_compatible: bool = False
     """Also loads in newer TensorRT versions; the plan is larger and slower."""
     hardware: Annotated[Hardware, CommandLine(code="option.hardware")] = "none"
-    """Hardware compatibility: none, ampere_plus, same_compute_capability."""
+    """GPUs that the plan also runs on."""
     compute_capabilities: Annotated[tuple[str, ...], CommandLine("--compute-capability", metavar="X.Y")] = ()
     """--rtx: a GPU generation to build for, such as 8.9."""
 

@@ -50,7 +50,7 @@ def wrap_graph(
         taken |= {value.name for value in (*scope.input, *scope.output, *scope.initializer)}
     prefix = ""
     if taken & {spec.input.name, output.name}:
-        prefix = "given."
+        prefix = "original."
         model = compose.add_prefix(model, prefix)
     graph = model.graph
     before = _input_nodes(graph, prefix + signature.input, signature, spec)
