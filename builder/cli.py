@@ -13,7 +13,16 @@ from builder.commands.versions import promote, rollback, versions
 from builder.request import VerifyRequest
 from tritonkit.options import options_of
 from tritonkit.runtimes.tensorrt_plan import TITLES
-from tritonkit.system.console import JsonOption, application, print_json, print_text, progress, reports_errors, table
+from tritonkit.system.console import (
+    JsonOption,
+    application,
+    print_json,
+    print_text,
+    progress,
+    quality_tables,
+    reports_errors,
+    table,
+)
 from tritonkit.system.files import check_can_write
 
 # Without this, torch's threads spin between batches and take the cores from ONNX Runtime. Torch reads it at import.
@@ -63,6 +72,7 @@ def verify(request: VerifyRequest, as_json: JsonOption = False) -> None:
         print_json(verdict)
     else:
         print_text(f"{request.artifact}: {'passed' if verdict.passed else 'FAILED'}: {verdict.summary().lstrip()}")
+        quality_tables({measured: metrics for measured, metrics in verdict.quality.items() if " on " in measured})
         for note in verdict.notes:
             print_text(f"warning: {note}")
     if not verdict.passed:

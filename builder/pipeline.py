@@ -21,7 +21,6 @@ from builder.repository.retention import Retention, keep_newest
 from builder.repository.serving_image import check_build
 from builder.repository.shared_files import unverified_batch_warnings
 from builder.request import ExportRequest
-from builder.verification.labelled import LabelledSet
 from builder.verification.report import VERDICT_PAGE, write_page
 from builder.verification.report_images import ReportAnswers, collect_answers
 from tritonkit.comparison import PROBES
@@ -87,9 +86,9 @@ def final_verdict(plan: ExportPlan, verified: Verified) -> Verified:
     Raises CheckFailedError where it failed and is not forced, or is about another precision and the export is strict.
     """
     request, verdict, name = plan.request, verified.verdict, plan.context.spec.name
-    if request.data is not None:
+    if plan.labelled is not None:
         plan.job.report("measuring on labelled images")
-        verdict = LabelledSet(plan.job.source, request.data, request.masks).with_quality(verdict, verified.file)
+        verdict = plan.labelled.with_quality(verdict, verified.file)
     verdict = verdict.model_copy(update={"forced": request.force and not verdict.passed})
     verified = replace(verified, verdict=verdict)
     if request.report is not None:

@@ -21,6 +21,7 @@ from builder.sources import open_source
 from builder.sources.base import Source
 from builder.sources.images import golden_from_images
 from builder.verification.context import DEFAULT_MAX_BATCH, select_golden, verification_context
+from builder.verification.labelled import LabelledSet
 from tritonkit.errors import InputError
 from tritonkit.export_options import ONNX_BF16
 from tritonkit.runtimes.formats import ONNX, ProgressCallback
@@ -47,6 +48,7 @@ class ExportPlan(BuildPlan):
     other_versions: Sequence[int]
     """The versions that stay in the model's folder."""
     staged: Publication
+    labelled: LabelledSet | None = None
 
     def serving_files(self, job: BuildJob) -> tuple[ModelConfig, SharedFiles]:
         """The `config.pbtxt` as if Triton loaded this version, and the files of the model once the version is added.
@@ -93,6 +95,7 @@ def plan(request: ExportRequest, report: ProgressCallback) -> Iterator[ExportPla
     if request.target.record is ONNX and source.precision == "bf16" and not request.uses_tensorrt:
         raise InputError(f"{source.path.name} is in bf16: {ONNX_BF16}", code="onnx.bf16_kernels")
     user_config, _ = configs_of(request, source.spec.name)
+    labelled = LabelledSet.read(source, request.data, request.masks)
     with publication(request.repository, source.spec.name) as staged, tempfile.TemporaryDirectory() as scratch:
         _, current_config = configs_of(request, source.spec.name)  # now that no other builder can change it
         max_batch = largest_batch(request, user_config, current_config)
@@ -113,6 +116,7 @@ def plan(request: ExportRequest, report: ProgressCallback) -> Iterator[ExportPla
             current_config=current_config,
             other_versions=versions_of(request.repository / source.spec.name),
             staged=staged,
+            labelled=labelled,
         )
         config, _ = planned.serving_files(job)
         preferred = tuple(configured_batch_sizes(config))

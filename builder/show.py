@@ -34,6 +34,8 @@ class ShowResult(Frozen):
 
 def show(path: Path) -> ShowResult:
     """Read a checkpoint, an artifact, a version folder or a model folder. Raises InputError for anything else."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder", code="artifact.not_found")
     if path.suffix == ".safetensors":
         return ShowResult(path=path, spec=read_spec(path))
     if format_of(path) is not None:

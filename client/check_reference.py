@@ -48,7 +48,14 @@ class ReferenceFiles(Frozen):
         path = self.golden or self.checkpoint or folder / GOLDEN_FILE
         version_folder = folder if self.golden is None else path.parent
         if self.golden is None and self.checkpoint is not None:
+            if not path.is_file():
+                raise InputError(f"{path}: no such file; expected a checkpoint", code="artifact.not_found")
             golden_sample = golden_of_checkpoint(path)
+            if golden_sample is None:
+                raise InputError(
+                    f"{path}: {GOLDEN_FILE} is missing beside it; copy it from the folder of the run, or set --golden",
+                    code="golden.missing",
+                )
             _check_same_model(runner, path, _checkpoint_spec(path))
         else:
             golden_sample = Golden.load(path) if path.is_file() else None

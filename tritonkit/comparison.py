@@ -79,6 +79,10 @@ class Comparison(Frozen):
         negligible = self.max_abs <= NEGLIGIBLE  # outputs of a very confident model hardly vary
         return self.max_abs <= limits.max_abs and (negligible or self.relative <= limits.relative)
 
+    def is_kept(self, limits: Limits) -> bool:
+        """Return whether errors and decisions are within the limits."""
+        return self.is_within(limits) and self.decisions_kept >= limits.decisions
+
 
 def infer_in_batches(runner: Runner, images: ImageArray, batch: int) -> Outputs:
     """Run N images in batches of exactly `batch`; the last batch is padded with images from the start."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from builder.request import ExportRequest
 from tritonkit.options import options_of
-from tritonkit.system.console import JsonOption, print_json, print_text, progress, reports_errors, warn
+from tritonkit.system.console import JsonOption, print_json, print_text, progress, quality_tables, reports_errors, warn
 
 
 @reports_errors
@@ -57,6 +57,7 @@ def export(request: ExportRequest, as_json: JsonOption = False) -> None:
     verdict = published.verdict
     state = "PUBLISHED ALTHOUGH THE VERDICT FAILED" if verdict.forced else "verdict passed"
     print_text(f"{state}: {verdict.summary()}")
+    quality_tables({measured: metrics for measured, metrics in verdict.quality.items() if " on " in measured})
     if verdict.tries and verdict.tries[-1].kept:
         nodes = verdict.tries[-1].kept
         print_text(f"kept in fp32: {len(nodes)} nodes: {', '.join(nodes[:5])}{', …' if len(nodes) > 5 else ''}")

@@ -18,6 +18,8 @@ def load_without_weights(path: Path) -> onnx.ModelProto:
     """Read a model without its external weights; their types are in the file itself. Raises ArtifactError."""
     try:
         return onnx.load(path, load_external_data=False)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file", code="artifact.missing") from error
     except Exception as error:  # protobuf's errors share no base class with OSError
         raise ArtifactError(
             f"{path}: not a readable ONNX file: damaged or truncated ({first_line(error)})", code="onnx.unreadable"

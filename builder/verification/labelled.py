@@ -29,6 +29,15 @@ class LabelledSet:
     data: Path
     masks: Path | None = None
 
+    @classmethod
+    def read(cls, source: Source, data: Path | None, masks: Path | None) -> LabelledSet | None:
+        """The set of `--data`, with its images checked; None without the option. Raises DataError."""
+        if data is None:
+            return None
+        labelled = cls(source, data, masks)
+        _ = labelled.images
+        return labelled
+
     @cached_property
     def images(self) -> LabelledImages:
         """The images, read and checked once. Raises DataError for images that do not fit the model."""

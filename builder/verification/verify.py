@@ -44,6 +44,7 @@ def verify_artifact(
     Raises ArtifactError where the artifact cannot be opened here.
     """
     golden = select_golden(source.spec, source.golden, options.images)
+    labelled = LabelledSet.read(source, options.data, options.masks)
     precision = precision_of(artifact)
     recorded = recorded_problems(artifact, precision) if is_plan(artifact) else []
     with (
@@ -70,8 +71,7 @@ def verify_artifact(
             simulation = f"a simulation that rounds to {onnx_rounding(artifact)} where hardware would"
             fields = {"format": known.name, "proven_by": simulation}
         verdict = verdict.model_copy(update=fields)
-        if options.data is not None:
-            labelled = LabelledSet(source, options.data, options.masks)
+        if labelled is not None:
             verdict = labelled.with_quality(verdict, Path(runner.origin))
         if options.report is not None:
             answers = collect_answers(context.reference, runner, golden, context.max_batch, context.preferred)

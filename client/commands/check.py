@@ -10,7 +10,7 @@ import typer
 from client.commands.options import ConnectionOptions
 from tritonkit.errors import CertificateError, InferenceError, InputError, TokenError, UnreachableError
 from tritonkit.options import options_of
-from tritonkit.system.console import JsonOption, print_json, print_text, progress, reports_errors, table
+from tritonkit.system.console import JsonOption, print_json, print_text, progress, quality_tables, reports_errors, table
 
 if TYPE_CHECKING:
     from client.served_check import CheckResult
@@ -98,16 +98,14 @@ def _print_results(results: list[CheckResult]) -> None:
                 str(comparison.images),
                 f"{comparison.max_abs:.1e} (limit {result.limits.max_abs:.0e})",
                 f"{comparison.decisions_kept:.0%}",
-                "passed" if result.passed else "FAILED",
+                "passed" if comparison.is_kept(result.limits) else "FAILED",
             ]
             for result in results
             for comparison in result.comparisons
         ],
     )
     for result in results:
-        for measured, metrics in result.quality.items():
-            print_text(f"{result.model} version {result.version}: {measured}")
-            table(("metric", "value"), [(name, f"{value:.4f}") for name, value in metrics.items()])
+        quality_tables(result.quality)
         for problem in result.problems:
             print_text(f"{result.origin} version {result.version}: {problem}")
         if result.comparisons and result.verdict is None:

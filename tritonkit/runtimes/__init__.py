@@ -24,6 +24,8 @@ def open_artifact(path: Path, threads: int = 0) -> Runner:
         raise InputError(
             f"{path}: is the folder of a training run; pass its checkpoint, {best}", code="artifact.run_folder"
         )
+    if not path.exists():
+        raise InputError(f"{path}: no such file", code="artifact.not_found")
     if artifact_format is None and path.suffix != _CHECKPOINT:
         known = ", ".join([_CHECKPOINT, *(known.suffix for known in known_formats())])
         raise ArtifactError(
@@ -31,7 +33,7 @@ def open_artifact(path: Path, threads: int = 0) -> Runner:
             code="artifact.unknown_suffix",
         )
     if not path.is_file():
-        raise InputError(f"{path}: no such file", code="artifact.not_found")
+        raise InputError(f"{path}: is a folder; expected a file", code="artifact.folder")
     try:
         if artifact_format is None:
             from tritonkit.runtimes.pytorch import TorchRunner

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -145,6 +145,30 @@ def print_json(document: Any) -> None:
         plain = json.loads(json.dumps(document, default=_plain), parse_constant=lambda constant: None)
         text = json.dumps(plain, ensure_ascii=ascii_only, indent=2)
     print(printable_json(text))
+
+
+_MOST_METRICS = 40
+
+
+def quality_tables(quality: Mapping[str, Mapping[str, float]]) -> None:
+    """Print a table for each set of images: a row a metric, a column a model. Keys of quality: `MODEL on IMAGES`.
+
+    Of many metrics those of single classes, such as `f1/cat`, are left out.
+    """
+    by_images: dict[str, dict[str, Mapping[str, float]]] = {}
+    for measured, metrics in quality.items():
+        model, _, images = measured.partition(" on ")
+        by_images.setdefault(images, {})[model] = metrics
+    for images, models in by_images.items():
+        names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
+        if len(names) > _MOST_METRICS:
+            names = [name for name in names if "/" not in name]
+        print_text(f"measured on {images}:")
+        rows = [
+            [name, *(f"{metrics[name]:.4f}" if name in metrics else "" for metrics in models.values())]
+            for name in names
+        ]
+        table(("metric", *models), rows)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], paths: Container[str] = PATH_COLUMNS) -> None:

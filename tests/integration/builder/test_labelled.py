@@ -245,3 +245,19 @@ def test_torchscript_file_that_was_just_built_is_measured(
     )
     assert verdict.passed, verdict.problems
     assert TRUST_VARIABLE not in os.environ
+
+
+def test_export_prints_the_metrics_and_refuses_wrong_data_before_it_builds(
+    command: Command, checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    words = ("builder", "export", checkpoint, "--repository", tmp_path / "repository", "--max-batch", "2")
+    done = command(*words, "--data", data)
+    assert done.exit_code == 0, done.stderr
+    rows = [line.split() for line in done.stdout.partition(f"measured on 12 pictures of {data}:\n")[2].splitlines()]
+    assert rows[0] == ["metric", "checkpoint", "artifact"]
+    accuracy = next(row for row in rows if row[0] == "accuracy")
+    assert accuracy[1] == accuracy[2]
+    wrong = command(*words, "--data", tmp_path / "nowhere")
+    assert wrong.exit_code == 2
+    assert "nowhere" in wrong.stderr
+    assert "exporting to ONNX" not in wrong.stderr

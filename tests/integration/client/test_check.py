@@ -214,6 +214,7 @@ def test_other_models_are_checked_when_a_file_of_one_is_broken(check: Command, c
         (["resnet18", "--golden", "a.npz", "--against", "b.safetensors"], "check.two_references"),
         (["resnet18", "--repository", "nowhere"], "golden.missing"),
         (["resnet18", "--masks", "masks"], "option.no_effect"),
+        (["resnet18", "--against", "nowhere.safetensors"], "artifact.not_found"),
     ],
 )
 def test_check_refuses_wrong_options(command: Command, served: str, words: list[str], code: str) -> None:
