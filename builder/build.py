@@ -93,10 +93,12 @@ def build_verified(plan: BuildPlan) -> Verified:
         if step.precision in unavailable:
             continue
         report(f"attempt {number}: {target.format} {step.precision}, {step.description}")
+        if verified is not None:
+            verified.runner.close()  # a plan in a container would take memory of the GPU from the next build
         started = time.monotonic()
         try:
             built = build(plan, step)
-            last, verified = verified, verify(plan, built)
+            verified = verify(plan, built)
         except ArtifactError as error:
             if not request.repair or step.precision == "fp32":
                 raise
@@ -117,8 +119,6 @@ def build_verified(plan: BuildPlan) -> Verified:
                 )
             )
             continue
-        if last is not None:
-            last.runner.close()
         attempts.append(_attempt(step, verified.verdict, built.fp32_nodes, started))
         if verified.verdict.passed or not request.repair:
             break

@@ -100,16 +100,22 @@ class CachingRunner(Runner):
     def __init__(self, runner: Runner) -> None:
         self.spec, self.origin, self.max_batch = runner.spec, runner.origin, runner.max_batch
         self.runner = runner
+        self._is_closed = False
         self._answers: dict[bytes, Outputs] = {}
 
     def _infer(self, batch: ImageArray) -> Outputs:
         key = hashlib.blake2b(batch.tobytes() + str(batch.shape).encode()).digest()
         if key not in self._answers:
+            if self._is_closed:
+                raise ArtifactError(
+                    f"{self.origin}: is closed, after another attempt was begun", code="artifact.closed"
+                )
             self._answers[key] = self.runner.infer(batch)
         return self._answers[key]
 
     def close(self) -> None:
-        """Close the wrapped runner; the cached outputs remain."""
+        """Close the wrapped runner; the cached outputs remain, and any other batch raises ArtifactError."""
+        self._is_closed = True
         self.runner.close()
 
 

@@ -105,7 +105,7 @@ def _print_results(results: list[CheckResult]) -> None:
         ],
     )
     for result in results:
-        quality_tables(result.quality)
+        quality_tables(result.quality, f"{result.model} version {result.version}, ")
         for problem in result.problems:
             print_text(f"{result.origin} version {result.version}: {problem}")
         if result.comparisons and result.verdict is None:

@@ -35,14 +35,11 @@ def publish(
     network, splits = plan.network, plan.splits
     runner = TorchRunner(network, origin=str(run.checkpoint(checkpoint_name)))
     parts = {"val": splits.val, "test": splits.test}
-    metrics = {
-        f"{part}_{name}": value
-        for part, samples in parts.items()
-        if samples
-        for name, value in measure(runner, (*splits.base, *samples), plan.task, on_batch if part == "val" else None)[
-            0
-        ].items()
-    }
+    metrics: MetricValues = {}
+    for part, samples in parts.items():
+        if samples:
+            values, _ = measure(runner, (*splits.base, *samples), plan.task, on_batch if part == "val" else None)
+            metrics |= {f"{part}_{name}": value for name, value in values.items()}
     lineage = Lineage(
         data_fingerprint=splits.fingerprint,
         config=plan.config.model_dump(mode="json"),

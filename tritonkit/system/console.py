@@ -150,10 +150,10 @@ def print_json(document: Any) -> None:
 _MOST_METRICS = 40
 
 
-def quality_tables(quality: Mapping[str, Mapping[str, float]]) -> None:
+def quality_tables(quality: Mapping[str, Mapping[str, float]], title: str = "") -> None:
     """Print a table for each set of images: a row a metric, a column a model. Keys of quality: `MODEL on IMAGES`.
 
-    Of many metrics those of single classes, such as `f1/cat`, are left out.
+    title: words before those of the images. Of many metrics those of single classes, such as `f1/cat`, are left out.
     """
     by_images: dict[str, dict[str, Mapping[str, float]]] = {}
     for measured, metrics in quality.items():
@@ -163,7 +163,7 @@ def quality_tables(quality: Mapping[str, Mapping[str, float]]) -> None:
         names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
         if len(names) > _MOST_METRICS:
             names = [name for name in names if "/" not in name]
-        print_text(f"measured on {images}:")
+        print_text(f"{title}measured on {images}:")
         rows = [
             [name, *(f"{metrics[name]:.4f}" if name in metrics else "" for metrics in models.values())]
             for name in names

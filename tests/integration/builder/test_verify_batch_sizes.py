@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -15,8 +16,9 @@ from builder.repository.manifest import manifest_of
 from builder.sources.images import builtin_golden
 from builder.verification.context import DEFAULT_MAX_BATCH, CachingRunner, verification_context
 from builder.verification.verify import largest_batch, precision_of, verify_artifact
+from tests.errors import raises
 from tests.fixture_types import Command
-from tritonkit.errors import BatchError
+from tritonkit.errors import ArtifactError, BatchError
 from tritonkit.export_options import VerificationOptions
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.repository.manifest import Manifest
@@ -97,3 +99,13 @@ def test_precision_is_that_of_the_verdict_only_when_the_hashes_match(job: BuildJ
     assert precision_of(artifact) == "int8"
     artifact.write_text("<net></net>")
     assert precision_of(artifact) == "fp32"
+
+
+def test_closed_runner_gives_the_answers_that_it_has(job: BuildJob) -> None:
+    runner = CachingRunner(job.source.reference)
+    images = builtin_golden(job.source.spec.preprocess).images
+    answers = runner.infer(images[:2])
+    runner.close()
+    assert np.array_equal(runner.infer(images[:2])["probabilities"], answers["probabilities"])
+    with raises(ArtifactError, "artifact.closed"):
+        runner.infer(images[:3])

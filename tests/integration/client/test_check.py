@@ -69,6 +69,8 @@ def test_served_model_is_measured_on_labelled_images(
     assert result["quality"] == {
         f"server on {len(found)} pictures of {tmp_path}": pytest.approx(known(local), abs=1e-4)
     }
+    shown = command(*words).stdout
+    assert f"resnet18 version 1, measured on {len(found)} pictures of {tmp_path}:\n" in shown
     (tmp_path / found[0]).rename(tmp_path / "a label of another model")
     completed = command(*words, "--json")
     assert completed.exit_code == 2
