@@ -23,7 +23,7 @@ from tritonkit.system.console import warn
 from tritonkit.system.files import atomic_write, check_can_write
 
 SERVED_FOLDER = "served"
-"""Subfolder of the run folder: a record of the export, and a copy of its config.pbtxt."""
+"""Subfolder of the run folder: a record of the export, and copies of its verdict and config.pbtxt."""
 PUBLISHED_FILE, CONFIG_FILE = "published.json", "config.pbtxt"
 _PLAN_HINT = (
     "Either build in the container that will serve the plan, if Docker has a GPU: `in_container: true`; or build for "
@@ -64,7 +64,7 @@ def builder_command() -> Path:
 def export_checkpoint(checkpoint: Path, export: ExportOptions, plugins: Sequence[str] = ()) -> Path:
     """Run `builder export` on a checkpoint, with the training's plugins; return the published artifact.
 
-    Writes a record of the export and a copy of its config.pbtxt next to the checkpoint. Raises CheckFailedError if the
+    Writes a record of the export and copies of its verdict and config.pbtxt next to the checkpoint. Raises CheckFailedError if the
     verdict failed, ConfigError if the builder rejected the options, and ExternalError if the command failed otherwise.
     """
     command = ["builder", "export", str(checkpoint), *arguments_of(export)]
@@ -129,8 +129,12 @@ def _check_config(path: Path | None) -> None:
 
 
 def _record(published: dict[str, Any], command: Sequence[str], folder: Path) -> None:
-    """Write the export's record and config.pbtxt into the run folder, and show the export's warnings."""
-    config = Path(published["artifact"]).parents[1] / CONFIG_FILE
+    """Write the export's record, its verdict and config.pbtxt into the run folder, and show the export's warnings."""
+    artifact = Path(published["artifact"])
+    config = artifact.parents[1] / CONFIG_FILE
+    for verdict in artifact.parent.glob("verdict.*"):  # JSON and a page
+        with atomic_write(folder / verdict.name) as temporary:
+            shutil.copyfile(verdict, temporary)
     for name, text in (
         (PUBLISHED_FILE, json.dumps({"command": shlex.join(command), **published}, indent=2)),
         (CONFIG_FILE, config.read_text(encoding="utf-8")),

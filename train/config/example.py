@@ -111,7 +111,8 @@ def _brief(value: Any) -> Any:
     if isinstance(value, dict) and "arguments" in value:
         value = {**value, **value["arguments"], "arguments": None}
     if isinstance(value, dict):
-        return {key: _brief(each) for key, each in value.items() if each not in (None, {}, [])}
+        section = {key: _brief(each) for key, each in value.items() if each not in (None, {}, [])}
+        return section["name"] if section.keys() == {"name"} else section
     return [_brief(each) for each in value] if isinstance(value, list) else value
 
 

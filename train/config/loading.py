@@ -12,12 +12,16 @@ from train.config.document import Document
 from train.config.sections import (
     AugmentConfig,
     Callback,
+    CsvTracker,
     DataConfig,
     HeadConfig,
     ImageConfig,
+    MlflowTracker,
     ModelConfig,
     OptimizerConfig,
     SchedulerConfig,
+    TensorBoardTracker,
+    Trackers,
     WeightedHead,
 )
 from tritonkit.errors import ConfigError
@@ -68,6 +72,8 @@ class Config(HeadConfig):
     of sums, because each worker takes a core from torch."""
     callbacks: tuple[Callback, ...] = ()
     """Your own Lightning callbacks: names that plugins registered, or module:Class."""
+    trackers: Trackers = (CsvTracker(),)
+    """Where the run is logged: csv (always), tensorboard, mlflow. With arguments: {name: mlflow, experiment: roses}."""
     export: ExportOptions | None = None
     """Export the best checkpoint after the training."""
 
@@ -84,12 +90,25 @@ class Config(HeadConfig):
             raise ValueError(f"{', '.join(misplaced)}: each of `heads` has its own; move it to the heads")
         if self.frozen_lr is not None and not self.frozen_epochs:
             raise ValueError("frozen_lr needs frozen_epochs, which is 0; raise frozen_epochs, or leave frozen_lr out")
+        names = [tracker.name for tracker in self.trackers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"trackers: {', '.join(names)}: each tracker can be used once")
         return self
 
     @property
     def total_epochs(self) -> int:
         """The number of epochs of both stages."""
         return self.frozen_epochs + self.epochs
+
+    @property
+    def mlflow(self) -> MlflowTracker | None:
+        """The tracker `mlflow`; None if the run does not use it."""
+        return next((tracker for tracker in self.trackers if isinstance(tracker, MlflowTracker)), None)
+
+    @property
+    def tensorboard(self) -> TensorBoardTracker | None:
+        """The tracker `tensorboard`; None if the run does not use it."""
+        return next((tracker for tracker in self.trackers if isinstance(tracker, TensorBoardTracker)), None)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -79,6 +79,64 @@ Losses = Annotated[tuple[LossTerm, ...], BeforeValidator(_expand_loss_terms), Fi
 Callback = Annotated[NamedComponent, BeforeValidator(lambda value: _expand_component(value, NamedComponent))]
 
 
+class CsvTracker(Section):
+    """metrics.csv in the run folder. Every run has it."""
+
+    name: Literal["csv"] = "csv"
+
+
+class TensorBoardTracker(Section):
+    """Event files of TensorBoard."""
+
+    name: Literal["tensorboard"] = "tensorboard"
+    folder: UserPath | None = None
+    """Write to `<folder>/<name>/<number>`; default: `tensorboard` in the run folder."""
+
+
+class MlflowTracker(Section):
+    """A run in MLflow. The server and all credentials come from the environment or from `.env`."""
+
+    name: Literal["mlflow"] = "mlflow"
+    experiment: Annotated[str, Field(min_length=1)] | None = None
+    """Default: the model's name."""
+    run_name: str | None = None
+    """Default: the model's name and the number of the run."""
+    tags: dict[str, str] = {}
+
+
+_TRACKERS: dict[str, type[Section]] = {"csv": CsvTracker, "tensorboard": TensorBoardTracker, "mlflow": MlflowTracker}
+_SECRETS = ("uri", "url", "endpoint", "user", "password", "token", "secret", "key")
+
+
+def _expand_tracker(value: Any) -> Any:
+    """Turn `X` into `{name: X}`; refuse an unknown name, an unknown argument, and all that belongs to `.env`."""
+    section = {"name": value} if isinstance(value, str) else value
+    if not isinstance(section, dict):
+        return section
+    name = section.get("name")
+    if name not in _TRACKERS:
+        raise ValueError(f"unknown tracker {name!r}; expected one of {', '.join(_TRACKERS)}")
+    known = _TRACKERS[name].model_fields
+    for key in map(str, section.keys() - known.keys()):
+        if any(word in key.lower() for word in _SECRETS):
+            raise ValueError(
+                f"{name} takes no {key!r}: servers and credentials come from the environment or from .env "
+                "(MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME, MLFLOW_S3_ENDPOINT_URL, AWS_SECRET_ACCESS_KEY, …)"
+            )
+        raise ValueError(
+            f"{name} takes no {key!r}; its arguments: {', '.join(sorted(known.keys() - {'name'})) or 'none'}"
+        )
+    return section
+
+
+Tracker = Annotated[
+    CsvTracker | TensorBoardTracker | MlflowTracker, Field(discriminator="name"), BeforeValidator(_expand_tracker)
+]
+Trackers = Annotated[
+    tuple[Tracker, ...], BeforeValidator(lambda value: value if isinstance(value, list | tuple) else [value])
+]
+
+
 class HeadConfig(TaskConfig):
     """The task of a model or of one head, and its loss."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from train.config.sections import DataConfig
+from train.data import SUMMARY_FILE
 from train.data.splitting import keep_most_common_classes, split_parts
 from train.tasks.base import TrainingTask
 from tritonkit.errors import DataError, Problem, SpecError
@@ -29,8 +30,6 @@ from tritonkit.evaluation.labelled_images import (
 from tritonkit.evaluation.samples.part_names import PARTS
 from tritonkit.evaluation.samples.sample import IMAGE, Sample, Truth
 from tritonkit.spec import TaskSpec
-
-SUMMARY_FILE = "data.json"
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from train.engine.state_files import (
     network_weights,
     read_state,
 )
+from train.engine.tracking.trackers import Trackers, open_trackers
 from train.export import export_checkpoint
 from tritonkit.errors import DataError, ExternalError
 from tritonkit.networks.network import load_weights
@@ -61,11 +62,12 @@ def fit(config: Config) -> FitResult:
     """
     with quiet_lightning():
         plan = plan_run(config)
-        run = RunFolder.create(config)
-        with run.lock(), translate_failures(run, config):
-            run.save_config(config)
-            plan.splits.save(run.splits, plan.task)
-            return _finish(plan, run)
+        with open_trackers(config) as trackers:
+            run = RunFolder.create(config)
+            with run.lock(), translate_failures(run, config):
+                run.save_config(config)
+                plan.splits.save(run.splits, plan.task)
+                return _finish(plan, run, trackers)
 
 
 def resume(folder: Path) -> FitResult:
@@ -75,7 +77,8 @@ def resume(folder: Path) -> FitResult:
     """
     run = RunFolder.open_unfinished(folder)
     config = run.load_config()
-    with run.lock(), translate_failures(run, config), quiet_lightning():
+    # The trackers come first, so that they send the rest after the folder is unlocked.
+    with open_trackers(config) as trackers, run.lock(), translate_failures(run, config), quiet_lightning():
         run.delete_partial_files()
         state = last_state(run)
         check_same_config(state, config, run)
@@ -88,11 +91,12 @@ def resume(folder: Path) -> FitResult:
         epoch = 0 if state is None else state["epoch"] + 1
         progress = f"resuming after epoch {epoch}" if epoch else "no epoch is complete; starting again"
         warn(f"{run.path}: {progress}")
-        return _finish(plan, run)
+        return _finish(plan, run, trackers)
 
 
-def _finish(plan: TrainingPlan, run: RunFolder) -> FitResult:
-    best, rows = _train(plan, run)
+def _finish(plan: TrainingPlan, run: RunFolder, trackers: Trackers) -> FitResult:
+    trackers.start(run)
+    best, rows = _train(plan, run, trackers)
     warnings = learning_warnings(rows, plan.task, plan.splits.val)
     publish("last", plan, run, warnings)
     confusions = ConfusionCounter(plan, run)
@@ -102,6 +106,7 @@ def _finish(plan: TrainingPlan, run: RunFolder) -> FitResult:
         metrics = publish("best" if rank == 1 else f"best-{rank}", plan, run, warnings, on_batch)
     confusions.draw()
     draw_predictions(plan, run)
+    trackers.finish(run, metrics, plan.task.monitor)
     checkpoint, config = run.checkpoint("best"), plan.config
     exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
     for warning in warnings:
@@ -109,7 +114,7 @@ def _finish(plan: TrainingPlan, run: RunFolder) -> FitResult:
     return FitResult(checkpoint=checkpoint, run=run.path, metrics=metrics, warnings=warnings, exported=exported)
 
 
-def _train(plan: TrainingPlan, run: RunFolder) -> tuple[list[Path], list[dict[str, float]]]:
+def _train(plan: TrainingPlan, run: RunFolder, trackers: Trackers) -> tuple[list[Path], list[dict[str, float]]]:
     """Train the plan's network up to the last epoch, unless that is already done.
 
     Returns the state files of the best epochs, the best first, and the metrics after each epoch.
@@ -126,7 +131,7 @@ def _train(plan: TrainingPlan, run: RunFolder) -> tuple[list[Path], list[dict[st
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    trainer, is_resumed = _trainer(plan, run, best), run.last_state.is_file()
+    trainer, is_resumed = _trainer(plan, run, best, trackers), run.last_state.is_file()
     epoch = 0
     if is_resumed:
         state = read_state(run.last_state)
@@ -149,7 +154,7 @@ def _train(plan: TrainingPlan, run: RunFolder) -> tuple[list[Path], list[dict[st
     return [path for path in paths if path.is_file()] or [run.last_state], rows
 
 
-def _trainer(plan: TrainingPlan, run: RunFolder, best: ModelCheckpoint) -> Trainer:
+def _trainer(plan: TrainingPlan, run: RunFolder, best: ModelCheckpoint, trackers: Trackers) -> Trainer:
     config, history = plan.config, History(run.metrics)
     # Without a monitored metric, Lightning keeps the newest state.
     last = ModelCheckpoint(run.states, "last", save_on_train_epoch_end=True, enable_version_counter=False)
@@ -159,13 +164,13 @@ def _trainer(plan: TrainingPlan, run: RunFolder, best: ModelCheckpoint) -> Train
         optional.append(WeightAveraging(avg_fn=lambda average, current, _: average + (current - average) * (1 - decay)))
     if config.patience is not None:
         optional.append(EarlyStopping(f"val_{plan.task.monitor}", mode="max", patience=config.patience))
-    reporting = (history, CurvesCallback(plan, run, history), EpochLogger())
+    reporting = (history, CurvesCallback(plan, run, history), EpochLogger(), *trackers.callbacks(plan, run))
     return Trainer(
         devices=1,
         precision=plan.precision,
         max_epochs=config.total_epochs,
         accumulate_grad_batches=config.accumulate,
-        logger=False,
+        logger=trackers.loggers,
         plugins=[AtomicCheckpointIO()],
         callbacks=[*optional, *reporting, *plan.callbacks, best, last],
         enable_progress_bar=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from tritonkit.system.files import atomic_write
 
 
 class History(Callback):
-    """Writes a row of metrics for each epoch. The rows are part of the trainer's state, so a resumed run keeps them."""
+    """Writes a row for each epoch: when it ended, in seconds since 1970, and its metrics.
+
+    The rows are part of the trainer's state, so a resumed run keeps them.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -24,7 +28,8 @@ class History(Callback):
         # A metric that cannot be measured is an empty cell.
         metrics = {name: round(float(value), 6) for name, value in measured if not value.isnan()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.rows.append({"epoch": trainer.current_epoch + 1, "lr": rate, **metrics})
+        now = round(time.time(), 3)
+        self.rows.append({"epoch": trainer.current_epoch + 1, "time": now, "lr": rate, **metrics})
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         with atomic_write(self._path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)

@@ -55,7 +55,8 @@ class TrainingModule(lightning.LightningModule):
                 code="training.diverged",
             )
 
-    def validation_step(self, batch: Batch, _index: int) -> None:
+    def validation_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
+        """Update the metrics, and return the answers for callbacks."""
         images, targets = batch
         logits = self.network.logits(images)
         if self.task.has_val_loss:
@@ -64,6 +65,7 @@ class TrainingModule(lightning.LightningModule):
         answers = (answer.float() if answer.is_floating_point() else answer for answer in self.network.answers(logits))
         outputs = {output.name: answer for output, answer in zip(self.network.spec.outputs, answers, strict=True)}
         self.measures.update(outputs, targets)
+        return outputs
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics. Raises DataError if the metric that selects the best epoch cannot be measured."""

@@ -23,8 +23,10 @@ from train.reports.overlays import class_overlay, model_input_geometry, side_by_
 from train.reports.plots import draw_confusion, draw_curves
 from train.reports.sheets import INK, RIGHT, WRONG, SheetCell, write_sheet
 from tritonkit.evaluation.evaluate import AnsweredBatch
+from tritonkit.evaluation.tasks.base import BatchTargets
 from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
 from tritonkit.golden import GOLDEN_FILE, Golden
+from tritonkit.spec import Outputs
 from tritonkit.system.console import warn
 from tritonkit.tasks import task_of
 from tritonkit.tasks.segmentation import IGNORED
@@ -90,19 +92,24 @@ class ConfusionCounter:
 
     def __init__(self, plan: TrainingPlan, run: RunFolder) -> None:
         self._plan, self._run = plan, run
-        self._matrices: dict[str, ConfusionMatrix] = {}
+        self.matrices: dict[str, ConfusionMatrix] = {}
+        """By head."""
 
     def add(self, batch: AnsweredBatch) -> None:
         """Add a batch of answers."""
+        self.count(batch.outputs, batch.targets)
+
+    def count(self, outputs: Outputs, batch_targets: BatchTargets) -> None:
+        """Add answers and their collated targets."""
         with warn_if_drawing_fails(self._run.confusion("")):
-            targets = self._plan.task.golden_targets(batch.targets)
-            matrices = self._plan.task.confusion(batch.outputs, targets, self._plan.splits.task_spec)
+            targets = self._plan.task.golden_targets(batch_targets)
+            matrices = self._plan.task.confusion(outputs, targets, self._plan.splits.task_spec)
             for head, confusion in matrices.items():
-                self._matrices[head] = self._matrices[head] + confusion if head in self._matrices else confusion
+                self.matrices[head] = self.matrices[head] + confusion if head in self.matrices else confusion
 
     def draw(self) -> None:
         """Draw `confusion.png`, or one matrix for each head that has classes."""
-        for head, confusion in self._matrices.items():
+        for head, confusion in self.matrices.items():
             path = self._run.confusion(head)
             with warn_if_drawing_fails(path):
                 title = f"{self._plan.config.name}, {head}" if head else self._plan.config.name

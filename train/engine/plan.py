@@ -19,6 +19,7 @@ from train.engine.optim import check_optimizer, make_schedule
 from train.export import check_can_export
 from train.tasks import TrainingTask, training_task
 from train.tasks.losses import WeightedSum
+from train.tracking import check_trackers
 from tritonkit.errors import CheckpointError, ConfigError, DataError, InputError, Problem, SpecError
 from tritonkit.networks.backbones import architecture_of, dense_architecture_of, normalize_of, torchvision_name_hint
 from tritonkit.networks.network import Network, load_weights
@@ -63,6 +64,7 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
     _collect_errors(lambda: make_schedule(optimizer, config, steps=10), errors)
     if (export := config.export) is not None:
         _collect_errors(lambda: check_can_export(export), errors)
+    _collect_errors(lambda: check_trackers(config), errors)
     path = None if is_resumed else config.model.weights
     weights = None if path is None else _collect_errors(lambda: read_foreign(path), errors)
     splits = _collect_errors(lambda: read_splits(data or config.data, task, config.seed), errors)

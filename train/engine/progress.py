@@ -25,13 +25,17 @@ class EpochLogger(Callback):
         terminal = self._console.is_terminal
         self._bar = Progress(*columns, console=self._console, transient=True, disable=not terminal)
         self._task = self._bar.add_task("")
+        self._fit_start = 0.0
+        self._first_epoch: int | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._bar.start()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start_time = time.monotonic()
-        self._bar.reset(self._task, total=trainer.num_training_batches, description=self._epoch(trainer))
+        self._fit_start = self._fit_start or self._start_time
+        description = f"{self._epoch(trainer)}{self._time_left(trainer, trainer.current_epoch)}"
+        self._bar.reset(self._task, total=trainer.num_training_batches, description=description)
 
     def on_train_batch_end(self, *_: Any) -> None:
         self._bar.advance(self._task)
@@ -40,7 +44,8 @@ class EpochLogger(Callback):
         measured = sorted(trainer.callback_metrics.items())
         metrics = "  ".join(f"{name} {'-' if value.isnan() else f'{value:.4f}'}" for name, value in measured)
         seconds = time.monotonic() - self._start_time
-        self._console.print(f"{self._epoch(trainer)}  {metrics}   {seconds:.1f} s", soft_wrap=True)
+        left = self._time_left(trainer, trainer.current_epoch + 1)
+        self._console.print(f"{self._epoch(trainer)}  {metrics}   {seconds:.1f} s{left}", soft_wrap=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._bar.stop()
@@ -48,9 +53,25 @@ class EpochLogger(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._bar.stop()
 
+    def _time_left(self, trainer: Trainer, epochs: int) -> str:
+        """The time up to the last epoch, if it takes as long as those of this process; empty if nothing is known."""
+        self._first_epoch = epochs if self._first_epoch is None else self._first_epoch
+        done, remaining = epochs - self._first_epoch, (trainer.max_epochs or 0) - epochs
+        if not done or not remaining:
+            return ""
+        return f", {duration((time.monotonic() - self._fit_start) / done * remaining)} left"
+
     @staticmethod
     def _epoch(trainer: Trainer) -> str:
         return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time with its two largest units: `12 s`, `3 min 29 s`, `2 h 5 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager

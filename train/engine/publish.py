@@ -46,6 +46,7 @@ def publish(
         git_revision=git_revision(),
         seed=plan.config.seed,
         metrics={name: value for name, value in metrics.items() if value is not None},
+        mlflow_run=run.mlflow_run(),
         warnings=warnings,
         parent=None if plan.config.model.weights is None else str(plan.config.model.weights),
     )

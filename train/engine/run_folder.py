@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from train.config.loading import Config, load_config
-from train.data.splits import SUMMARY_FILE
+from train.data import SUMMARY_FILE
 from tritonkit.errors import ConfigError
 
 
@@ -47,15 +47,21 @@ class RunFolder:
     @classmethod
     def open_unfinished(cls, path: Path) -> RunFolder:
         """Open the folder of an unfinished run. Raises ConfigError for any other folder."""
-        run = cls(path)
-        if not (run._config.is_file() and (run.splits / SUMMARY_FILE).is_file()):
-            raise ConfigError(
-                f"{path}: is not a run folder; expected config.yaml and splits/{SUMMARY_FILE} in it",
-                code="run.not_a_run",
-            )
+        run = cls.open(path)
         if run.checkpoint("best").is_file():
             raise ConfigError(
                 f"{path}: the run is finished; its best checkpoint is {run.checkpoint('best')}", code="run.finished"
+            )
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of a run. Raises ConfigError for any other folder."""
+        run = cls(path)
+        if not (run._config.is_file() and run.data_summary.is_file()):
+            raise ConfigError(
+                f"{path}: is not a run folder; expected config.yaml and splits/{SUMMARY_FILE} in it",
+                code="run.not_a_run",
             )
         return run
 
@@ -76,6 +82,17 @@ class RunFolder:
                 yield
             finally:
                 lock_file.unlink(missing_ok=True)
+
+    def is_locked(self) -> bool:
+        """Whether another process is training in this folder. Not for the process that has locked it."""
+        try:
+            with (self.path / ".lock").open("r") as lock:
+                fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
 
     def delete_partial_files(self) -> None:
         """Delete files that a killed process did not finish writing."""
@@ -121,6 +138,28 @@ class RunFolder:
         """The folder with `train.csv`, `val.csv`, `test.csv`, and `data.json`."""
         return self.path / "splits"
 
+    @property
+    def data_summary(self) -> Path:
+        """The counts and the fingerprint of the data; written once, when the run starts."""
+        return self.splits / SUMMARY_FILE
+
+    @property
+    def mlflow_record(self) -> Path:
+        """What MLflow has of the run; written if the run is tracked there."""
+        return self.path / "mlflow.json"
+
+    def mlflow_run(self) -> str | None:
+        """Read the id of the run in MLflow; None if MLflow does not have it."""
+        try:
+            run_id: str | None = json.loads(self.mlflow_record.read_bytes())["run_id"]
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+        return run_id
+
+    def epoch_confusion(self, epoch: int, head: str, suffix: str) -> Path:
+        """The confusion matrix of val after an epoch, as `.png` or as `.csv`."""
+        return self.path / "confusion" / (f"{epoch:03}.{head}{suffix}" if head else f"{epoch:03}{suffix}")
+
     def checkpoint(self, name: str) -> Path:
         """The path of a checkpoint: `best`, `best-2`, …, or `last`."""
         return self.path / f"{name}.safetensors"
@@ -137,11 +176,9 @@ class RunFolder:
     def fingerprint(self) -> str:
         """Read the fingerprint of the run's data. Raises ConfigError."""
         try:
-            return str(json.loads((self.splits / SUMMARY_FILE).read_text())["fingerprint"])
+            return str(json.loads(self.data_summary.read_text())["fingerprint"])
         except (ValueError, KeyError) as error:
-            raise ConfigError(
-                f"{self.splits / SUMMARY_FILE}: cannot be read ({error})", code="run.broken_summary"
-            ) from error
+            raise ConfigError(f"{self.data_summary}: cannot be read ({error})", code="run.broken_summary") from error
 
     @property
     def _config(self) -> Path:

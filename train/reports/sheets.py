@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,8 +39,8 @@ class SheetCell:
 def write_sheet(path: Path, cells: Sequence[SheetCell], title: str, subtitle: str) -> None:
     """Write RGB images of one size as a PNG, atomically."""
     size = _size(cells[0].image)
-    captions = [_wrapped(cell.caption, _font(_CAPTION), size[0]) for cell in cells]
-    notes = [_wrapped(cell.note, _font(_NOTE), size[0]) for cell in cells]
+    captions = [_wrapped(cell.caption, load_font(_CAPTION), size[0]) for cell in cells]
+    notes = [_wrapped(cell.note, load_font(_NOTE), size[0]) for cell in cells]
     lines = max(len(caption) + len(note) for caption, note in zip(captions, notes, strict=True))
     card = (size[0] + 2 * _INSIDE, size[1] + 2 * _INSIDE + lines * _LINE)
     columns = max(1, min(len(cells), (_WIDTH - 2 * _MARGIN + _GAP) // (card[0] + _GAP)))
@@ -47,16 +48,16 @@ def write_sheet(path: Path, cells: Sequence[SheetCell], title: str, subtitle: st
     width = 2 * _MARGIN + columns * (card[0] + _GAP) - _GAP
     sheet = Image.new("RGB", (max(width, _WIDTH // 2), _TOP + rows * (card[1] + _GAP) - _GAP + _MARGIN), _PAGE)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN, _MARGIN - 6), title, fill=INK, font=_font(20, bold=True))
-    draw.text((_MARGIN, _MARGIN + 24), subtitle, fill=MUTED, font=_font(_CAPTION))
+    draw.text((_MARGIN, _MARGIN - 6), title, fill=INK, font=load_font(20, bold=True))
+    draw.text((_MARGIN, _MARGIN + 24), subtitle, fill=MUTED, font=load_font(_CAPTION))
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
         left, top = _MARGIN + column * (card[0] + _GAP), _TOP + row * (card[1] + _GAP)
         draw.rounded_rectangle((left, top, left + card[0], top + card[1]), 6, fill=_CARD)
         sheet.paste(_resized(cell.image, size), (left + _INSIDE, top + _INSIDE))
         below = (left + _INSIDE, top + _INSIDE + size[1] + 4)
-        caption_lines = [(line, cell.colour, _font(_CAPTION)) for line in captions[number]]
-        _write(draw, below, [*caption_lines, *((line, MUTED, _font(_NOTE)) for line in notes[number])])
+        caption_lines = [(line, cell.colour, load_font(_CAPTION)) for line in captions[number]]
+        _write(draw, below, [*caption_lines, *((line, MUTED, load_font(_NOTE)) for line in notes[number])])
     with atomic_write(path) as temporary:
         sheet.save(temporary, "PNG")
 
@@ -97,7 +98,8 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return [*lines[:-1], f"{lines[-1][:-1]}…"] if rest else lines
 
 
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+@functools.cache
+def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """Load DejaVu Sans, which matplotlib installs and which has more letters than Pillow's default font."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from tritonkit.errors import InputError
@@ -20,14 +21,35 @@ def setting(name: str, repository: Path) -> str | None:
     if os.environ.get(name):
         return os.environ[name]
     for folder in (repository.absolute().parent, Path.cwd()):
-        for line in _lines(folder / ENV_FILE, name):
-            key, separator, value = line.strip().removeprefix("export ").partition("=")
-            if separator and key.strip() == name:
-                quote = value.strip()[:1]
-                if quote in ("'", '"'):
-                    return value.strip()[1:].partition(quote)[0] or None
-                return re.split(r"\s#", value)[0].strip() or None  # without the comment
+        for key, value in _pairs(folder / ENV_FILE, name):
+            if key == name:
+                return value or None
     return None
+
+
+def settings_with_prefix(*prefixes: str) -> dict[str, str]:
+    """Return the settings whose names begin with a prefix.
+
+    They are read from the environment, else from `.env` in the working folder. Raises InputError for an `.env` that
+    cannot be read.
+    """
+    found = {name: value for name, value in os.environ.items() if name.startswith(prefixes) and value}
+    for name, value in _pairs(Path.cwd() / ENV_FILE, f"{prefixes[0]}…"):
+        if name.startswith(prefixes) and value:
+            found.setdefault(name, value)
+    return found
+
+
+def _pairs(path: Path, wanted: str) -> Iterator[tuple[str, str]]:
+    """Yield names and values of a file; `wanted` names what is looked for in errors."""
+    for line in _lines(path, wanted):
+        key, separator, value = line.strip().removeprefix("export ").partition("=")
+        if separator:
+            quote = value.strip()[:1]
+            if quote in ("'", '"'):
+                yield key.strip(), value.strip()[1:].partition(quote)[0]
+            else:
+                yield key.strip(), re.split(r"\s#", value)[0].strip()  # without the comment
 
 
 def _lines(path: Path, name: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Logs a run: a confusion matrix for each epoch, TensorBoard, and MLflow."""

@@ -1,0 +1,54 @@
+"""Counts the confusion matrix of val in each epoch, from the answers that the validation computes anyway."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from train.engine.pictures import ConfusionCounter, warn_if_drawing_fails
+from train.engine.plan import TrainingPlan
+from train.engine.run_folder import RunFolder
+from train.reports.confusion import write_confusion_image, write_confusion_table
+from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
+
+
+class EpochConfusion(Callback):
+    """Writes `confusion/001.png` and `confusion/001.csv` after the first epoch, and so on."""
+
+    def __init__(self, plan: TrainingPlan, run: RunFolder) -> None:
+        self._plan, self._run = plan, run
+        self._counter = ConfusionCounter(plan, run)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._counter = ConfusionCounter(self._plan, self._run)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        answers = {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
+        self._counter.count(answers, move_data_to_device(batch[1], torch.device("cpu")))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        for head, counted in self._counter.matrices.items():
+            confusion = _summed(counted, trainer)
+            if not trainer.is_global_zero:
+                continue
+            image = self._run.epoch_confusion(epoch, head, ".png")
+            with warn_if_drawing_fails(image):
+                title = f"{head or self._plan.config.name}: validation after epoch {epoch}"
+                write_confusion_table(image.with_suffix(".csv"), confusion)
+                write_confusion_image(image, confusion, title)
+
+
+def _summed(confusion: ConfusionMatrix, trainer: Trainer) -> ConfusionMatrix:
+    """Add up the counts of all processes."""
+    if trainer.world_size == 1:
+        return confusion
+    counts = torch.from_numpy(confusion.counts).to(trainer.strategy.root_device)
+    return replace(confusion, counts=trainer.strategy.reduce(counts, reduce_op="sum").cpu().numpy())

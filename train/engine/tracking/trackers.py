@@ -1,0 +1,120 @@
+"""The trackers of a run: what the training calls, whichever of them are configured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from PIL import Image
+
+from train.config.loading import Config
+from train.engine.pictures import warn_if_drawing_fails
+from train.engine.plan import TrainingPlan
+from train.engine.run_folder import RunFolder
+from train.engine.tracking.confusion import EpochConfusion
+from train.engine.tracking.mlflow_run import flat
+from train.engine.tracking.sender import Sender
+from train.tracking import mlflow_environment
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+
+class Trackers:
+    """TensorBoard and MLflow of one run, where they are configured."""
+
+    def __init__(self, config: Config, sender: Sender | None) -> None:
+        self._config, self._sender = config, sender
+        self._tensorboard: TensorBoardLogger | None = None
+
+    def start(self, run: RunFolder) -> None:
+        """Create the run's loggers."""
+        if self._sender is not None:
+            self._sender.start(run.path)
+        if (tracker := self._config.tensorboard) is not None:
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            folder = run.path if tracker.folder is None else tracker.folder / self._config.name
+            version = "tensorboard" if tracker.folder is None else run.path.name
+            self._tensorboard = TensorBoardLogger(folder, name="", version=version)
+
+    @property
+    def loggers(self) -> list[Any] | bool:
+        """Lightning's loggers, for its Trainer and for callbacks of users."""
+        return False if self._tensorboard is None else [self._tensorboard]
+
+    def callbacks(self, plan: TrainingPlan, run: RunFolder) -> list[Callback]:
+        """Return the callbacks of the trackers; those that send come after those that write."""
+        callbacks: list[Callback] = [EpochConfusion(plan, run)]
+        if self._tensorboard is not None:
+            callbacks.append(TensorBoardImages(self._tensorboard, plan, run))
+        return [*callbacks, *([] if self._sender is None else [SendEachEpoch(self._sender)])]
+
+    def finish(self, run: RunFolder, metrics: Mapping[str, float | None], monitor: str) -> None:
+        """Log the best epoch's answers and metric."""
+        if self._tensorboard is not None:
+            with warn_if_drawing_fails(run.path / "tensorboard"):
+                add_image(self._tensorboard, "predictions", run.predictions, 0)
+                best = {f"best_{name}": value for name, value in metrics.items() if value is not None}
+                self._tensorboard.log_metrics({**best, "hp_metric": best[f"best_val_{monitor}"]}, 0)
+                self._tensorboard.finalize("success")
+
+
+@contextmanager
+def open_trackers(config: Config) -> Iterator[Trackers]:
+    """Connect to MLflow before anything is written; at the end send the rest to it.
+
+    Raises ConfigError if MLflow refuses the credentials, or if the bucket of its files is missing.
+    """
+    if config.mlflow is None:
+        yield Trackers(config, None)
+        return
+    sender = Sender(mlflow_environment())
+    try:
+        sender.check(config.mlflow.experiment or config.name)
+        yield Trackers(config, sender)
+    except BaseException:
+        sender.abandon()
+        raise
+    sender.finish()
+
+
+class SendEachEpoch(Callback):
+    """Asks the sender to send what is new after each epoch."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._sender.send()
+
+
+class TensorBoardImages(Callback):
+    """Logs parameters, the learning rate and images to TensorBoard; Lightning itself logs the metrics."""
+
+    def __init__(self, logger: TensorBoardLogger, plan: TrainingPlan, run: RunFolder) -> None:
+        self._logger, self._plan, self._run = logger, plan, run
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._logger.log_hyperparams(flat(self._plan.config.model_dump(mode="json")))
+        add_image(self._logger, "batches", self._run.batches, 0)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch, step = trainer.current_epoch + 1, trainer.global_step
+        self._logger.log_metrics({"lr": trainer.optimizers[0].param_groups[0]["lr"]}, step)
+        for path in sorted(self._run.epoch_confusion(epoch, "", "").parent.glob(f"{epoch:03}*.png")):
+            head = path.name.removesuffix(".png").partition(".")[2]
+            add_image(self._logger, f"confusion/{head}" if head else "confusion", path, step)
+
+
+def add_image(logger: TensorBoardLogger, tag: str, path: Path, step: int) -> None:
+    """Add an image file of the run; a file that was not drawn is left out."""
+    if path.is_file():
+        with Image.open(path) as image:
+            logger.experiment.add_image(tag, np.asarray(image.convert("RGB")), step, dataformats="HWC")
