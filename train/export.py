@@ -64,8 +64,9 @@ def builder_command() -> Path:
 def export_checkpoint(checkpoint: Path, export: ExportOptions, plugins: Sequence[str] = ()) -> Path:
     """Run `builder export` on a checkpoint, with the training's plugins; return the published artifact.
 
-    Writes a record of the export and copies of its verdict and config.pbtxt next to the checkpoint. Raises CheckFailedError if the
-    verdict failed, ConfigError if the builder rejected the options, and ExternalError if the command failed otherwise.
+    Writes a record of the export and copies of its verdict and config.pbtxt next to the checkpoint. Raises
+    CheckFailedError if the verdict failed, ConfigError if the builder rejected the options, and ExternalError if the
+    command failed otherwise.
     """
     command = ["builder", "export", str(checkpoint), *arguments_of(export)]
     modules = [*filter(None, [os.environ.get(VARIABLE)]), *plugins]

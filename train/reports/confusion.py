@@ -34,11 +34,13 @@ def write_confusion_image(path: Path, confusion: ConfusionMatrix, title: str) ->
     truths, answers = (_shortened(labels) if has_labels else [] for labels in (confusion.truths, confusion.answers))
     left = _MARGIN + round(max(map(font.getlength, truths), default=0)) + 6
     bottom = round(max(map(font.getlength, answers), default=0)) + 6
-    width = max(left + matrix.width, _MARGIN + round(load_font(14).getlength(title))) + _MARGIN
+    note = f"rows: truth, columns: answer, counts: {confusion.unit}"
+    words = max(load_font(14).getlength(title), load_font(11).getlength(note))
+    width = max(left + matrix.width, _MARGIN + round(words)) + _MARGIN
     image = Image.new("RGB", (width, 2 * _TITLE + matrix.height + bottom), "white")
     draw = ImageDraw.Draw(image)
     draw.text((_MARGIN, 6), title, fill=INK, font=load_font(14))
-    draw.text((_MARGIN, 28), f"rows: truth, columns: answer, counts: {confusion.unit}", fill=MUTED, font=load_font(11))
+    draw.text((_MARGIN, 28), note, fill=MUTED, font=load_font(11))
     top = 2 * _TITLE - 8
     image.paste(matrix, (left, top))
     for number, label in enumerate(truths):

@@ -32,6 +32,8 @@ def test_run_publishes_its_best_checkpoint_when_configured(
     assert file_sha256(fitted.checkpoint) in json.dumps(manifest)
     config = (fitted.run / "served" / "config.pbtxt").read_text()
     assert config == (fitted.exported.parents[1] / "config.pbtxt").read_text()
+    for name in ("verdict.json", "verdict.html"):
+        assert (fitted.run / "served" / name).read_bytes() == (fitted.exported.parent / name).read_bytes()
     assert "kind: KIND_CPU" in config
     assert "count: 2" in config
     published = json.loads((fitted.run / "served" / "published.json").read_text())

@@ -89,7 +89,8 @@ def finished(process: ForkServerProcess) -> int:
 
 def rows(run: Path) -> list[dict[str, str]]:
     path = run / "metrics.csv"
-    return list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+    found = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+    return [{name: value for name, value in row.items() if name != "time"} for row in found]
 
 
 def wait_for(process: ForkServerProcess, condition: Callable[[], bool]) -> None:

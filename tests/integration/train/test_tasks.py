@@ -31,6 +31,15 @@ def test_run_leaves_its_files_when_finished(run: FitResult) -> None:
     assert not [name for name in names if "partial" in name]
 
 
+def test_matrix_of_each_head_is_counted_when_the_model_has_classes(run: FitResult, case: str) -> None:
+    names = {path.name for path in (run.run / "confusion").glob("001*")}
+    assert names == {
+        "multilabel": {"001.png", "001.csv"},
+        "segmentation": {"001.png", "001.csv"},
+        "heads": {"001.digit.png", "001.digit.csv", "001.round.png", "001.round.csv"},
+    }.get(case, set())
+
+
 def test_loss_goes_down_when_trained(run: FitResult, case: str, figures: MetricValues) -> None:
     losses = [row["train_loss"] for row in figures(run.run)]
     assert len(losses) == 3

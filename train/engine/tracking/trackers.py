@@ -106,7 +106,7 @@ class TensorBoardImages(Callback):
         add_image(self._logger, "batches", self._run.batches, 0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epoch, step = trainer.current_epoch + 1, trainer.global_step
+        epoch, step = trainer.current_epoch + 1, trainer.global_step - 1  # as Lightning counts its metrics
         self._logger.log_metrics({"lr": trainer.optimizers[0].param_groups[0]["lr"]}, step)
         for path in sorted(self._run.epoch_confusion(epoch, "", "").parent.glob(f"{epoch:03}*.png")):
             head = path.name.removesuffix(".png").partition(".")[2]

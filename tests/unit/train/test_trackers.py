@@ -1,0 +1,136 @@
+"""The configuration of trackers, the images of confusion matrices, and the time left."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.errors import raises
+from train.config.loading import Config, load_config
+from train.engine.progress import duration
+from train.engine.tracking.mlflow_run import flat
+from train.reports.confusion import write_confusion_image, write_confusion_table
+from train.tracking import check_trackers, mlflow_environment, server_name
+from tritonkit.errors import ConfigError
+from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
+
+
+def write(path: Path, trackers: Any) -> Path:
+    config = {"name": "roses", "data": {"path": "roses"}, "model": {"name": "resnet18"}, "image": {"size": 32}}
+    path.write_text(yaml.safe_dump({**config, "trackers": trackers}))
+    return path
+
+
+def config_with(folder: Path, trackers: Any) -> Config:
+    return load_config(write(folder / "config.yaml", trackers))
+
+
+@pytest.mark.parametrize(
+    ("trackers", "names"),
+    [
+        ("mlflow", ["mlflow"]),
+        (["csv", "tensorboard"], ["csv", "tensorboard"]),
+        ([{"name": "mlflow", "experiment": "roses", "tags": {"team": "garden"}}], ["mlflow"]),
+        ([], []),
+    ],
+)
+def test_trackers_are_read_when_named(tmp_path: Path, trackers: Any, names: list[str]) -> None:
+    config = config_with(tmp_path, trackers)
+    assert [tracker.name for tracker in config.trackers] == names
+    assert (config.mlflow is not None) == ("mlflow" in names)
+
+
+@pytest.mark.parametrize(
+    ("trackers", "sentence"),
+    [
+        (["wandb"], "unknown tracker 'wandb'; expected one of csv, tensorboard, mlflow"),
+        ([{"name": "mlflow", "experiments": "x"}], "its arguments: experiment, run_name, tags"),
+        ([{"name": "mlflow", "tracking_uri": "http://h"}], "come from the environment or from .env"),
+        ([{"name": "mlflow", "aws_secret_access_key": "s3cret"}], "come from the environment or from .env"),
+        (["mlflow", "mlflow"], "each tracker can be used once"),
+        ([{"name": "mlflow", "tags": {"team": 3}}], "trackers.0.mlflow.tags.team"),
+    ],
+)
+def test_trackers_are_refused_when_wrong(tmp_path: Path, trackers: Any, sentence: str) -> None:
+    path = write(tmp_path / "config.yaml", trackers)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert sentence in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "code"),
+    [("", "tracking.no_server"), ("htp://u:pw@h:1", "tracking.bad_server"), ("http://", "tracking.bad_server")],
+)
+def test_missing_server_is_an_error_when_checked_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, code: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConfigError) as caught:
+        check_trackers(config_with(tmp_path, ["mlflow"]))
+    assert [problem.code for problem in caught.value.problems] == [code]
+    assert "MLFLOW_TRACKING_URI" in str(caught.value)
+    assert "pw" not in str(caught.value)
+
+
+def test_settings_come_from_env_file_when_environment_lacks_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+    (tmp_path / ".env").write_text(
+        "MLFLOW_TRACKING_URI='http://u:pw@h:5000' # ours\nexport AWS_ACCESS_KEY_ID=other\nGRPC_PORT=8001\n"
+    )
+    environment = mlflow_environment()
+    assert environment["MLFLOW_TRACKING_URI"] == "http://u:pw@h:5000"
+    assert environment["AWS_ACCESS_KEY_ID"] == "mine"
+    assert "GRPC_PORT" not in environment
+    assert server_name(environment["MLFLOW_TRACKING_URI"]) == "http://h:5000"
+    check_trackers(config_with(tmp_path, ["csv", "mlflow"]))
+
+
+def test_folder_is_an_error_when_not_writable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with raises(ConfigError, "tracking.not_possible"):
+        check_trackers(config_with(tmp_path, {"name": "tensorboard", "folder": str(tmp_path / "file")}))
+
+
+def test_parameters_have_dotted_names_when_nested() -> None:
+    values = {"model": {"name": "resnet18", "weights": None, "arguments": {}}, "fill": [0, 0], "lr": 0.1}
+    assert flat(values) == {
+        "model.name": "resnet18", "model.weights": "", "model.arguments": "{}", "fill": "[0, 0]", "lr": "0.1",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [2, 12, 40, 700])
+def test_matrix_is_drawn_and_listed_when_small_or_large(tmp_path: Path, size: int) -> None:
+    counts = np.diag(np.arange(1, size + 1))
+    counts[0, 1] = 3
+    labels = tuple(f"class {number}" for number in range(size))
+    confusion = ConfusionMatrix(labels, labels, counts)
+    write_confusion_image(tmp_path / "matrix.png", confusion, "roses: validation after epoch 1")
+    write_confusion_table(tmp_path / "matrix.csv", confusion)
+    with Image.open(tmp_path / "matrix.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert 200 < max(pixels.shape) < 1000
+    blue = (pixels[..., 2] - pixels[..., 0] > 100).mean()
+    assert 0.1 / size < blue < 2 / size  # the diagonal
+    rows = list(csv.DictReader((tmp_path / "matrix.csv").open()))
+    assert len(rows) == size + 1
+    assert rows[1] == {"truth": "class 0", "answer": "class 1", "images": "3"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(8.4, "8 s"), (209, "3 min 29 s"), (7500, "2 h 5 min"), (59.7, "1 min 0 s")]
+)
+def test_duration_has_two_units_when_long(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
