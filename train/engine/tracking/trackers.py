@@ -58,11 +58,10 @@ class Trackers:
     def finish(self, run: RunFolder, metrics: Mapping[str, float | None], monitor: str) -> None:
         """Log the best epoch's answers and metric."""
         if self._tensorboard is not None:
-            with warn_if_drawing_fails(run.path / "tensorboard"):
-                add_image(self._tensorboard, "predictions", run.predictions, 0)
-                best = {f"best_{name}": value for name, value in metrics.items() if value is not None}
-                self._tensorboard.log_metrics({**best, "hp_metric": best[f"best_val_{monitor}"]}, 0)
-                self._tensorboard.finalize("success")
+            add_image(self._tensorboard, "predictions", run.predictions, 0)
+            best = {f"best_{name}": value for name, value in metrics.items() if value is not None}
+            self._tensorboard.log_metrics({**best, "hp_metric": best[f"best_val_{monitor}"]}, 0)
+            self._tensorboard.finalize("success")
 
 
 @contextmanager
@@ -116,5 +115,5 @@ class TensorBoardImages(Callback):
 def add_image(logger: TensorBoardLogger, tag: str, path: Path, step: int) -> None:
     """Add an image file of the run; a file that was not drawn is left out."""
     if path.is_file():
-        with Image.open(path) as image:
+        with warn_if_drawing_fails(path), Image.open(path) as image:
             logger.experiment.add_image(tag, np.asarray(image.convert("RGB")), step, dataformats="HWC")
