@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-import s3fs
+import fsspec
 import typer
 from lightning.pytorch import Callback
 
@@ -68,7 +68,7 @@ def measure(
         try:
             store.start()
             os.environ |= {**store.environment, "MLFLOW_S3_ENDPOINT_URL": store.url, "MLFLOW_TRACKING_URI": server.url}
-            s3fs.S3FileSystem().mkdir("mlflow")
+            fsspec.filesystem("s3").mkdir("mlflow")
             server.start()
             seconds = in_turns({name: partial(epoch_seconds, each) for name, each in settings.items()}, rounds)
         finally:
