@@ -23,7 +23,6 @@ from moto.server import ThreadedMotoServer
 from client.picture import Picture
 from client.sources import find_pictures, prefetch_content
 from client.sources.content import Fetch
-from client.sources.naming import public_name, without_secrets
 from client.sources.web import FetchPolicy
 from tests.errors import raises
 from tests.fixture_types import Command
@@ -32,6 +31,7 @@ from tests.programs import run_python
 from tests.web import ANY_PORT, Quiet, listening
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import MAX_BYTES
+from tritonkit.remotes.addresses import public_name, without_secrets
 
 NO_SUCH_FILE = "no file has this name"
 SHORT = FetchPolicy(attempts=3, pause_s=0.02, read_s=0.3)
