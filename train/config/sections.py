@@ -126,8 +126,8 @@ class ModelConfig(Section):
     pretrained: bool = False
     """Start from the library's pretrained weights, which are downloaded."""
     weights: InputPath | None = None
-    """Start from a checkpoint, ours or a third party's, also at an address. Tensors that do not fit (another number of classes) are
-    initialised anew."""
+    """Start from a checkpoint, ours or a third party's, at a path or an address. Tensors that do not fit (another
+    number of classes) are initialised anew."""
     arguments: dict[str, JsonValue] = {}
     """More arguments for the network's constructor."""
 

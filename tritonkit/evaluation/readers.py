@@ -243,9 +243,8 @@ def _resolve_paths(path: Path, table: Table, mask_column: str) -> Table:
     unique: dict[Path, tuple[str, Row]] = {}
     missing, repeated, invalid = list[str](), list[str](), list[str]()
     if base != path:
-        fetch_beside(
-            path, (str(row[column]) for _, row in table.rows for column in (IMAGE, mask_column) if row.get(column))
-        )
+        cells = (row.get(column) for _, row in table.rows for column in (IMAGE, mask_column))
+        fetch_beside(path, (str(cell) for cell in cells if cell))
     for place, row in table.rows:
         paths = [row.get(IMAGE) or None, row.get(mask_column) or ""]
         if (fault := next(filter(None, map(_path_fault, paths)), None)) is not None:

@@ -108,7 +108,9 @@ class _Copy:
     def __init__(self, address: str, files: Any, path: str) -> None:
         self.address, self.name, self._files, self._path = address, public_name(address), files, path
         self.base = address_path(path).rstrip("/").rpartition("/")[2]
-        place = f"{self.name}\n{Path.cwd()}" if address.startswith(DVC) else self.name  # maybe of the repository here
+        place = (
+            f"{self.name}\n{Path.cwd()}" if address.startswith(DVC) else self.name.rstrip("/")
+        )  # maybe of the repository here
         stem = re.sub(r"[^\w.@-]", "_", self.base)[-80:].lstrip(".")
         digest = hashlib.sha256(place.encode()).hexdigest()[:12]
         self.folder = cache_folder() / self.name.partition("://")[0].lower() / f"{stem}-{digest}"
@@ -126,10 +128,10 @@ class _Copy:
             try:
                 with translate_errors(self.address):
                     is_folder, sources = self._sources(companions)
-            except ExternalError as error:
+            except ExternalError:
                 if not record.complete:
                     raise
-                warn(f"warning: {error}. Using the copy in {self.folder}")
+                warn(f"warning: {self.name}: the store cannot be reached; using the copy in {self.folder}")
             else:
                 record = self._renew(record, is_folder, sources)
             if pin and not self._has(pin, record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,7 @@ def open_filesystem(address: str) -> tuple[Any, str]:
     try:
         if address.startswith(DVC):
             return _open_dvc(fsspec, address)
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of what it raises
         # No cache of listings: each is read once, and they are large.
         files, path = fsspec.core.url_to_fs(address, use_listings_cache=False, **_timeouts(scheme))
     except ImportError as error:
@@ -54,9 +56,11 @@ def open_filesystem(address: str) -> tuple[Any, str]:
             f"{scheme}:// needs a library that is missing; {hint}", code="install.missing_module"
         ) from error
     except Exception as error:
-        if fault_of(error) == "forbidden":
-            raise error_of(error, address) from error
-        raise InputError(f"{public_name(address)}: {reason_of(error, address)}", code="store.address") from error
+        expected = "expected s3://, gs://, az://, https://, dvc:// or another scheme of fsspec"
+        hint = _HINTS.get(_ALIASES.get(scheme, scheme), expected)
+        raise InputError(
+            f"{public_name(address)}: {reason_of(error, address)}; {hint}", code="store.address"
+        ) from error
     return files, str(path)
 
 
@@ -82,28 +86,28 @@ def reason_of(error: BaseException, address: str) -> str:
 
 def error_of(error: BaseException, address: str) -> TritonkitError:
     """Return the error to raise for a failed request to the store of an address."""
-    name, reason = public_name(address), reason_of(error, address)
+    name, reason = public_name(address), f" ({reason_of(error, address)})"
     scheme = address.partition("://")[0].lower()
     match fault_of(error):
         case "absent":
             return InputError(
-                f"{name}: no file, folder or bucket has this name ({reason}); check the spelling", code="remote.absent"
+                f"{name}: no file, folder or bucket has this name{reason}; check the spelling", code="remote.absent"
             )
         case "forbidden":
             hint = _HINTS.get(_ALIASES.get(scheme, scheme), "check the user, the password or the signature")
             return InputError(
-                f"{name}: the store refuses the credentials of this environment ({reason}); {hint}",
+                f"{name}: the store refuses the credentials of this environment{reason}; {hint}",
                 code="remote.forbidden",
             )
         case "unreachable":
             endpoint = os.environ.get("AWS_ENDPOINT_URL") if scheme == "s3" else None
             where = f" at AWS_ENDPOINT_URL {public_name(endpoint)}" if endpoint else ""
             return ExternalError(
-                f"{name}: the store{where} cannot be reached ({reason}); check the network and the address, then run "
-                "the command again, which continues where it stopped",
+                f"{name}: the store{where} cannot be reached{reason}; check the network and the address, then run the "
+                "command again, which continues where it stopped",
                 code="remote.unreachable",
             )
-    return ExternalError(f"{name}: cannot be read ({type(error).__name__}: {reason})", code="remote.failed")
+    return ExternalError(f"{name}: cannot be read: {type(error).__name__}{reason}", code="remote.failed")
 
 
 @contextmanager
