@@ -234,7 +234,7 @@ def _problem(model: type[Options], details: ErrorDetails) -> Problem:
     if not isinstance(name, str):
         return Problem(kind if is_own else "option.invalid", message)
     value = details["input"]
-    shown = "" if isinstance(value, bool | dict) else f" {_text(value)}"
+    shown = "" if isinstance(value, bool | dict) or kind == "option.password" else f" {_text(value)}"
     text = f"{model.flag_of(name)}{shown}: {message.replace('Input should be', 'expected', 1)}"
     code = kind if is_own else _command_line(model.model_fields[name]).code
     match kind:

@@ -30,6 +30,7 @@ def remote_data(bucket: str, folder: Path) -> str:
     return f"{bucket}/digits"
 
 
+@pytest.mark.drill
 def test_training_export_and_measurement_read_addresses(
     bucket: str,
     remote_data: str,
