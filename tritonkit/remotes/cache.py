@@ -83,6 +83,8 @@ def local_path(location: str | Path, companions: Sequence[str] = ()) -> Path:
             f"{public_name(address)}{_PIN}{pin:.80}: expected 64 hexadecimal digits, as sha256sum prints them",
             code="remote.pin",
         )
+    if not address.partition("://")[2].strip("/"):
+        raise InputError(f"{address}: names no bucket, host or path", code="store.address")
     files, path = open_filesystem(address)
     if "file" in ([files.protocol] if isinstance(files.protocol, str) else files.protocol):
         return Path(path)

@@ -17,15 +17,19 @@ Fault = Literal["absent", "forbidden", "unreachable", "failed"]
 _EXTRAS = {"dvc": "dvc"}
 """The extra that installs a scheme's library, where it is not `remote`."""
 _DVC = re.compile(r"(?:(?P<repository>.+):)?(?:(?P<revision>[^:@]*)@)?(?P<path>[^:]*)")
+_LONGEST = 300
+"""Characters of a library's message."""
 _CONNECT_S, _READ_S = 10, 60
 _FORBIDDEN = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ClientAuthenticationError"}
 _UNREACHABLE = {
     *("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError", "HTTPClientError"),
     *("ClientConnectionError", "ClientPayloadError", "ServiceRequestError", "ServiceResponseError", "CloneError"),
-    *("ResponseStreamingError", "IncompleteReadError"),
+    *("ResponseStreamingError", "IncompleteReadError", "TransportError"),
 }
-"""Exceptions of botocore, aiohttp, azure-core and DVC, by name: their libraries are optional."""
+"""Exceptions of botocore, aiohttp, httpx, azure-core and DVC, by name: their libraries are optional."""
 _ABSENT = {"RevError", "ResourceNotFoundError", "NoSuchBucket"}
+_SCHEMES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "http", "https", "dvc"}
+"""The schemes whose libraries our extras install."""
 _HINTS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket set "
     "FSSPEC_S3='{\"anon\": true}'",
@@ -50,17 +54,17 @@ def open_filesystem(address: str) -> tuple[Any, str]:
         # No cache of listings: each is read once, and they are large.
         files, path = fsspec.core.url_to_fs(address, use_listings_cache=False, **_timeouts(scheme))
     except ImportError as error:
-        known = scheme in ("s3", "s3a", "gs", "gcs", "az", "abfs", "http", "https", "dvc")
-        hint = install if known else first_line(error)
+        hint = install if scheme in _SCHEMES else first_line(error)
         raise InputError(
             f"{scheme}:// needs a library that is missing; {hint}", code="install.missing_module"
         ) from error
     except Exception as error:
-        expected = "expected s3://, gs://, az://, https://, dvc:// or another scheme of fsspec"
-        hint = _HINTS.get(_ALIASES.get(scheme, scheme), expected)
-        raise InputError(
-            f"{public_name(address)}: {reason_of(error, address)}; {hint}", code="store.address"
-        ) from error
+        if fault_of(error) != "failed":  # some connect at once
+            raise error_of(error, address) from error
+        others = "expected s3://, gs://, az://, https://, dvc:// or another scheme of fsspec"
+        hint = _HINTS.get(_ALIASES.get(scheme, scheme), "" if scheme in _SCHEMES else others)
+        reason = "; ".join(filter(None, [reason_of(error, address), hint]))
+        raise InputError(f"{public_name(address)}: {reason}", code="store.address") from error
     return files, str(path)
 
 
@@ -80,8 +84,8 @@ def fault_of(error: BaseException) -> Fault:
 def reason_of(error: BaseException, address: str) -> str:
     """Return the library's own words in one line, without the secrets of the address."""
     causes = [each for each in _chain(error) if str(each) and not isinstance(each, FileNotFoundError)]
-    message = getattr(error, "strerror", None) or first_line(causes[0] if causes else error)
-    return without_secrets(message, address)
+    message = getattr(error, "strerror", None) or str(causes[0] if causes else error) or type(error).__name__
+    return without_secrets(" ".join(message.split()), address)[:_LONGEST]
 
 
 def error_of(error: BaseException, address: str) -> TritonkitError:
@@ -107,6 +111,8 @@ def error_of(error: BaseException, address: str) -> TritonkitError:
                 "command again, which continues where it stopped",
                 code="remote.unreachable",
             )
+    if isinstance(error, ValueError) or _has_name(error, {"ParamValidationError"}):
+        return InputError(f"{name}: is not an address of this store{reason}", code="store.address")
     return ExternalError(f"{name}: cannot be read: {type(error).__name__}{reason}", code="remote.failed")
 
 

@@ -21,12 +21,15 @@ def transfer_progress(title: str, total: int | None) -> Iterator[Callable[[int],
     """
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     console = Console(stderr=True)
     started = reported_at = time.monotonic()
     arrived, lock = 0, threading.Lock()
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    title_column = TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=1))
+    size_column = DownloadColumn(table_column=Column(no_wrap=True))
+    columns = (title_column, BarColumn(20), size_column)
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as bar:
