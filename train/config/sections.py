@@ -16,7 +16,7 @@ from pydantic import (
 
 from tritonkit.evaluation.config import LabelledData, Section, TaskConfig
 from tritonkit.images.preprocess import Fit, Interpolation, Preprocess
-from tritonkit.options import InputPath
+from tritonkit.options import InputPath, UserPath
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A fraction in 0..1."""
