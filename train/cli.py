@@ -52,7 +52,13 @@ def _fit(
     `train config --task TASK` writes an example configuration.
     """
     from train.config.loading import load_config
+    from train.distributed.processes import Processes
 
+    if (processes := Processes.of_launcher()) is not None and processes.rank > 0:
+        from train.engine.worker import join_fit
+
+        join_fit(lambda: load_config(config, overrides or []), processes)
+        return
     resolved = load_config(config, overrides or [])
     from train.engine.fit import fit
 
@@ -69,6 +75,13 @@ def _resume(
 
     Example: train resume runs/digits/1
     """
+    from train.distributed.processes import Processes
+
+    if (processes := Processes.of_launcher()) is not None and processes.rank > 0:
+        from train.engine.worker import join_resume
+
+        join_resume(run, processes)
+        return
     from train.engine.fit import resume
 
     _print_fit_result(resume(run), as_json)
@@ -255,3 +268,7 @@ def _print_fit_result(result: FitResult, as_json: bool) -> None:
 def _print_metrics(title: str, metrics: dict[str, float | None]) -> None:
     print(title)
     table(("metric", "value"), [(name, "-" if value is None else f"{value:.4f}") for name, value in metrics.items()])
+
+
+if __name__ == "__main__":
+    app()
