@@ -56,7 +56,7 @@ def machine_failure(error: Exception, config: Config) -> ExternalError | None:
     if isinstance(error, torch.OutOfMemoryError):
         return None
     if isinstance(error, ChildProcessError):
-        return ExternalError(text, code="training.process_ended")
+        return ExternalError(f"process {text}", code="training.process_ended")
     if is_peer_lost(error):
         return ExternalError(
             "another process of the training has ended, or cannot be reached", code="training.process_lost"

@@ -82,6 +82,6 @@ class TrainingModule(lightning.LightningModule):
         checkpoint[CONFIG_KEY] = self.config.model_dump(mode="json")
 
     def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(self, self.config.optimizer)
+        optimizer = make_optimizer(self, self.config.optimizer, is_frozen=self.config.frozen_epochs > 0)
         schedule = make_schedule(optimizer, self.config, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
