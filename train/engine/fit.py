@@ -190,6 +190,7 @@ def _trainer(plan: TrainingPlan, run: RunFolder) -> Trainer:
         precision=plan.precision,
         max_epochs=config.total_epochs,
         accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.gradient_clip,
         logger=False,
         plugins=[AtomicCheckpointIO(), *([TorchElasticEnvironment()] if processes.is_member else [])],
         callbacks=[*optional, *reporting, *plan.callbacks, _best_epochs(plan, run), last],
@@ -203,8 +204,8 @@ def _loaders(plan: TrainingPlan, epoch: int) -> tuple[DataLoader[Any], DataLoade
     """Create the data loaders of train and val, or of one process's share; `epoch` is the next epoch."""
     config, processes, splits, preprocess = plan.config, plan.processes, plan.splits, plan.network.spec.preprocess
     common = (plan.task, splits.task_spec, preprocess)
-    classes = [next(iter(plan.task.classes(sample.truth)), "") for sample in splits.train]
-    sampler = EpochSampler(classes, config.seed, config.data.per_class, epoch)
+    labels = [plan.task.classes(sample.truth) for sample in splits.train]
+    sampler = EpochSampler(labels, config.seed, config.data.per_class, epoch, config.data.sampling == "balanced")
     train = ImageDataset(splits.train, *common, make_augmentation(config.augment, preprocess.fill), config.seed)
     val = ImageDataset((*splits.base, *splits.val), *common)
     if not processes.is_member:
