@@ -31,9 +31,19 @@ class Trackers:
     def __init__(self, config: Config, sender: Sender | None) -> None:
         self._config, self._sender = config, sender
         self._tensorboard: TensorBoardLogger | None = None
+        self._sent: tuple[RunFolder, int] | None = None
+
+    @classmethod
+    def of_worker(cls, plan: TrainingPlan, run: RunFolder) -> Trackers:
+        """Return the trackers of one of several processes: only the first logs, and another one sends."""
+        trackers = cls(plan.config, None)
+        if plan.processes.rank == 0:
+            trackers.start(run)
+        return trackers
 
     def start(self, run: RunFolder) -> None:
         """Create the run's loggers."""
+        self._sent = (run, 0)
         if self._sender is not None:
             self._sender.start(run.path)
         if (tracker := self._config.tensorboard) is not None:
@@ -54,6 +64,16 @@ class Trackers:
         if self._tensorboard is not None:
             callbacks.append(TensorBoardImages(self._tensorboard, plan, run))
         return [*callbacks, *([] if self._sender is None else [SendEachEpoch(self._sender)])]
+
+    def poll(self) -> None:
+        """Send what is new if other processes train, and have completed an epoch."""
+        if self._sender is None or self._sent is None or not self._sent[0].metrics.is_file():
+            return
+        run, sent_ns = self._sent
+        changed_ns = run.metrics.stat().st_mtime_ns
+        if changed_ns != sent_ns:
+            self._sent = (run, changed_ns)
+            self._sender.send()
 
     def finish(self, run: RunFolder, metrics: Mapping[str, float | None], monitor: str) -> None:
         """Log the best epoch's answers and metric."""
