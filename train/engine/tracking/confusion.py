@@ -23,6 +23,7 @@ class EpochConfusion(Callback):
     def __init__(self, plan: TrainingPlan, run: RunFolder) -> None:
         self._plan, self._run = plan, run
         self._counter = ConfusionCounter(plan, run)
+        self._matrices: dict[str, ConfusionMatrix] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._counter = ConfusionCounter(self._plan, self._run)
@@ -33,12 +34,13 @@ class EpochConfusion(Callback):
         answers = {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
         self._counter.count(answers, move_data_to_device(batch[1], torch.device("cpu")))
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not later: at the end of the epoch the first process sums up metrics in callbacks that the others lack.
+        self._matrices = {head: _summed(counted, trainer) for head, counted in self._counter.matrices.items()}
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        for head, counted in self._counter.matrices.items():
-            confusion = _summed(counted, trainer)
-            if not trainer.is_global_zero:
-                continue
+        for head, confusion in self._matrices.items() if trainer.is_global_zero else ():
             image = self._run.epoch_confusion(epoch, head, ".png")
             with warn_if_drawing_fails(image):
                 title = f"{head or self._plan.config.name}: validation after epoch {epoch}"

@@ -35,10 +35,9 @@ class Trackers:
 
     @classmethod
     def of_worker(cls, plan: TrainingPlan, run: RunFolder) -> Trackers:
-        """Return the trackers of one of several processes: only the first logs, and another one sends."""
+        """Return the trackers of one of several processes. All need Lightning's loggers, of which the first writes."""
         trackers = cls(plan.config, None)
-        if plan.processes.rank == 0:
-            trackers.start(run)
+        trackers.start(run)
         return trackers
 
     def start(self, run: RunFolder) -> None:
