@@ -40,7 +40,7 @@ class QuantizeResult(Frozen):
 def quantize(
     checkpoint: Path,
     data: Path | None = None,
-    epochs: int = 2,
+    epochs: int = 4,
     activations: str = "uint8",
     overrides: Sequence[str] = (),
 ) -> QuantizeResult:

@@ -19,7 +19,7 @@ def quantize(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys of its configuration.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training with fake quantization.")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training with fake quantization.")] = 4,
     activations: Annotated[
         Literal["uint8", "int8"],
         typer.Option(help="uint8: as in ONNX Runtime and OpenVINO; int8: symmetric, as in TensorRT."),
