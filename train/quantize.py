@@ -39,7 +39,7 @@ class QuantizeResult(Frozen):
 
 def quantize(
     checkpoint: Path,
-    data: Path | None = None,
+    data: str | Path | None = None,
     epochs: int = 4,
     activations: str = "uint8",
     overrides: Sequence[str] = (),
@@ -50,7 +50,7 @@ def quantize(
     """
     changes = {"epochs": epochs, "quantization": {"activations": activations}}
     config = fine_tuning_config(checkpoint, data, changes, overrides, LR_FACTOR)
-    result = fit(config, lambda plan: check_same_labels(plan.network.spec, checkpoint, config.data.path))
+    result = fit(config, lambda plan: check_same_labels(plan.network.spec, checkpoint, str(config.data.path)))
     images = Golden.load(result.run / GOLDEN_FILE).images
     splits, quantization = result.run / "splits", config.quantization or QuantizationConfig()
     measures, measured_on = [], ""

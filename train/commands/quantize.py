@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 @reports_errors
 def quantize(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint that `train fit` wrote.")],
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint that `train fit` wrote.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys of its configuration.")
     ] = None,
@@ -24,7 +23,9 @@ def quantize(
         Literal["uint8", "int8"],
         typer.Option(help="uint8: as in ONNX Runtime and OpenVINO; int8: symmetric, as in TensorRT."),
     ] = "uint8",
-    data: Annotated[Path | None, typer.Option(help="Labelled images; default: the splits of the run.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Labelled images; default: the splits of the run.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a checkpoint further with weights and activations rounded to int8, so that int8 loses less.
@@ -41,8 +42,9 @@ def quantize(
         train quantize runs/digits/1/best.safetensors --activations int8 batch_size=64 --json
     """
     from train.quantize import quantize as run_quantize
+    from tritonkit.remotes import local_path
 
-    result = run_quantize(checkpoint, data, epochs, activations, overrides or ())
+    result = run_quantize(local_path(checkpoint), data, epochs, activations, overrides or ())
     if as_json:
         print_json(result)
     else:

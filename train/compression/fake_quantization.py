@@ -8,6 +8,7 @@ Rounding before a batch norm equals rounding after it is folded into the weights
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ class QuantizationAware(Callback):
 
     def __init__(self, config: QuantizationConfig) -> None:
         self.config = config
+        self._active = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.quantizer = FakeQuantizer(pl_module.network, self.config)  # type: ignore[arg-type]
@@ -104,17 +106,20 @@ class QuantizationAware(Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.quantizer.is_observing = True
-        self.quantizer.__enter__()
+        self._active.enter_context(self.quantizer)
 
     def on_validation_batch_start(self, *_: Any) -> None:
         self.quantizer.is_observing = False
-        self.quantizer.__enter__()
+        self._active.enter_context(self.quantizer)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.quantizer.__exit__(None, None, None)
+        self._active.close()
 
     def on_validation_batch_end(self, *_: Any) -> None:
-        self.quantizer.__exit__(None, None, None)
+        self._active.close()
+
+    def on_exception(self, *_: Any) -> None:
+        self._active.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the ranges of the activations, from which a resumed run continues."""

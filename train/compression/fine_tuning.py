@@ -22,7 +22,7 @@ _KEYS_OF_SPLITS = ("labels", "mask_values", "per_class")
 
 def fine_tuning_config(
     checkpoint: Path,
-    data: Path | None,
+    data: str | Path | None,
     changes: Mapping[str, Any],
     overrides: Sequence[str] = (),
     lr_factor: float = 1.0,
@@ -59,7 +59,7 @@ def fine_tuning_config(
     return resolve_config(Document(values, {}), overrides, str(checkpoint))
 
 
-def check_same_labels(plan_spec: ModelSpec, checkpoint: Path, data: Path) -> None:
+def check_same_labels(plan_spec: ModelSpec, checkpoint: Path, data: str) -> None:
     """Raise DataError if the data has other labels: the layer of the answers would start from random weights."""
     spec = read_spec(checkpoint)
     planned, expected = known_labels(plan_spec), known_labels(spec)

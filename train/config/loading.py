@@ -70,7 +70,7 @@ class Config(HeadConfig):
     callbacks: tuple[Callback, ...] = ()
     """Your own Lightning callbacks: names that plugins registered, or module:Class."""
     quantization: QuantizationConfig | None = None
-    """Train with fake quantization, so that int8 changes the answers less."""
+    """Train with fake quantization, so that int8 changes the answers less. Needs trained weights."""
     export: ExportOptions | None = None
     """Export the best checkpoint after the training."""
 
@@ -87,6 +87,8 @@ class Config(HeadConfig):
             raise ValueError(f"{', '.join(misplaced)}: each of `heads` has its own; move it to the heads")
         if self.frozen_lr is not None and not self.frozen_epochs:
             raise ValueError("frozen_lr needs frozen_epochs, which is 0; raise frozen_epochs, or leave frozen_lr out")
+        if self.quantization is not None and self.model.weights is None and not self.model.pretrained:
+            raise ValueError("quantization adapts a trained network; set model.weights, or model.pretrained: true")
         return self
 
     @property
