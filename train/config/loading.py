@@ -29,6 +29,9 @@ from tritonkit.spec import Name
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Lightning's names for the precision of a training step."""
 
+MIXED_LABEL_LOSSES = {"multiclass": ("cross_entropy", "bce"), "multilabel": ("bce",)}
+"""By task, the losses that accept labels between 0 and 1, as mixup and cutmix make them."""
+
 
 class Config(HeadConfig):
     """One training run."""
@@ -58,6 +61,8 @@ class Config(HeadConfig):
     """Number of batches whose gradients are added up before a step."""
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"
     """`auto`: mixed precision on a CUDA GPU, else 32-true."""
+    gradient_clip: PositiveFloat | None = None
+    """The largest norm of the gradients of a step, such as 1.0; larger gradients are scaled down to it."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights. The averaged weights are measured and saved."""
     patience: PositiveInt | None = None
@@ -89,6 +94,32 @@ class Config(HeadConfig):
             raise ValueError("frozen_lr needs frozen_epochs, which is 0; raise frozen_epochs, or leave frozen_lr out")
         if self.quantization is not None and self.model.weights is None and not self.model.pretrained:
             raise ValueError("quantization adapts a trained network; set model.weights, or model.pretrained: true")
+        return self
+
+    @model_validator(mode="after")
+    def _check_labels_can_be_sampled_and_mixed(self) -> Config:
+        if self.data.sampling == "balanced":
+            if self.data.per_class is not None or self.task == "embedding":
+                raise ValueError("data.sampling: balanced is not for embeddings; data.per_class sets their batches")
+            if self.task == "segmentation":
+                raise ValueError(
+                    "data.sampling: balanced is not for segmentation, because an image holds several classes; use "
+                    "class_weights: balanced in the loss"
+                )
+        augment = self.augment
+        if augment.enabled and augment.randaugment is not None and self.task == "segmentation":
+            raise ValueError("augment.randaugment does not move masks, so it is not for segmentation; leave it out")
+        mixing = " and ".join(name for name in ("mixup", "cutmix") if getattr(augment, name) is not None)
+        if augment.enabled and mixing:
+            supported = MIXED_LABEL_LOSSES.get(self.task)
+            if supported is None:
+                raise ValueError(f"augment.{mixing}: is for {' and '.join(MIXED_LABEL_LOSSES)}, not for {self.task}")
+            for term in self.loss or ():
+                if term.name not in supported:
+                    raise ValueError(
+                        f"augment.{mixing}: loss {term.name} cannot learn from mixed labels; use "
+                        f"{' or '.join(supported)}, or leave {mixing} out"
+                    )
         return self
 
     @property

@@ -173,6 +173,7 @@ def _trainer(plan: TrainingPlan, run: RunFolder, best: ModelCheckpoint) -> Train
         precision=plan.precision,
         max_epochs=config.total_epochs,
         accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.gradient_clip,
         logger=False,
         plugins=[AtomicCheckpointIO()],
         callbacks=[*optional, *reporting, *plan.callbacks, best, last],
@@ -186,8 +187,8 @@ def _loaders(plan: TrainingPlan, epoch: int) -> tuple[DataLoader[Any], DataLoade
     """Create the data loaders of train and val; `epoch` is the next epoch."""
     config, splits, preprocess = plan.config, plan.splits, plan.network.spec.preprocess
     common = (plan.task, splits.task_spec, preprocess)
-    classes = [next(iter(plan.task.classes(sample.truth)), "") for sample in splits.train]
-    sampler = EpochSampler(classes, config.seed, config.data.per_class, epoch)
+    labels = [plan.task.classes(sample.truth) for sample in splits.train]
+    sampler = EpochSampler(labels, config.seed, config.data.per_class, epoch, config.data.sampling == "balanced")
     train = ImageDataset(splits.train, *common, make_augmentation(config.augment, preprocess.fill), config.seed)
     val = ImageDataset((*splits.base, *splits.val), *common)
     return (

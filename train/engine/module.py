@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from train.config.loading import Config
+from train.data.augment import BatchMix
 from train.data.dataset import Batch, mix_seeds
 from train.engine.optim import make_optimizer, make_schedule
 from train.engine.state_files import CONFIG_KEY
@@ -28,6 +29,7 @@ class TrainingModule(lightning.LightningModule):
         # This memory format makes convolutions up to twice as fast, on CPUs and on tensor cores.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.measures = task.metrics(network.spec, detailed=False)
+        self._mix = BatchMix(config.augment, len(network.spec.labels))
         self._frozen = list(network.modules_without_heads()) if config.frozen_epochs else []
 
     def on_train_epoch_start(self) -> None:
@@ -39,8 +41,9 @@ class TrainingModule(lightning.LightningModule):
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(is_unfrozen)
 
-    def training_step(self, batch: Batch, _index: int) -> Tensor:
-        images, targets = batch
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        seed = mix_seeds(self.config.seed, self.current_epoch, index, self.global_rank)
+        images, targets = self._mix(*batch, seed)
         loss: Tensor = self.loss(self.network.logits(images), targets)
         self.log(TRAIN_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(images))
         return loss
@@ -82,6 +85,8 @@ class TrainingModule(lightning.LightningModule):
         checkpoint[CONFIG_KEY] = self.config.model_dump(mode="json")
 
     def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(self, self.config.optimizer)
+        # A fused step scales the gradients of fp16 itself, so that Lightning cannot clip them before.
+        fused = self.config.gradient_clip is None or self.trainer.precision != "16-mixed"
+        optimizer = make_optimizer(self, self.config.optimizer, fused)
         schedule = make_schedule(optimizer, self.config, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
