@@ -77,7 +77,7 @@ class FakeQuantizer(TorchFunctionMode):
 
     def add_range(self, name: str) -> FakeQuantize:
         """Create the rounding of an activation, without a range yet."""
-        self.ranges[name] = FakeQuantize(MovingAverageMinMaxObserver, **self._scheme)
+        self.ranges[name] = FakeQuantize(MovingAverageMinMaxObserver, **self._scheme)  # type: ignore[no-untyped-call]
         return self.ranges[name]
 
 

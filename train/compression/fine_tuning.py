@@ -16,7 +16,7 @@ from tritonkit.errors import DataError, InputError
 from tritonkit.evaluation.labelled_images import known_labels
 from tritonkit.spec import ModelSpec
 
-_KEYS_OF_SPLITS = ("labels", "mask_values", "per_class")
+_KEYS_OF_SPLITS = ("labels", "mask_values", "per_class", "sampling")
 """Keys of `data` that also hold for the tables in a run's splits folder."""
 
 
