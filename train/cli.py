@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from train.commands.report import report
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, application, print_json, reports_errors, table
 from tritonkit.system.files import check_can_write, check_is_html
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = application("Train an image model from a folder of images, and measure its quality.")
+
+app.command("report")(report)
 
 Overrides = Annotated[
     list[str] | None,
@@ -249,6 +252,8 @@ def _print_fit_result(result: FitResult, as_json: bool) -> None:
     _print_metrics(f"{result.run}, best epoch", result.metrics)
     if result.exported is not None:
         print(f"exported: {result.exported}")
+    if result.report is not None:
+        print(f"report: {result.report}")
     print(result.checkpoint)
 
 
