@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from train.commands.baseline import baseline
+from train.commands.output import print_fit_result, print_metrics
 from train.commands.report import report
 from tritonkit.errors import InputError
-from tritonkit.system.console import JsonOption, application, print_json, reports_errors, table
+from tritonkit.system.console import JsonOption, application, print_json, reports_errors
 from tritonkit.system.files import check_can_write, check_is_html
 
 if TYPE_CHECKING:
-    from train.engine.fit import FitResult
     from tritonkit.runtimes import Runner
 
 # torch reads this when it loads. Active waiting takes cores from other processes, and from torch's own threads.
@@ -59,7 +60,10 @@ def _fit(
     resolved = load_config(config, overrides or [])
     from train.engine.fit import fit
 
-    _print_fit_result(fit(resolved), as_json)
+    print_fit_result(fit(resolved), as_json)
+
+
+app.command("baseline")(baseline)
 
 
 @app.command("resume")
@@ -74,7 +78,7 @@ def _resume(
     """
     from train.engine.fit import resume
 
-    _print_fit_result(resume(run), as_json)
+    print_fit_result(resume(run), as_json)
 
 
 @app.command("config")
@@ -223,9 +227,7 @@ def _test(
         print_json(evaluation)
         return
     part = "" if evaluation.part == "train" else f" ({evaluation.part})"  # "train" also stands for data without parts
-    _print_metrics(
-        f"{evaluation.measured} on {evaluation.images} images of {evaluation.data}{part}", evaluation.metrics
-    )
+    print_metrics(f"{evaluation.measured} on {evaluation.images} images of {evaluation.data}{part}", evaluation.metrics)
     if mistakes is not None:
         print(f"mistakes: {mistakes}")
 
@@ -243,20 +245,3 @@ def _runner(checkpoint: Path, source: Path | None, url: str | None, model: str |
     from tritonkit.triton.runner import TritonRunner
 
     return TritonRunner(TritonClient(url), model or read_spec(checkpoint).name)
-
-
-def _print_fit_result(result: FitResult, as_json: bool) -> None:
-    if as_json:
-        print_json(result)
-        return
-    _print_metrics(f"{result.run}, best epoch", result.metrics)
-    if result.exported is not None:
-        print(f"exported: {result.exported}")
-    if result.report is not None:
-        print(f"report: {result.report}")
-    print(result.checkpoint)
-
-
-def _print_metrics(title: str, metrics: dict[str, float | None]) -> None:
-    print(title)
-    table(("metric", "value"), [(name, "-" if value is None else f"{value:.4f}") for name, value in metrics.items()])
