@@ -30,16 +30,21 @@ Overrides = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Override keys of the configuration for this run."),
 ]
 DataOption = Annotated[
-    Path | None,
-    typer.Option(help="Labelled images: a folder of class folders, a CSV or JSON, or a folder with test/ or test.csv."),
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Labelled images: a folder of class folders, a CSV or JSON, or a folder with test/ or test.csv.",
+    ),
 ]
-MasksOption = Annotated[Path | None, typer.Option(help="Segmentation: the folder of masks for a folder of images.")]
+MasksOption = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Segmentation: the folder of masks for a folder of images.")
+]
 
 
 @app.command("fit")
 @reports_errors
 def _fit(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="See examples/digits.yaml.")],
+    config: Annotated[str, typer.Argument(metavar="CONFIG.yaml", help="See examples/digits.yaml.")],
     overrides: Overrides = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -56,8 +61,9 @@ def _fit(
     `train config --task TASK` writes an example configuration.
     """
     from train.config.loading import load_config
+    from tritonkit.remotes import local_path
 
-    resolved = load_config(config, overrides or [])
+    resolved = load_config(local_path(config), overrides or [])
     from train.engine.fit import fit
 
     print_fit_result(fit(resolved), as_json)
@@ -117,7 +123,7 @@ def _config(
 @app.command("prepare")
 @reports_errors
 def _prepare(
-    source: Annotated[Path, typer.Argument(help="A folder of class folders, a CSV or JSON, or a folder of images.")],
+    source: Annotated[str, typer.Argument(help="A folder of class folders, a CSV or JSON, or a folder of images.")],
     target: Annotated[Path, typer.Argument(help="The folder to create.")],
     task: Annotated[str, typer.Option(help="multiclass, multilabel, embedding, segmentation.")] = "multiclass",
     masks: MasksOption = None,
@@ -189,11 +195,11 @@ def _prepare(
 @app.command("test")
 @reports_errors
 def _test(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or anything exported from one.")],
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint, or anything exported from one.")],
     data: DataOption = None,
     masks: MasksOption = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="Measure this ONNX file instead of the checkpoint.")
+        str | None, typer.Option("--from", metavar="PATH", help="Measure this ONNX file instead of the checkpoint.")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Measure the served model: HOST:PORT of Triton's gRPC port.")] = None,
     model: Annotated[str | None, typer.Option(help="With --url: the model's name; default: the checkpoint's.")] = None,
@@ -232,16 +238,18 @@ def _test(
         print(f"mistakes: {mistakes}")
 
 
-def _runner(checkpoint: Path, source: Path | None, url: str | None, model: str | None) -> Runner | None:
+def _runner(checkpoint: str, source: str | None, url: str | None, model: str | None) -> Runner | None:
     """Open the runner to measure instead of the checkpoint; None for the checkpoint itself."""
     if source is not None:
+        from tritonkit.repository.artifact_files import local_artifact
         from tritonkit.runtimes import open_artifact
 
-        return open_artifact(source)
+        return open_artifact(local_artifact(source))
     if url is None:
         return None
     from tritonkit.checkpoint import read_spec
+    from tritonkit.remotes import local_path
     from tritonkit.triton.client import TritonClient
     from tritonkit.triton.runner import TritonRunner
 
-    return TritonRunner(TritonClient(url), model or read_spec(checkpoint).name)
+    return TritonRunner(TritonClient(url), model or read_spec(local_path(checkpoint)).name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from tritonkit.system.console import JsonOption, reports_errors
 
 @reports_errors
 def baseline(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="A configuration, as for train fit.")],
+    config: Annotated[str, typer.Argument(metavar="CONFIG.yaml", help="A configuration, as for train fit.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Override keys of the configuration for this run."),
@@ -31,8 +30,9 @@ def baseline(
         train baseline flowers.yaml model.name=vit_small_patch16_224 model.weights=vit.safetensors
     """
     from train.config.loading import load_config
+    from tritonkit.remotes import local_path
 
-    resolved = load_config(config, overrides or [])
+    resolved = load_config(local_path(config), overrides or [])
     from train.baseline.run import baseline as fit_baseline
 
     print_fit_result(fit_baseline(resolved), as_json, measured="baseline")
