@@ -142,7 +142,7 @@ def test_report_says_what_is_missing_when_an_older_version_made_the_run(copied: 
     for name in ("evaluation.json", "batches.png", "metrics.csv"):
         (copied / name).unlink()
     config = copied / "config.yaml"
-    config.write_text(config.read_text() + "\nkey_of_another_version: 1\n")
+    config.write_text(config.read_text() + "\nkey_of_another_version: https://me:secret@example.org/a.csv\n")
 
     report = write_report(RunFolder(copied))
 
@@ -150,6 +150,8 @@ def test_report_says_what_is_missing_when_an_older_version_made_the_run(copied: 
     assert report.metrics["accuracy"].low is None
     assert f"{report.metrics['accuracy'].value:.4f}" in page.text
     assert "The run keeps no answers" in page.text
+    assert "https://example.org/a.csv" in page.text
+    assert "secret" not in page.text
     assert page.tags.count("img") == 2  # predictions, and the confusion matrix of val
 
 
