@@ -61,8 +61,14 @@ def _fit(
     `train config --task TASK` writes an example configuration.
     """
     from train.config.loading import load_config
+    from train.distributed.processes import Processes
     from tritonkit.remotes import local_path
 
+    if (processes := Processes.of_launcher()) is not None and processes.rank > 0:
+        from train.engine.worker import join_fit
+
+        join_fit(lambda: load_config(local_path(config), overrides or []), processes)
+        return
     resolved = load_config(local_path(config), overrides or [])
     from train.engine.fit import fit
 
@@ -82,6 +88,13 @@ def _resume(
 
     Example: train resume runs/digits/1
     """
+    from train.distributed.processes import Processes
+
+    if (processes := Processes.of_launcher()) is not None and processes.rank > 0:
+        from train.engine.worker import join_resume
+
+        join_resume(run, processes)
+        return
     from train.engine.fit import resume
 
     print_fit_result(resume(run), as_json)
@@ -253,3 +266,7 @@ def _runner(checkpoint: str, source: str | None, url: str | None, model: str | N
     from tritonkit.triton.runner import TritonRunner
 
     return TritonRunner(TritonClient(url), model or read_spec(local_path(checkpoint)).name)
+
+
+if __name__ == "__main__":
+    app()
