@@ -10,6 +10,8 @@ import typer
 
 from train.commands.baseline import baseline
 from train.commands.output import print_fit_result, print_metrics
+from train.commands.quantize import quantize
+from train.commands.report import report
 from train.commands.sync import sync
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, application, print_json, reports_errors
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = application("Train an image model from a folder of images, and measure its quality.")
+app.command("quantize")(quantize)
+app.command("report")(report)
 app.command("sync")(sync)
 
 Overrides = Annotated[

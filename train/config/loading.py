@@ -19,6 +19,7 @@ from train.config.sections import (
     MlflowTracker,
     ModelConfig,
     OptimizerConfig,
+    QuantizationConfig,
     SchedulerConfig,
     TensorBoardTracker,
     Trackers,
@@ -87,6 +88,8 @@ class Config(HeadConfig):
     """Your own Lightning callbacks: names that plugins registered, or module:Class."""
     trackers: Trackers = (CsvTracker(),)
     """Where the run is logged: csv (always), tensorboard, mlflow. With arguments: {name: mlflow, experiment: roses}."""
+    quantization: QuantizationConfig | None = None
+    """Train with fake quantization, so that int8 changes the answers less. Needs trained weights."""
     export: ExportOptions | None = None
     """Export the best checkpoint after the training."""
 
@@ -106,6 +109,8 @@ class Config(HeadConfig):
         names = [tracker.name for tracker in self.trackers]
         if len(set(names)) < len(names):
             raise ValueError(f"trackers: {', '.join(names)}: each tracker can be used once")
+        if self.quantization is not None and self.model.weights is None and not self.model.pretrained:
+            raise ValueError("quantization adapts a trained network; set model.weights, or model.pretrained: true")
         return self
 
     @model_validator(mode="after")
@@ -155,7 +160,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Relative paths in the file start from the working directory. Raises ConfigError that lists all problems.
     """
-    document = Document.read(path)
+    return resolve_config(Document.read(path), overrides, str(path))
+
+
+def resolve_config(document: Document, overrides: Sequence[str], origin: str) -> Config:
+    """Apply overrides to a document and validate it. Raises ConfigError that lists all problems; origin names it."""
     problems = document.duplicates + [problem for text in overrides if (problem := document.override(text))]
     try:
         config = Config.model_validate(document.values)
@@ -165,6 +174,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         listing = "\n  ".join(map(str, problems))
         raise ConfigError(
-            f"{path}: {count} in the configuration:\n  {listing}", code="config.invalid", problems=problems
+            f"{origin}: {count} in the configuration:\n  {listing}", code="config.invalid", problems=problems
         )
     return config

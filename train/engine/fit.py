@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from train.compression.fake_quantization import QuantizationAware
 from train.config.loading import Config
 from train.config.sections import DataConfig
 from train.data.augment import make_augmentation
@@ -29,6 +31,7 @@ from train.engine.plan import TrainingPlan, plan_run
 from train.engine.progress import EpochLogger, quiet_lightning
 from train.engine.publish import publish
 from train.engine.run_folder import RunFolder
+from train.engine.run_report import reported
 from train.engine.state_files import (
     AtomicCheckpointIO,
     BestEpochCheckpoint,
@@ -58,16 +61,20 @@ class FitResult(Frozen):
     """Signs that the run learned nothing."""
     exported: Path | None
     """The published artifact, if the configuration has an export."""
+    report: Path | None = None
+    """The page about the run; None if it could not be written."""
 
 
-def fit(config: Config) -> FitResult:
-    """Train a model, and write the run folder.
+def fit(config: Config, check: Callable[[TrainingPlan], None] | None = None) -> FitResult:
+    """Train a model, and write the run folder. check: called with the plan before anything is written.
 
     Raises InputError, before anything is written, for problems of configuration or data; ConfigError also if the
     training diverges or the GPU has too little memory; after the run, whatever `export_checkpoint` raises.
     """
     with quiet_lightning():
         plan = plan_run(config)
+        if check is not None:
+            check(plan)
         with open_trackers(config) as trackers:
             run = RunFolder.create(config)
             with run.lock(), translate_failures(run, config):
@@ -115,10 +122,14 @@ def _finish(plan: TrainingPlan, run: RunFolder, trackers: Trackers) -> FitResult
     draw_predictions(plan, run)
     trackers.finish(run, metrics, plan.task.monitor)
     checkpoint, config = run.checkpoint("best"), plan.config
-    exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
+    with reported(run):
+        exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
     for warning in warnings:
         warn(f"warning: {warning}")
-    return FitResult(checkpoint=checkpoint, run=run.path, metrics=metrics, warnings=warnings, exported=exported)
+    report = run.report if run.report.is_file() else None
+    return FitResult(
+        checkpoint=checkpoint, run=run.path, metrics=metrics, warnings=warnings, exported=exported, report=report
+    )
 
 
 def _train(plan: TrainingPlan, run: RunFolder, trackers: Trackers) -> tuple[list[Path], list[dict[str, float]]]:
@@ -190,6 +201,8 @@ def _trainer(plan: TrainingPlan, run: RunFolder, trackers: Trackers) -> Trainer:
         optional.append(WeightAveraging(avg_fn=lambda average, current, _: average + (current - average) * (1 - decay)))
     if config.patience is not None:
         optional.append(EarlyStopping(f"val_{plan.task.monitor}", mode="max", patience=config.patience))
+    if config.quantization is not None:
+        optional.append(QuantizationAware(config.quantization))
     reporting: tuple[Callback, ...] = (
         () if processes.rank else (history, CurvesCallback(plan, run, history), EpochLogger())
     )
