@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from train.config.document import Document
 from train.config.loading import Config, resolve_config
-from train.data.splits import SUMMARY_FILE
+from train.data import SUMMARY_FILE
 from tritonkit.checkpoint import read_spec
 from tritonkit.errors import DataError, InputError
 from tritonkit.evaluation.labelled_images import known_labels

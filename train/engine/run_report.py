@@ -19,7 +19,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from train.config.document import Document
-from train.data.splits import SUMMARY_FILE
+from train.data import SUMMARY_FILE
 from train.engine.run_folder import RunFolder
 from train.export import PUBLISHED_FILE, SERVED_FOLDER
 from train.reports import run_page
