@@ -117,8 +117,8 @@ class _Copy:
         digest = hashlib.sha256(place.encode()).hexdigest()[:12]
         self.folder = cache_folder() / self.name.partition("://")[0].lower() / f"{stem}-{digest}"
         self._partials = self.folder.with_name(f"{self.folder.name}.partial")
-        # Only the asynchronous file systems are safe to use from several threads.
-        self._threads = _THREADS if getattr(files, "async_impl", False) else 1
+        # Others than the asynchronous ones and DVC's may not be safe to use from several threads.
+        self._threads = _THREADS if getattr(files, "async_impl", False) or address.startswith(DVC) else 1
 
     def fetch(self, companions: Sequence[str] = (), pin: str = "") -> Path:
         """Make the copy equal to its source, and return its path."""
