@@ -10,6 +10,7 @@ import typer
 
 from train.commands.baseline import baseline
 from train.commands.output import print_fit_result, print_metrics
+from train.commands.report import report
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, application, print_json, reports_errors
 from tritonkit.system.files import check_can_write, check_is_html
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = application("Train an image model from a folder of images, and measure its quality.")
+
+app.command("report")(report)
 
 Overrides = Annotated[
     list[str] | None,

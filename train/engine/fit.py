@@ -29,6 +29,7 @@ from train.engine.plan import TrainingPlan, plan_run
 from train.engine.progress import EpochLogger, quiet_lightning
 from train.engine.publish import publish
 from train.engine.run_folder import RunFolder
+from train.engine.run_report import reported
 from train.engine.state_files import (
     AtomicCheckpointIO,
     BestEpochCheckpoint,
@@ -57,6 +58,8 @@ class FitResult(Frozen):
     """Signs that the run learned nothing."""
     exported: Path | None
     """The published artifact, if the configuration has an export."""
+    report: Path | None = None
+    """The page about the run; None if it could not be written."""
 
 
 def fit(config: Config) -> FitResult:
@@ -110,10 +113,14 @@ def _finish(plan: TrainingPlan, run: RunFolder) -> FitResult:
     confusions.draw()
     draw_predictions(plan, run)
     checkpoint, config = run.checkpoint("best"), plan.config
-    exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
+    with reported(run):
+        exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
     for warning in warnings:
         warn(f"warning: {warning}")
-    return FitResult(checkpoint=checkpoint, run=run.path, metrics=metrics, warnings=warnings, exported=exported)
+    report = run.report if run.report.is_file() else None
+    return FitResult(
+        checkpoint=checkpoint, run=run.path, metrics=metrics, warnings=warnings, exported=exported, report=report
+    )
 
 
 def _train(plan: TrainingPlan, run: RunFolder) -> tuple[list[Path], list[dict[str, float]]]:
