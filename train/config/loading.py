@@ -71,6 +71,14 @@ class Config(HeadConfig):
     workers: NonNegativeInt = 2
     """Processes that decode and augment. The number does not change the images; on a CPU it changes the last digits
     of sums, because each worker takes a core from torch."""
+    devices: Literal["auto"] | PositiveInt = 1
+    """Processes on this host that train together, one for each GPU; `auto`: as many as there are GPUs. On a CPU they
+    share the cores. `batch_size` and `workers` are those of each process; the learning rate is not scaled. Under
+    torchrun its number of processes is used."""
+    num_nodes: PositiveInt = 1
+    """Hosts that train together. Start the command by torchrun on each host."""
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
+    """How several processes work together, by Lightning's names; the last is for networks with unused weights."""
     callbacks: tuple[Callback, ...] = ()
     """Your own Lightning callbacks: names that plugins registered, or module:Class."""
     export: ExportOptions | None = None

@@ -127,14 +127,22 @@ class EpochSampler(Sampler[SampleIndex]):
 
 
 def make_loader(
-    pictures: ImageDataset, batch_size: int, workers: int, sampler: EpochSampler | None = None
+    pictures: ImageDataset,
+    batch_size: int,
+    workers: int,
+    sampler: Sampler[SampleIndex] | None = None,
+    batches: list[list[int]] | None = None,
 ) -> DataLoader[tuple[Tensor, Any]]:
-    """Create a data loader: in file order, or for training in the sampler's order, without a smaller last batch."""
+    """Create a data loader: in file order, or for training in the sampler's order, without a smaller last batch.
+
+    batches: the indices of each batch, in place of all images in file order.
+    """
+    # A full batch is never the smaller one.
+    drop_last = sampler is not None and len(sampler) >= batch_size  # type: ignore[arg-type]
+    order: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
     return DataLoader(
         pictures,
-        batch_size=batch_size,
-        sampler=sampler,
-        drop_last=sampler is not None and len(pictures) >= batch_size,
+        **({"batch_sampler": batches} if batches is not None else order),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -14,6 +14,7 @@ from torch import nn
 from train.config.loading import Config, Precision
 from train.config.sections import DataConfig, OptimizerConfig
 from train.data.splits import Splits, read_splits
+from train.distributed.processes import Processes, plan_processes
 from train.engine.optim import check_optimizer, make_schedule
 from train.export import check_can_export
 from train.tasks import TrainingTask, training_task
@@ -44,6 +45,7 @@ class TrainingPlan:
     loss: nn.Module
     precision: Precision
     callbacks: tuple[Callback, ...]
+    processes: Processes
 
 
 def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = False) -> TrainingPlan:
@@ -60,6 +62,7 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
     architecture = _collect_errors(lambda: _architecture(config, task), errors)
     precision = _collect_errors(lambda: _precision(config), errors)
     callbacks = _collect_errors(lambda: _callbacks(config), errors)
+    processes = _collect_errors(lambda: plan_processes(config), errors) or Processes()
     optimizer = _collect_errors(lambda: check_optimizer(config.optimizer), errors) or check_optimizer(OptimizerConfig())
     _collect_errors(lambda: make_schedule(optimizer, config, steps=10), errors)
     if (export := config.export) is not None:
@@ -69,6 +72,7 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
     splits = _collect_errors(lambda: read_splits(data or config.data, task, config.seed), errors)
     if splits is not None:
         _collect_errors(lambda: _check_measurable(task, splits), errors)
+        _collect_errors(lambda: _check_shares(splits, processes), errors)
     truths = [] if splits is None else [sample.truth for sample in splits.train]
     loss = None if splits is None else _collect_errors(lambda: task.loss(splits.task_spec, truths), errors)
     if architecture is None or precision is None or callbacks is None or splits is None or loss is None or errors:
@@ -95,7 +99,7 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
         list(network.modules_without_heads())
     if path is not None and weights is not None:
         _load_initial_weights(public_name(str(path)), weights, network)
-    return TrainingPlan(config, task, splits, network, loss, precision, callbacks)
+    return TrainingPlan(config, task, splits, network, loss, precision, callbacks, processes)
 
 
 def _collect_errors(make: Callable[[], T], errors: list[InputError]) -> T | None:
@@ -164,6 +168,16 @@ def _check_measurable(task: TrainingTask, splits: Splits) -> None:
             f"{task.monitor}, which selects the best epoch, cannot be measured: {problem}; add images",
             code="data.monitor_not_measurable",
         )
+
+
+def _check_shares(splits: Splits, processes: Processes) -> None:
+    """Raise DataError if a process would get no images of val, or fewer of train than a batch norm can learn from."""
+    for part, samples, least in (("train", splits.train, 2), ("val", (*splits.base, *splits.val), 1)):
+        if processes.count > 1 and len(samples) < least * processes.count:
+            raise DataError(
+                f"{part} has {len(samples)} images, too few for {processes.count} processes; lower devices",
+                code="data.too_few_for_processes",
+            )
 
 
 def _check_image_shape(network: Network) -> None:

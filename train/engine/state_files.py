@@ -24,7 +24,7 @@ CONFIG_KEY = "tritonkit_config"
 _REQUIRED_KEYS = ("state_dict", "callbacks", "epoch", "optimizer_states", "loops", CONFIG_KEY)
 _CHANGEABLE_KEYS = (
     "name", "output", "plugins", "data", "augment", "epochs", "batch_size", "accumulate", "precision", "patience",
-    "keep_best", "workers", "callbacks", "export",
+    "keep_best", "workers", "devices", "num_nodes", "strategy", "callbacks", "export",
 )  # fmt: skip
 """Keys of the configuration that may change before a run is resumed."""
 
