@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from train.config.document import Document
+from train.config.pruning import CHANNELS, Prunings
 from train.config.sections import (
     AugmentConfig,
     Callback,
@@ -66,6 +67,9 @@ class Config(HeadConfig):
     workers: NonNegativeInt = 2
     """Processes that decode and augment. The number does not change the images; on a CPU it changes the last digits
     of sums, because each worker takes a core from torch."""
+    pruning: Prunings = ()
+    """Sets weights to zero while training, or removes channels before it; one section, or a list of them:
+    {function: l1_unstructured, amount: 0.5}."""
     callbacks: tuple[Callback, ...] = ()
     """Your own Lightning callbacks: names that plugins registered, or module:Class."""
     export: ExportOptions | None = None
@@ -84,6 +88,17 @@ class Config(HeadConfig):
             raise ValueError(f"{', '.join(misplaced)}: each of `heads` has its own; move it to the heads")
         if self.frozen_lr is not None and not self.frozen_epochs:
             raise ValueError("frozen_lr needs frozen_epochs, which is 0; raise frozen_epochs, or leave frozen_lr out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_pruning(self) -> Config:
+        for section in self.pruning:
+            if section.moment == "stage" and not self.frozen_epochs:
+                raise ValueError("pruning.when: stage needs frozen_epochs, the epochs of the first stage, which is 0")
+            if section.function == CHANNELS and not self.model.pretrained and self.model.weights is None:
+                raise ValueError(
+                    f"pruning: {CHANNELS} selects channels by trained weights; set model.weights or model.pretrained"
+                )
         return self
 
     @property

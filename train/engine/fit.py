@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from train.compression.channels import restore_channels
+from train.compression.zeros import ZeroWeights, first_complete_epoch
 from train.config.loading import Config
 from train.config.sections import DataConfig
 from train.data.augment import make_augmentation
@@ -25,8 +27,11 @@ from train.engine.progress import EpochLogger, quiet_lightning
 from train.engine.publish import publish
 from train.engine.run_folder import RunFolder
 from train.engine.state_files import (
+    PRUNED_KEY,
     AtomicCheckpointIO,
     BestEpochCheckpoint,
+    FromEpoch,
+    PrunedEarlyStopping,
     check_same_config,
     check_same_network,
     last_state,
@@ -84,6 +89,8 @@ def resume(folder: Path) -> FitResult:
             raise DataError(
                 f"{run.splits}: the images have changed since the run was started; start a new run", code="data.changed"
             )
+        if state is not None and state.get(PRUNED_KEY):
+            restore_channels(plan.network, network_weights(state))
         check_same_network(state, plan.network, run)
         epoch = 0 if state is None else state["epoch"] + 1
         progress = f"resuming after epoch {epoch}" if epoch else "no epoch is complete; starting again"
@@ -158,8 +165,15 @@ def _trainer(plan: TrainingPlan, run: RunFolder, best: ModelCheckpoint) -> Train
         # This form leaves equal values, such as constant buffers, exactly unchanged.
         optional.append(WeightAveraging(avg_fn=lambda average, current, _: average + (current - average) * (1 - decay)))
     if config.patience is not None:
-        optional.append(EarlyStopping(f"val_{plan.task.monitor}", mode="max", patience=config.patience))
+        stopping = PrunedEarlyStopping if config.pruning else EarlyStopping
+        optional.append(stopping(f"val_{plan.task.monitor}", mode="max", patience=config.patience))
+    if plan.pruned:  # after the averaging, whose weights it sets to zero too
+        optional.append(ZeroWeights(plan.pruned, config))
     reporting = (history, CurvesCallback(plan, run, history), EpochLogger())
+    callbacks = [*optional, *reporting, *plan.callbacks, best, last]
+    for each in callbacks:
+        if isinstance(each, FromEpoch):
+            each.first_epoch = first_complete_epoch(config)
     return Trainer(
         devices=1,
         precision=plan.precision,
@@ -167,7 +181,7 @@ def _trainer(plan: TrainingPlan, run: RunFolder, best: ModelCheckpoint) -> Train
         accumulate_grad_batches=config.accumulate,
         logger=False,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[*optional, *reporting, *plan.callbacks, best, last],
+        callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
