@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from train.commands.compress import compress
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, application, print_json, reports_errors, table
 from tritonkit.system.files import check_can_write, check_is_html
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = application("Train an image model from a folder of images, and measure its quality.")
+
+app.command("compress")(compress)
 
 Overrides = Annotated[
     list[str] | None,

@@ -65,8 +65,9 @@ def remove_channels(network: Network, config: PruningConfig) -> None:
     network.train(training)
     if sum(parameter.numel() for parameter in network.parameters()) == before:
         raise ConfigError(
-            f"pruning.amount: {config.amount} removes no channel from the selected layers; raise it, or select others",
-            code="pruning.amount",
+            f"pruning: the selected layers of {network.spec.architecture.name} lose no channel, because a last layer "
+            "keeps its outputs; select other `layers`",
+            code="pruning.nothing_removed",
         )
 
 

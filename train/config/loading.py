@@ -112,7 +112,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Relative paths in the file start from the working directory. Raises ConfigError that lists all problems.
     """
-    document = Document.read(path)
+    return resolve_config(Document.read(path), overrides, str(path))
+
+
+def resolve_config(document: Document, overrides: Sequence[str], origin: str) -> Config:
+    """Apply overrides to a document and validate it. Raises ConfigError that lists all problems; origin names it."""
     problems = document.duplicates + [problem for text in overrides if (problem := document.override(text))]
     try:
         config = Config.model_validate(document.values)
@@ -122,6 +126,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         listing = "\n  ".join(map(str, problems))
         raise ConfigError(
-            f"{path}: {count} in the configuration:\n  {listing}", code="config.invalid", problems=problems
+            f"{origin}: {count} in the configuration:\n  {listing}", code="config.invalid", problems=problems
         )
     return config

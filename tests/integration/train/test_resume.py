@@ -41,7 +41,10 @@ DROPOUT = {"name": "test_resnet", "arguments": {"drop_rate": 0.3}}
 PLAIN: dict[str, Any] = {
     "model": DROPOUT, "epochs": 4, "workers": 1, "augment": {"color": 0.2, "flip": 0.5}, "patience": 4,
 }  # fmt: skip
-AVERAGED: dict[str, Any] = {**PLAIN, "ema": 0.8, "frozen_epochs": 1, "frozen_lr": 0.01, "epochs": 3, "keep_best": 2}
+AVERAGED: dict[str, Any] = {
+    **PLAIN, "ema": 0.8, "frozen_epochs": 1, "frozen_lr": 0.01, "epochs": 3, "keep_best": 2,
+    "pruning": {"function": "random_unstructured", "amount": 0.4},
+}  # fmt: skip
 DYING = """
 import os, signal
 from pathlib import Path

@@ -1,0 +1,1 @@
+"""The larger commands of `train`, and their options."""
