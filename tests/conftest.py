@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import importlib
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import s3fs
 import timm
 import torch
 from torch import nn
@@ -20,6 +22,7 @@ from builder.sources import source_from_state_dict
 from scripts import ports
 from server.process import Server, running_servers, stop
 from tests.fixture_types import Command, MakeNetwork, NetworkOf, Ports
+from tests.object_store import ObjectStore
 from tests.serving import options_for, serving
 from tritonkit.export_options import ForeignModelOptions
 from tritonkit.images.preprocess import Preprocess
@@ -235,6 +238,25 @@ def served(triton: Server) -> str:
 def served_http(triton: Server) -> str:
     """Triton's HTTP address."""
     return triton.options.http_url
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A real S3 server; `object_store.environment` leads libraries and child processes to it."""
+    store = ObjectStore(tmp_path_factory.mktemp("object_store"))
+    store.start()
+    yield store
+    store.kill()
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new bucket, `s3://NAME`, of the real S3 server that this test's environment leads to."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
+    return f"s3://{name}"
 
 
 @pytest.fixture(scope="module")
