@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from train.config.document import Document
 from train.config.loading import Config, resolve_config
-from train.config.pruning import CHANNELS
+from train.config.pruning_functions import CHANNELS
 from train.engine.fit import FitResult, fit
 from train.evaluate import evaluate
 from train.served_rate import check_commands, served_rates

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from train.config.pruning import CHANNELS, ZEROS
+from train.config.pruning_functions import CHANNELS, ZEROS
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from train.compression.layers import last_layers, prunable_layers, select_layers
-from train.config.pruning import CHANNELS, PruningConfig
+from train.config.pruning import PruningConfig
+from train.config.pruning_functions import CHANNELS
 from tritonkit.errors import ConfigError, first_line
 from tritonkit.networks.network import Network, load_weights
 from tritonkit.networks.resize import resize_layers

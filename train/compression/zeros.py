@@ -20,7 +20,8 @@ from torch.nn.utils import prune
 
 from train.compression.layers import select_layers
 from train.config.loading import Config
-from train.config.pruning import ZEROS, PruningConfig
+from train.config.pruning import PruningConfig
+from train.config.pruning_functions import ZEROS
 from train.data.dataset import mix_seeds
 from tritonkit.errors import ConfigError
 from tritonkit.networks.network import Network

@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from train.config.document import Document
-from train.config.pruning import CHANNELS, Prunings
+from train.config.pruning import Prunings
+from train.config.pruning_functions import CHANNELS
 from train.config.sections import (
     AugmentConfig,
     Callback,

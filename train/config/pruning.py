@@ -6,12 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from train.config.pruning_functions import CHANNELS
 from tritonkit.evaluation.config import Section
 
-ZEROS = ("l1_unstructured", "random_unstructured", "ln_structured", "random_structured")
-"""Functions of torch.nn.utils.prune: they set weights to zero, and the network keeps its shape."""
-CHANNELS = "remove_channels"
-"""Removes channels with torch-pruning: the network becomes smaller."""
 PruningFunction = Literal[
     "l1_unstructured", "random_unstructured", "ln_structured", "random_structured", "remove_channels"
 ]

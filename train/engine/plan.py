@@ -15,7 +15,7 @@ from torch import nn
 from train.compression.channels import check_torch_pruning, match_channels, remove_channels
 from train.compression.zeros import PrunedTensor, pruned_tensors
 from train.config.loading import Config, Precision
-from train.config.pruning import CHANNELS
+from train.config.pruning_functions import CHANNELS
 from train.config.sections import DataConfig, OptimizerConfig
 from train.data.splits import Splits, read_splits
 from train.engine.optim import check_optimizer, make_schedule

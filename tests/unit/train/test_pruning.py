@@ -18,7 +18,8 @@ from train.compression.channels import match_channels, remove_channels
 from train.compression.layers import select_layers
 from train.compression.zeros import PrunedTensor, first_complete_epoch, pruned_tensors, share_after
 from train.config.loading import Config
-from train.config.pruning import CHANNELS, ZEROS, PruningConfig
+from train.config.pruning import PruningConfig
+from train.config.pruning_functions import CHANNELS, ZEROS
 from tritonkit.errors import ConfigError, InputError
 from tritonkit.networks.network import Network, load_network, save_network
 from tritonkit.spec import TaskSpec
