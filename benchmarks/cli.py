@@ -40,9 +40,10 @@ ConcurrencyOption = Annotated[
 BatchOption = Annotated[int, typer.Option(min=1, help="Images in each request.")]
 RepositoryOption = Annotated[Path, typer.Option(help="The served model repository.")]
 ArtifactOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        help="The served file, called in process to measure the limit. Default: model.onnx of the repository."
+        metavar="PATH",
+        help="The served file, called in process to measure the limit. Default: model.onnx of the repository.",
     ),
 ]
 ThreadsOption = Annotated[
@@ -54,10 +55,11 @@ MaxWindowsOption = Annotated[
     int, typer.Option(min=3, help="Stop a level after this many windows, even if no three agree.")
 ]
 ImagesOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
+        metavar="PATH",
         help="A folder of images to send; as files to a model that takes encoded images. Default: the golden sample of "
-        "the model, or generated values for a model that takes no images."
+        "the model, or generated values for a model that takes no images.",
     ),
 ]
 ShapeOption = Annotated[
@@ -67,7 +69,7 @@ ShapeOption = Annotated[
 OutputOption = Annotated[
     Path | None, typer.Option(help="The record file. Default: bench-MODEL-TIME.json in this folder; none with --json.")
 ]
-RecordsArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Record files of `bench run`.")]
+RecordsArgument = Annotated[list[str], typer.Argument(metavar="FILE...", help="Record files of `bench run`.")]
 HtmlOption = Annotated[Path | None, typer.Option(help="Write one offline HTML page instead of tables.")]
 
 
@@ -106,12 +108,25 @@ def run_command(
     from benchmarks.inputs import parse_shapes
     from benchmarks.load import Timing, concurrency_levels
     from benchmarks.run import BenchmarkPlan
+    from tritonkit.remotes import local_path
+    from tritonkit.repository.artifact_files import local_artifact
     from tritonkit.system.local_servers import default_url
 
     url = url or default_url()
     levels, shapes = concurrency_levels(concurrency), parse_shapes(shape or [])
     timing = Timing(window_s=window_s, max_windows=max_windows)
-    plan = BenchmarkPlan(model, url, levels, batch, repository, artifact, threads, images, timing, shapes)
+    plan = BenchmarkPlan(
+        model,
+        url,
+        levels,
+        batch,
+        repository,
+        None if artifact is None else local_artifact(artifact),
+        threads,
+        None if images is None else local_path(images),
+        timing,
+        shapes,
+    )
     if output is None and not as_json:
         output = Path(f"bench-{model}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
     writer = _RecordWriter(output)
@@ -139,8 +154,9 @@ def report_command(records: RecordsArgument, html: HtmlOption = None, as_json: J
         bench report before.json after.json --html report.html
     """
     from benchmarks.record import read_record
+    from tritonkit.remotes import local_path
 
-    loaded = [read_record(path) for path in records]
+    loaded = [read_record(local_path(path)) for path in records]
     if html is not None:
         from benchmarks.report import write_report
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -65,9 +64,10 @@ def verify(request: VerifyRequest, as_json: JsonOption = False) -> None:
     check_can_write(request.report)
     from builder.plan import source_of
     from builder.verification.verify import verify_artifact
+    from tritonkit.repository.artifact_files import local_artifact
 
     with progress("comparing with the checkpoint"):
-        verdict = verify_artifact(request.artifact, source_of(request), request.max_batch, request)
+        verdict = verify_artifact(local_artifact(request.artifact), source_of(request), request.max_batch, request)
     if as_json:
         print_json(verdict)
     else:
@@ -82,7 +82,7 @@ def verify(request: VerifyRequest, as_json: JsonOption = False) -> None:
 @app.command()
 @reports_errors
 def check(
-    repository: Annotated[Path, typer.Argument(help="The model repository.")] = Path("model_repository"),
+    repository: Annotated[str, typer.Argument(help="The model repository.")] = "model_repository",
     as_json: JsonOption = False,
 ) -> None:
     """Check a whole repository offline; exit 1 on an error.
@@ -90,8 +90,9 @@ def check(
     Example: builder check model_repository --json
     """
     from builder.repository.lint import check_repository
+    from tritonkit.remotes import local_path
 
-    findings = check_repository(repository)
+    findings = check_repository(local_path(repository))
     errors = [finding for finding in findings if finding.severity == "error"]
     if as_json:
         print_json({"errors": len(errors), "findings": findings})
@@ -106,7 +107,7 @@ def check(
 @app.command("show")
 @reports_errors
 def show_command(
-    path: Annotated[Path, typer.Argument(help="A checkpoint, an artifact, or a published model's folder.")],
+    path: Annotated[str, typer.Argument(help="A checkpoint, an artifact, or a published model's folder.")],
     as_json: JsonOption = False,
 ) -> None:
     """Show the spec, verdict and manifest of a checkpoint, an artifact or a published model.
@@ -114,8 +115,9 @@ def show_command(
     Example: builder show model_repository/digits
     """
     from builder.show import show
+    from tritonkit.repository.artifact_files import local_artifact
 
-    result = show(path)
+    result = show(local_artifact(path))
     if as_json:
         print_json(result)
         return

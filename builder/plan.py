@@ -24,6 +24,7 @@ from builder.verification.context import DEFAULT_MAX_BATCH, select_golden, verif
 from builder.verification.labelled import LabelledSet
 from tritonkit.errors import InputError
 from tritonkit.export_options import ONNX_BF16
+from tritonkit.remotes import local_path
 from tritonkit.runtimes.formats import ONNX, ProgressCallback
 from tritonkit.system.files import check_can_write
 from tritonkit.triton.backends import BackendFiles, ModelConfig
@@ -135,7 +136,7 @@ def configs_of(request: ExportRequest, name: str) -> tuple[ModelConfig | None, M
     """The config.pbtxt of the user, and that of the published model."""
     folder = request.repository / name
     return (
-        None if request.config is None else read_config_file(request.config),
+        None if request.config is None else read_config_file(local_path(request.config)),
         read_config(folder) if (folder / CONFIG_FILE).is_file() else None,
     )
 

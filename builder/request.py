@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import SkipValidation, ValidationInfo, field_validator
 
 from tritonkit.export_options import BatchSize, ExportOptions, ForeignModelOptions, OutputOptions, VerificationOptions
-from tritonkit.options import CommandLine, option_error
+from tritonkit.options import CommandLine, InputPath, option_error
 
 if TYPE_CHECKING:
     from builder.sources.base import Source
@@ -42,7 +42,7 @@ class VerifyRequest(ForeignModelOptions, VerificationOptions, OutputOptions):
 
     panel = None
 
-    artifact: Path
+    artifact: InputPath
     """Any artifact: .onnx, .xml, .pt, .plan, .rtx."""
     against: Annotated[str | Path | SkipValidation[Source], CommandLine("--against")]
     """The checkpoint or other source to compare with."""

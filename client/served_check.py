@@ -88,7 +88,7 @@ def check_served_model(runner: TritonRunner, reference_files: ReferenceFiles) ->
 
 
 def with_quality(
-    result: CheckResult, runner: TritonRunner, data: Path, masks: Path | None, checkpoint: Path | None
+    result: CheckResult, runner: TritonRunner, data: Path | str, masks: Path | str | None, checkpoint: Path | None
 ) -> CheckResult:
     """Measure a served model on labelled images; with its checkpoint, a metric that is worse than its own is a problem.
 
@@ -115,7 +115,7 @@ def with_quality(
     return result.model_copy(
         update={
             "quality": {
-                f"{name} on {served.images} pictures of {data}": evaluation.measured_metrics()
+                f"{name} on {served.images} pictures of {images.data}": evaluation.measured_metrics()
                 for name, evaluation in measured.items()
             },
             "problems": (*result.problems, *(problem.message for problem in problems)),

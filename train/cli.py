@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from train.commands.baseline import baseline
 from train.commands.compress import compress
+from train.commands.output import print_fit_result, print_metrics
 from tritonkit.errors import InputError
-from tritonkit.system.console import JsonOption, application, print_json, reports_errors, table
+from tritonkit.system.console import JsonOption, application, print_json, reports_errors
 from tritonkit.system.files import check_can_write, check_is_html
 
 if TYPE_CHECKING:
-    from train.engine.fit import FitResult
     from tritonkit.runtimes import Runner
 
 # torch reads this when it loads. Active waiting takes cores from other processes, and from torch's own threads.
@@ -29,16 +30,21 @@ Overrides = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Override keys of the configuration for this run."),
 ]
 DataOption = Annotated[
-    Path | None,
-    typer.Option(help="Labelled images: a folder of class folders, a CSV or JSON, or a folder with test/ or test.csv."),
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Labelled images: a folder of class folders, a CSV or JSON, or a folder with test/ or test.csv.",
+    ),
 ]
-MasksOption = Annotated[Path | None, typer.Option(help="Segmentation: the folder of masks for a folder of images.")]
+MasksOption = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Segmentation: the folder of masks for a folder of images.")
+]
 
 
 @app.command("fit")
 @reports_errors
 def _fit(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="See examples/digits.yaml.")],
+    config: Annotated[str, typer.Argument(metavar="CONFIG.yaml", help="See examples/digits.yaml.")],
     overrides: Overrides = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -55,11 +61,15 @@ def _fit(
     `train config --task TASK` writes an example configuration.
     """
     from train.config.loading import load_config
+    from tritonkit.remotes import local_path
 
-    resolved = load_config(config, overrides or [])
+    resolved = load_config(local_path(config), overrides or [])
     from train.engine.fit import fit
 
-    _print_fit_result(fit(resolved), as_json)
+    print_fit_result(fit(resolved), as_json)
+
+
+app.command("baseline")(baseline)
 
 
 @app.command("resume")
@@ -74,7 +84,7 @@ def _resume(
     """
     from train.engine.fit import resume
 
-    _print_fit_result(resume(run), as_json)
+    print_fit_result(resume(run), as_json)
 
 
 @app.command("config")
@@ -113,7 +123,7 @@ def _config(
 @app.command("prepare")
 @reports_errors
 def _prepare(
-    source: Annotated[Path, typer.Argument(help="A folder of class folders, a CSV or JSON, or a folder of images.")],
+    source: Annotated[str, typer.Argument(help="A folder of class folders, a CSV or JSON, or a folder of images.")],
     target: Annotated[Path, typer.Argument(help="The folder to create.")],
     task: Annotated[str, typer.Option(help="multiclass, multilabel, embedding, segmentation.")] = "multiclass",
     masks: MasksOption = None,
@@ -185,11 +195,11 @@ def _prepare(
 @app.command("test")
 @reports_errors
 def _test(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or anything exported from one.")],
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint, or anything exported from one.")],
     data: DataOption = None,
     masks: MasksOption = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="Measure this ONNX file instead of the checkpoint.")
+        str | None, typer.Option("--from", metavar="PATH", help="Measure this ONNX file instead of the checkpoint.")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Measure the served model: HOST:PORT of Triton's gRPC port.")] = None,
     model: Annotated[str | None, typer.Option(help="With --url: the model's name; default: the checkpoint's.")] = None,
@@ -223,38 +233,23 @@ def _test(
         print_json(evaluation)
         return
     part = "" if evaluation.part == "train" else f" ({evaluation.part})"  # "train" also stands for data without parts
-    _print_metrics(
-        f"{evaluation.measured} on {evaluation.images} images of {evaluation.data}{part}", evaluation.metrics
-    )
+    print_metrics(f"{evaluation.measured} on {evaluation.images} images of {evaluation.data}{part}", evaluation.metrics)
     if mistakes is not None:
         print(f"mistakes: {mistakes}")
 
 
-def _runner(checkpoint: Path, source: Path | None, url: str | None, model: str | None) -> Runner | None:
+def _runner(checkpoint: str, source: str | None, url: str | None, model: str | None) -> Runner | None:
     """Open the runner to measure instead of the checkpoint; None for the checkpoint itself."""
     if source is not None:
+        from tritonkit.repository.artifact_files import local_artifact
         from tritonkit.runtimes import open_artifact
 
-        return open_artifact(source)
+        return open_artifact(local_artifact(source))
     if url is None:
         return None
     from tritonkit.checkpoint import read_spec
+    from tritonkit.remotes import local_path
     from tritonkit.triton.client import TritonClient
     from tritonkit.triton.runner import TritonRunner
 
-    return TritonRunner(TritonClient(url), model or read_spec(checkpoint).name)
-
-
-def _print_fit_result(result: FitResult, as_json: bool) -> None:
-    if as_json:
-        print_json(result)
-        return
-    _print_metrics(f"{result.run}, best epoch", result.metrics)
-    if result.exported is not None:
-        print(f"exported: {result.exported}")
-    print(result.checkpoint)
-
-
-def _print_metrics(title: str, metrics: dict[str, float | None]) -> None:
-    print(title)
-    table(("metric", "value"), [(name, "-" if value is None else f"{value:.4f}") for name, value in metrics.items()])
+    return TritonRunner(TritonClient(url), model or read_spec(local_path(checkpoint)).name)

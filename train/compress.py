@@ -37,7 +37,7 @@ class CompressOptions:
     layers: tuple[str, ...] = ()
     epochs: int | None = None
     """Epochs of training after the pruning; default: half of the run's."""
-    data: Path | None = None
+    data: str | None = None
     output: Path | None = None
     serve: bool = True
     rounds: int = 3
@@ -124,7 +124,7 @@ def compression_config(options: CompressOptions) -> Config:
         kept = {key: values["data"][key] for key in ("labels", "mask_values", "per_class")}
         values["data"] = {**kept, "path": str(splits), "test_ratio": 0}
     else:
-        values["data"]["path"] = str(options.data)
+        values["data"]["path"] = options.data
     values |= {
         "pruning": [pruning],
         "epochs": options.epochs or max(1, round(original.epochs / 2)),

@@ -9,21 +9,26 @@ from tritonkit.checkpoint import read_spec
 from tritonkit.errors import DataError, InputError
 from tritonkit.evaluation.evaluate import Evaluation, LabelledImages
 from tritonkit.evaluation.samples.part_names import PARTS
+from tritonkit.remotes.addresses import public_name
+from tritonkit.repository.artifact_files import local_artifact
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.base import Runner
 from tritonkit.spec import ModelSpec
+
+_SPLIT_FILES = tuple(f"splits/{part}.csv" for part in PARTS)
 
 
 class CheckpointEvaluation(Evaluation):
     """The metrics of a checkpoint, or of what was exported from it."""
 
-    checkpoint: Path
+    checkpoint: Path | str
+    """A path, or an address without its secrets."""
 
 
 def evaluate(
-    checkpoint: Path,
-    data: Path | None = None,
-    masks: Path | None = None,
+    checkpoint: Path | str,
+    data: Path | str | None = None,
+    masks: Path | str | None = None,
     runner: Runner | None = None,
     mistakes: Path | None = None,
 ) -> CheckpointEvaluation:
@@ -33,6 +38,8 @@ def evaluate(
     report of the worst mistakes. Raises DataError that lists all problems of the data, InputError if the runner has
     another model, and whatever `open_artifact` raises.
     """
+    name = public_name(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    checkpoint = local_artifact(checkpoint, *(_SPLIT_FILES if data is None else ()))
     with runner or open_artifact(checkpoint) as active_runner:
         # A served model has no lineage, which contains the column of the truth.
         spec = active_runner.spec if runner is None else _spec_of(checkpoint)
@@ -47,7 +54,7 @@ def evaluate(
         evaluation = images.evaluate(active_runner, None if mistakes is None else collector.add)
         if mistakes is not None:
             collector.write(mistakes, f"{active_runner.origin} on {images.data}")
-        return CheckpointEvaluation(checkpoint=checkpoint, **dict(evaluation))
+        return CheckpointEvaluation(checkpoint=name, **dict(evaluation))
 
 
 def _spec_of(checkpoint: Path) -> ModelSpec:

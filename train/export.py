@@ -17,6 +17,7 @@ from tritonkit.errors import CheckFailedError, ConfigError, ExternalError, Input
 from tritonkit.export_options import ExportOptions
 from tritonkit.options import arguments_of
 from tritonkit.plugins import VARIABLE
+from tritonkit.remotes import local_path
 from tritonkit.runtimes.formats import OPENVINO, Target
 from tritonkit.runtimes.tensorrt_plan import find_tensorrt
 from tritonkit.system.console import warn
@@ -127,8 +128,8 @@ def _check_libraries(export: ExportOptions) -> None:
             )
 
 
-def _check_config(path: Path | None) -> None:
-    if path is not None and not path.is_file():
+def _check_config(path: Path | str | None) -> None:
+    if path is not None and not local_path(path).is_file():
         raise ConfigError(f"config: {path}: no such file; expected a config.pbtxt", code="export.config_not_found")
 
 

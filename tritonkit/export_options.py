@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from tritonkit.comparison import Limits
 from tritonkit.errors import InputError, Problem
 from tritonkit.images.preprocess import MAX_SIDE, Fit, Interpolation
-from tritonkit.options import CommandLine, Options, UserPath, option_error
+from tritonkit.options import CommandLine, InputPath, Options, UserPath, option_error
 from tritonkit.repository.build_record import BuildOptions
 from tritonkit.repository.config_rules import ACCELERATORS
 from tritonkit.repository.verdict import LIMITS
@@ -272,11 +272,11 @@ class VerificationOptions(Options):
 
     panel: ClassVar[str | None] = "Verification"
 
-    images: UserPath | None = None
+    images: InputPath | None = None
     """Verify on the images of this folder."""
-    data: UserPath | None = None
+    data: InputPath | None = None
     """Labelled images: a folder of class folders, a CSV or JSON."""
-    masks: UserPath | None = None
+    masks: InputPath | None = None
     """Segmentation: the folder of masks for a folder of images."""
     limit: Annotated[
         tuple[Annotated[str, AfterValidator(_limit)], ...],
@@ -292,7 +292,7 @@ class VerificationOptions(Options):
 
     @field_validator("masks")
     @classmethod
-    def _check_masks(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+    def _check_masks(cls, value: Path | str | None, info: ValidationInfo) -> Path | str | None:
         if value is not None and info.data.get("data") is None:
             raise option_error("are the masks of labelled images; add `data`", code="option.no_effect")
         return value
@@ -328,7 +328,7 @@ class ReductionOptions(Options):
 
     keep_fp32: Annotated[tuple[str, ...], CommandLine(metavar="PATTERN")] = ()
     """Nodes, operators or tensors to keep in fp32, such as LayerNormalization or '*.head.*'."""
-    calibration: UserPath | None = None
+    calibration: InputPath | None = None
     """Images to calibrate on; default: those of the verdict."""
     repair: bool = True
     """If the precision fails: more fp32 nodes, then a higher precision."""
@@ -355,7 +355,7 @@ class PlanOptions(BuildOptions):
 class ServingOptions(Options):
     """The settings of `config.pbtxt` that do not follow from the artifact. None keeps the current setting."""
 
-    config: UserPath | None = None
+    config: InputPath | None = None
     """Your own config.pbtxt, whose serving settings are kept; the options below take precedence."""
     instances: Annotated[int, Field(ge=1, le=INT32)] | None = None
     """Number of model instances; on GPUs, per GPU."""
@@ -499,7 +499,7 @@ class ForeignModelOptions(Options):
 
     model: str | None = None
     """A timm name, or torchvision/NAME: the network of a state dict, or the preprocessing of a graph."""
-    labels: UserPath | None = None
+    labels: InputPath | None = None
     """A file with one label a line."""
     mean: Channels = None
     """R,G,B on pixels in 0..1; default: the model's."""
@@ -524,8 +524,8 @@ class ForeignModelOptions(Options):
 
     @field_validator("labels")
     @classmethod
-    def _check_labels(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_file():
+    def _check_labels(cls, value: Path | str | None) -> Path | str | None:
+        if isinstance(value, Path) and not value.is_file():
             raise option_error("no such file; expected one label a line", code="option.labels_missing")
         return value
 

@@ -17,7 +17,7 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, ValidationError, WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -25,6 +25,26 @@ from tritonkit.errors import InputError, Problem
 
 # os.path.expanduser keeps the name of an unknown user; Path.expanduser raises RuntimeError.
 UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111
+
+
+def _input_path(value: Any) -> Path | str:
+    """Keep an address as text, because a Path writes `s3://` as `s3:/`."""
+    if not isinstance(value, str | Path):
+        raise PydanticCustomError("path_type", "Input is not a valid path")
+    if "://" not in str(value):
+        return Path(os.path.expanduser(value))  # noqa: PTH111 - as above
+    if re.search(r"://[^/?#@]*:[^/?#@]*@", str(value).removeprefix("dvc://")):
+        raise option_error(
+            "contains a password, which would be stored with the options; put it into ~/.netrc or the environment",
+            code="option.password",
+        )
+    return str(value)
+
+
+InputPath = Annotated[
+    Path | str, PlainValidator(_input_path), WithJsonSchema({"type": "string", "format": "path"}, mode="validation")
+]
+"""A path, or an address such as `s3://bucket/folder` as text; `tritonkit.remotes.local_path` opens both."""
 _LARGEST_SHOWN = 1e6
 """Larger bounds are not shown in `--help`."""
 
@@ -158,6 +178,8 @@ def _metavar(field: FieldInfo, kind: Any) -> str | None:
     ]
     if choices:
         return f"<{'|'.join(map(str, choices))}>"
+    if not field.is_required() and {Path, str} == set(_kinds(field.annotation)) - {types.NoneType}:
+        return "PATH"
     if kind not in (int, float):
         return None
     nested = [
@@ -212,7 +234,7 @@ def _problem(model: type[Options], details: ErrorDetails) -> Problem:
     if not isinstance(name, str):
         return Problem(kind if is_own else "option.invalid", message)
     value = details["input"]
-    shown = "" if isinstance(value, bool | dict) else f" {_text(value)}"
+    shown = "" if isinstance(value, bool | dict) or kind == "option.password" else f" {_text(value)}"
     text = f"{model.flag_of(name)}{shown}: {message.replace('Input should be', 'expected', 1)}"
     code = kind if is_own else _command_line(model.model_fields[name]).code
     match kind:

@@ -13,6 +13,7 @@ from tritonkit.checkpoint import read_spec
 from tritonkit.export_options import ForeignModelOptions
 from tritonkit.golden import golden_of_checkpoint
 from tritonkit.networks.network import load_network
+from tritonkit.repository.artifact_files import local_artifact
 
 __all__ = ["Source", "open_source", "source_from_checkpoint", "source_from_state_dict"]
 
@@ -25,7 +26,7 @@ def open_source(source: str | Path, foreign: ForeignModelOptions | None, name: s
     options = foreign or ForeignModelOptions()
     if (pretrained := pretrained_source(str(source), options, name)) is not None:
         return pretrained
-    path = Path(source)
+    path = local_artifact(source)
     kind = source_kind(path)
     if kind == "onnx":
         return source_from_onnx(path, options, name)

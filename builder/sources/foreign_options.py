@@ -14,11 +14,13 @@ from tritonkit.errors import InputError, SpecError
 from tritonkit.export_options import ForeignModelOptions
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.pretrained_recipe import PretrainedRecipe
+from tritonkit.remotes import local_path
 from tritonkit.spec import ModelSpec, Normalize
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
+def read_labels(location: Path | str) -> tuple[str, ...]:
     """Read the labels of a UTF-8 file in order. Raises InputError, and SpecError for a blank line."""
+    path = local_path(location)
     try:
         labels = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:

@@ -11,12 +11,15 @@ from tritonkit.errors import DataError
 from tritonkit.golden import MAX_IMAGES, Golden, pack_geometries
 from tritonkit.images.picture_files import PictureSearch, pictures_below
 from tritonkit.images.preprocess import ImageError, Preprocess, load_file
+from tritonkit.remotes import local_path
+from tritonkit.remotes.addresses import public_name
 
 PHOTOS = Path(__file__).parents[1] / "photos"
 
 
-def golden_from_images(images: Path, preprocess: Preprocess) -> Golden:
+def golden_from_images(location: Path | str, preprocess: Preprocess) -> Golden:
     """Read up to 32 evenly spaced images of a folder. Raises DataError where fewer than two can be read."""
+    images = local_path(location)
     if not images.is_dir():
         raise DataError(f"{images}: not a folder of images", code="data.no_folder")
     search = PictureSearch()
@@ -37,7 +40,7 @@ def golden_from_images(images: Path, preprocess: Preprocess) -> Golden:
         np.stack([image for image, _ in loaded]),
         {},
         geometries=pack_geometries(geometry for _, geometry in loaded),
-        source=f"{len(loaded)} pictures of {images}",
+        source=f"{len(loaded)} pictures of {public_name(str(location))}",
     )
 
 

@@ -122,7 +122,7 @@ class CachingRunner(Runner):
 DEFAULT_MAX_BATCH = 32
 
 
-def select_golden(spec: ModelSpec, own: Golden | None, images: Path | None) -> Golden:
+def select_golden(spec: ModelSpec, own: Golden | None, images: Path | str | None) -> Golden:
     """The images of a verdict: those of the folder `images`, else the checkpoint's, else the builder's photographs."""
     if images is not None:
         return golden_from_images(images, spec.preprocess)

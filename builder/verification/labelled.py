@@ -26,11 +26,11 @@ class LabelledSet:
     """Labelled images, and the source whose quality artifacts must keep."""
 
     source: Source
-    data: Path
-    masks: Path | None = None
+    data: Path | str
+    masks: Path | str | None = None
 
     @classmethod
-    def read(cls, source: Source, data: Path | None, masks: Path | None) -> LabelledSet | None:
+    def read(cls, source: Source, data: Path | str | None, masks: Path | str | None) -> LabelledSet | None:
         """The set of `--data`, with its images checked; None without the option. Raises DataError."""
         if data is None:
             return None
@@ -76,7 +76,7 @@ class LabelledSet:
         with runner:
             after = self.images.evaluate(runner)
         record = format_named(verdict.format)
-        data, proven_by = f"{after.images} pictures of {self.data}", verdict.proven_by
+        data, proven_by = f"{after.images} pictures of {self.images.data}", verdict.proven_by
         if record.flavour is not None and not is_plan(artifact):
             data += f" (its graph was run in place of {record.file})"
             note = f"on the labelled images its graph was run, not {record.file}"

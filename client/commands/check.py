@@ -25,18 +25,21 @@ def check(
     all_models: Annotated[bool, typer.Option("--all", help="Check all models of the server that have a spec.")] = False,
     version: Annotated[str, typer.Option(help="Version to check; default: the server's choice.")] = "",
     repository: Annotated[Path, typer.Option(help="The repository that the server serves.")] = Path("model_repository"),
-    golden: Annotated[Path | None, typer.Option(help="A golden.npz; default: the version's.")] = None,
+    golden: Annotated[str | None, typer.Option(metavar="PATH", help="A golden.npz; default: the version's.")] = None,
     verdict: Annotated[
-        Path | None, typer.Option(help="A verdict.json with the limits; default: the version's.")
+        str | None, typer.Option(metavar="PATH", help="A verdict.json with the limits; default: the version's.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="A checkpoint with its golden sample in the same folder.")
+        str | None, typer.Option(metavar="PATH", help="A checkpoint with its golden sample in the same folder.")
     ] = None,
     data: Annotated[
-        Path | None,
-        typer.Option(help="Also measure the served model on labelled images; with --against, compare its metrics."),
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Also measure the served model on labelled images; with --against, compare its metrics.",
+        ),
     ] = None,
-    masks: Annotated[Path | None, typer.Option(help="With --data: the folder of masks.")] = None,
+    masks: Annotated[str | None, typer.Option(metavar="PATH", help="With --data: the folder of masks.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a running server's answers to the golden images with the checkpoint's; exit 1 if they differ.
@@ -59,9 +62,19 @@ def check(
     from client.connection import server_at
     from client.model_loading import models_with_spec
     from client.served_check import check_served_model, failed_check, with_quality
+    from tritonkit.remotes import local_path
+    from tritonkit.repository.artifact_files import local_artifact
+    from tritonkit.repository.verdict import Verdict
+    from tritonkit.spec import ModelSpec
     from tritonkit.triton.runner import TritonRunner
 
-    reference_files = ReferenceFiles(golden=golden, checkpoint=against, repository=repository, verdict=verdict)
+    checkpoint = None if against is None else local_artifact(against)
+    reference_files = ReferenceFiles(
+        golden=None if golden is None else local_path(golden, (Verdict.FILE, ModelSpec.FILE)),
+        checkpoint=checkpoint,
+        repository=repository,
+        verdict=None if verdict is None else local_path(verdict),
+    )
     connection = options.connection(context)
     results = []
     with server_at(connection) as server, progress(f"connecting to {connection.url}") as report:
@@ -73,7 +86,7 @@ def check(
                 checked_version = runner.version
                 result = check_served_model(runner, reference_files)
                 if data is not None:
-                    result = with_quality(result, runner, data, masks, against)
+                    result = with_quality(result, runner, data, masks, checkpoint)
             except (CertificateError, TokenError, UnreachableError):  # they fail for all models
                 raise
             except (InputError, InferenceError) as error:

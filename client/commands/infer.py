@@ -31,7 +31,7 @@ def infer(
     model: Annotated[str | None, typer.Option(help="The served model; default: the server's only model.")] = None,
     version: Annotated[str, typer.Option(help="Version of the model; default: the server's choice.")] = "",
     source: Annotated[
-        Path | None, typer.Option("--from", help="Use this checkpoint or ONNX file, not a server.")
+        str | None, typer.Option("--from", metavar="PATH", help="Use this checkpoint or ONNX file, not a server.")
     ] = None,
     column: Annotated[str | None, typer.Option(help="The CSV column with paths or addresses of images.")] = None,
     null: Annotated[bool, typer.Option("--null", help="The list on standard input is separated by NUL.")] = False,
@@ -80,6 +80,7 @@ def infer(
     from client.outputs.output_config import OutputConfig, Tally, open_outputs
     from client.sources import find_pictures, prefetch_content
     from client.sources.argument_files import may_contain_video
+    from tritonkit.repository.artifact_files import local_artifact
     from tritonkit.runtimes.augmented import with_augmentation
 
     if source is not None and (model or version):
@@ -99,14 +100,15 @@ def infer(
     stream = find_pictures(paths, column=column, null=null, frame_step=every)
     tally = Tally(None if as_json else MAX_TABLE_ROWS)
     url = options.connection(context) if source is None else ""
+    artifact = None if source is None else local_artifact(source)
     with contextlib.ExitStack() as stack:
         concurrency = AdaptiveConcurrency(in_flight)
         runner = stack.enter_context(
-            open_runner(source, url, model, version, concurrency.record_failure, bool(outputs))
+            open_runner(artifact, url, model, version, concurrency.record_failure, bool(outputs))
         )
         task = task_with_threshold(runner, threshold)
         answer_filter = Filter.from_options(runner.spec, classes or (), min_probability)
-        job_settings = job_settings_of(runner, source, top, threshold, tta, classes or (), min_probability)
+        job_settings = job_settings_of(runner, artifact, top, threshold, tta, classes or (), min_probability)
         runner = with_augmentation(runner, tta)
         writer = stack.enter_context(open_outputs(output_config, runner, task, job_settings, warn))
         inference_settings = InferenceSettings(batch=min(batch, runner.max_batch or batch), in_flight=concurrency)

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from client.sources.containers import container_of, container_types
 from client.sources.content import SpillBuffer
 from client.sources.lists import CSV_SUFFIXES
-from client.sources.naming import is_address
 from client.sources.picture_stream import STDIN
 from client.sources.videos import Video
+from tritonkit.remotes.addresses import is_address
 
 
 def files_in_arguments(arguments: Sequence[str]) -> Iterator[str]:

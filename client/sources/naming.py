@@ -1,33 +1,16 @@
-"""Names and relative paths of pictures; parsing of addresses."""
+"""Names and relative paths of pictures."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import PurePath
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote
 
-from client.picture import as_unicode
 from tritonkit.images.picture_files import SkippedFiles, has_picture_suffix, is_below_hidden
+from tritonkit.remotes.addresses import is_web, public_name
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_USER = re.compile(r"(?<=://)[^/?#]*@")
 _MAX_PART = 200
 """Characters of a file name; file systems allow 255 bytes."""
-
-_SIGNATURES = {"sig", "signature", "x-amz-signature", "x-goog-signature"}
-# Query fields that belong to a signature: AWS signature versions 2 and 4, CloudFront, Google (the prefixes are below),
-# and Azure's shared access signatures.
-_SIGNATURE_FIELDS = _SIGNATURES | {"awsaccesskeyid", "googleaccessid", "expires", "policy", "key-pair-id"}
-_SIGNATURE_FIELDS |= {"sv", "ss", "srt", "sp", "se", "st", "spr", "sr", "sip"}
-_SIGNATURE_FIELDS |= {"skoid", "sktid", "skt", "ske", "sks", "skv"}
-_SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
-_SECRET_FIELDS = {"token", "access_token", "auth", "key", "api_key", "apikey", "password", "secret", "code"}
-
-
-def is_address(text: str) -> bool:
-    """Whether the text begins like `https://`."""
-    return _SCHEME.match(text) is not None
 
 
 def is_picture_member(path: str, skipped: SkippedFiles) -> bool:
@@ -48,70 +31,7 @@ def safe_relative_path(text: str) -> PurePath:
     return PurePath(*safe_parts) if safe_parts else PurePath("picture")
 
 
-def public_name(address: str) -> str:
-    """Return the address without user, password and signature; secrets in the query become digests.
-
-    The name is the same for every signature, so that a job can be resumed with newly signed addresses.
-    """
-    userless_address = as_unicode(_USER.sub("", address))
-    if not is_web(address):
-        return userless_address
-    start, mark, query = userless_address.partition("#")[0].partition("?")
-    fields = query.split("&")
-    is_signed = bool(_SIGNATURES & {_key(field) for field in fields})
-    public_fields = []
-    for field in fields:
-        key, _, value = field.partition("=")
-        if is_signed and (_key(field) in _SIGNATURE_FIELDS or _key(field).startswith(_SIGNATURE_PREFIXES)):
-            continue
-        if _key(field) in _SECRET_FIELDS:
-            digest = hashlib.sha256(value.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-            field = f"{key}=~{digest}"
-        public_fields.append(field)
-    public_query = "&".join(public_fields)
-    return f"{start}{mark}{public_query}" if public_query else start
-
-
 def public_relative_path(address: str) -> PurePath:
     """Return host and path of an address."""
     name = public_name(address).partition("://")[2]
     return safe_relative_path(unquote(name.partition("?")[0]) if is_web(address) else name)
-
-
-def without_secrets(text: str, address: str) -> str:
-    """Remove user and password from a library's message about an address."""
-    public_text = text.replace(address, public_name(address))
-    match = _USER.search(address)
-    user = match.group() if match else ""
-    if user:
-        public_text = public_text.replace(user, "")
-    password = user.rstrip("@").partition(":")[2]
-    return public_text.replace(password, "***") if password else public_text
-
-
-def is_web(address: str) -> bool:
-    """Whether the address is fetched by HTTP."""
-    return address.lower().startswith(("http://", "https://"))
-
-
-def address_path(address: str) -> str:
-    """Return the part of an address that ends like a file name."""
-    return re.split(r"[?#]", address)[0] if is_web(address) else address
-
-
-def split_address(address: str) -> SplitResult:
-    """Split an address. Raises ValueError."""
-    parts = urlsplit(address)
-    if not parts.hostname or parts.port == 0:
-        raise ValueError("the address has no host")
-    return parts
-
-
-def split_host(address: str) -> tuple[str, str]:
-    """Return scheme and host of an address that is not HTTP, such as `s3` and the bucket."""
-    scheme, _, location = _USER.sub("", address).partition("://")
-    return scheme, location.partition("/")[0]
-
-
-def _key(field: str) -> str:
-    return unquote(field.partition("=")[0]).lower()

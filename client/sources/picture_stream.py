@@ -24,20 +24,14 @@ from client.sources.containers import (
 from client.sources.content import FailedContent, SpillBuffer
 from client.sources.lists import CSV_SUFFIXES, Column, is_list, read_lines
 from client.sources.local import common_folder, find_files, relative_path_below
-from client.sources.naming import (
-    address_path,
-    is_address,
-    is_web,
-    public_name,
-    public_relative_path,
-    safe_relative_path,
-)
+from client.sources.naming import public_relative_path, safe_relative_path
 from client.sources.resolver import Resolver, open_file
 from client.sources.stores import has_pattern, no_files_error, open_store
 from client.sources.web import FetchPolicy
 from tritonkit.errors import InputError, Problem
 from tritonkit.images.picture_files import PictureSearch, SkippedFiles
 from tritonkit.images.preprocess import ImageError
+from tritonkit.remotes.addresses import address_path, is_address, is_web, public_name
 from tritonkit.system.tables import path_of as path_of_cell
 
 STDIN = "-"

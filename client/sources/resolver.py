@@ -12,11 +12,12 @@ from typing import BinaryIO
 from client.picture import Picture, picture_of_file
 from client.sources.containers import ContainerTypes, container_of, with_error_entry
 from client.sources.content import FailedContent, Fetch
-from client.sources.naming import address_path, is_web, public_name, public_relative_path
+from client.sources.naming import public_relative_path
 from client.sources.stores import Store, open_store
 from client.sources.web import FetchPolicy, fetch, fetch_into
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import ImageError
+from tritonkit.remotes.addresses import address_path, is_web, public_name
 
 
 @dataclass(frozen=True)

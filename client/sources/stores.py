@@ -16,13 +16,14 @@ from typing import Any, BinaryIO
 
 from client.picture import Picture
 from client.sources.content import FailedContent, Fetch
-from client.sources.naming import is_picture_member, public_name, public_relative_path, split_host, without_secrets
-from tritonkit.errors import InputError, first_line
+from client.sources.naming import is_picture_member, public_relative_path
+from tritonkit.errors import InputError
 from tritonkit.images.picture_files import SkippedFiles, is_hidden
 from tritonkit.images.preprocess import MAX_BYTES, SUFFIXES, ImageError
+from tritonkit.remotes.addresses import public_name, split_host
+from tritonkit.remotes.filesystems import fault_of, open_filesystem, reason_of
 
 _CHUNK = 2**23
-_EXTRA = "install it with: pip install 'tritonkit[remote]'"
 
 
 @dataclass(frozen=True)
@@ -110,21 +111,7 @@ class Store:
 
 def open_store(address: str, skipped: SkippedFiles | None = None) -> Store:
     """Open the store of an address, without a request to it. Raises InputError if a library is missing."""
-    scheme = address.partition("://")[0]
-    try:
-        from fsspec.core import url_to_fs
-    except ModuleNotFoundError as error:
-        raise InputError(f"{scheme}:// needs fsspec; {_EXTRA}", code="install.missing_module") from error
-    try:
-        # No cache of listings: each is read once, and they are large.
-        files, path = url_to_fs(address, use_listings_cache=False)
-    except ImportError as error:
-        hint = _EXTRA if scheme in ("s3", "s3a") else first_line(error)
-        raise InputError(
-            f"{scheme}:// needs a library that is missing; {hint}", code="install.missing_module"
-        ) from error
-    except Exception as error:
-        raise InputError(without_secrets(first_line(error), address), code="store.address") from error
+    files, path = open_filesystem(address)
     return Store(files, address, path, skipped or SkippedFiles())
 
 
@@ -150,16 +137,12 @@ def _translate_errors(address: str) -> Iterator[None]:
         yield
     except ImageError:
         raise
-    except FileNotFoundError as error:
-        raise ImageError("no file has this name") from error
-    except PermissionError as error:
-        raise ImageError(
-            f"the credentials of this environment do not permit reading{_detail(error, address)}"
-        ) from error
     except Exception as error:  # each store's library has its own exceptions
-        raise ImageError(f"cannot be read{_detail(error, address)}") from error
-
-
-def _detail(error: Exception, address: str) -> str:
-    message = getattr(error, "strerror", None) or first_line(error)
-    return f" ({without_secrets(message, address)})"
+        match fault_of(error):
+            case "absent":
+                raise ImageError("no file has this name") from error
+            case "forbidden":
+                message = "the credentials of this environment do not permit reading"
+            case _:
+                message = "cannot be read"
+        raise ImageError(f"{message} ({reason_of(error, address)})") from error

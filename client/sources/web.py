@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote
 
-from client.sources.naming import split_address
 from tritonkit.errors import first_line
 from tritonkit.images.preprocess import MAX_BYTES, ImageError
+from tritonkit.remotes.addresses import split_address
 
 if TYPE_CHECKING:
     from urllib3 import PoolManager

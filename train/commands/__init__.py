@@ -1,1 +1,1 @@
-"""The larger commands of `train`, and their options."""
+"""The commands of `train`, one file each."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @reports_errors
 def compress(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint that `train fit` wrote.")],
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint that `train fit` wrote.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys of its configuration.")
     ] = None,
@@ -29,7 +29,9 @@ def compress(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of training after the pruning; default: half of the run's.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Labelled images; default: the splits of the run.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Labelled images; default: the splits of the run.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the run below this folder; default: as the run.")] = None,
     serve: Annotated[bool, typer.Option(help="Measure served images per second with Triton.")] = True,
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each model, in turns.")] = 3,
@@ -55,9 +57,10 @@ def compress(
     from train.compress import CompressOptions
     from train.compress import compress as run_compress
     from train.engine.progress import quiet_lightning
+    from tritonkit.remotes import local_path
 
     options = CompressOptions(
-        checkpoint=checkpoint,
+        checkpoint=local_path(checkpoint),
         sparsity=sparsity,
         method=method,
         layers=tuple(layers or ()),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,7 +93,7 @@ def restore_channels(network: Network, weights: Mapping[str, Tensor]) -> None:
     _mark_pruned(network)
 
 
-def match_channels(network: Network, source: Architecture, weights: Mapping[str, Tensor], path: Path) -> None:
+def match_channels(network: Network, source: Architecture, weights: Mapping[str, Tensor], path: str) -> None:
     """Give a network the shapes of a checkpoint from which channels were removed, but keep its number of outputs.
 
     source: the architecture of the checkpoint. Raises ConfigError if the network has another one.

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from tritonkit.errors import ConfigError, Problem
+from tritonkit.remotes.addresses import public_name
 from tritonkit.spec import NAME_PATTERN
 
 Key = tuple[str, ...]
@@ -96,7 +97,7 @@ class Document:
                 )
         section[key[-1]] = value
         self.source_text |= {key: _text(node), **{inner: text for inner, _, text in _lines(node, key)}}
-        self.origins[key] = f"override {text!r}"
+        self.origins[key] = f"override {public_name(text)!r}"
         return None
 
     def describe(self, details: ErrorDetails, schema: type[BaseModel]) -> Problem:

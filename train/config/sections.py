@@ -16,7 +16,7 @@ from pydantic import (
 
 from tritonkit.evaluation.config import LabelledData, Section, TaskConfig
 from tritonkit.images.preprocess import Fit, Interpolation, Preprocess
-from tritonkit.options import UserPath
+from tritonkit.options import InputPath
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A fraction in 0..1."""
@@ -125,9 +125,9 @@ class ModelConfig(Section):
     """Segmentation: the encoder, a name from segmentation-models-pytorch or timm."""
     pretrained: bool = False
     """Start from the library's pretrained weights, which are downloaded."""
-    weights: UserPath | None = None
-    """Start from a checkpoint, ours or a third party's. Tensors that do not fit (another number of classes) are
-    initialised anew."""
+    weights: InputPath | None = None
+    """Start from a checkpoint, ours or a third party's, at a path or an address. Tensors that do not fit (another
+    number of classes) are initialised anew."""
     arguments: dict[str, JsonValue] = {}
     """More arguments for the network's constructor."""
 

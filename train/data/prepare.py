@@ -32,10 +32,10 @@ class PreparedData(Frozen):
 class PrepareOptions:
     """The options of `train prepare`, named as on the command line."""
 
-    source: Path
+    source: Path | str
     target: Path
     task: str = "multiclass"
-    masks: Path | None = None
+    masks: Path | str | None = None
     mask_suffix: str = ""
     mask_values: str | None = None
     columns: tuple[str, ...] = ()

@@ -28,6 +28,7 @@ from tritonkit.evaluation.labelled_images import (
 )
 from tritonkit.evaluation.samples.part_names import PARTS
 from tritonkit.evaluation.samples.sample import IMAGE, Sample, Truth
+from tritonkit.remotes.addresses import public_name
 from tritonkit.spec import TaskSpec
 
 SUMMARY_FILE = "data.json"
@@ -91,14 +92,15 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     if task_spec is not None:
         by_picture = (config.split_by or task.split_by) == "picture"
         data.problems += task.validate_splits(_truths(data.samples), task_spec, minimum=1 + len(missing) * by_picture)
-    raise_if_any(config.path, data.problems)
-    show_notes(config.path, data.notes)
+    origin = public_name(str(config.path))
+    raise_if_any(origin, data.problems)
+    show_notes(origin, data.notes)
     if task_spec is None:
-        raise DataError(f"{config.path}: no training images", code="data.no_training_images")
+        raise DataError(f"{origin}: no training images", code="data.no_training_images")
     parts = {part: list(data.samples[part]) for part in PARTS}
     by = "group" if config.group is not None else config.split_by or task.split_by
     parts |= split_parts(parts["train"], missing, task, by, seed, digests)
-    raise_if_any(config.path, task.validate_splits(_truths(parts), task_spec, minimum=1))
+    raise_if_any(origin, task.validate_splits(_truths(parts), task_spec, minimum=1))
     ordered = {part: tuple(sorted(parts[part], key=lambda sample: sample.path)) for part in PARTS}
     lines = [
         f"{hashlib.sha256(task.fingerprint_bytes(sample.truth)).hexdigest()}\t{digests[sample.path]}\n"

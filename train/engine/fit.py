@@ -41,6 +41,7 @@ from train.engine.state_files import (
 from train.export import export_checkpoint
 from tritonkit.errors import DataError, ExternalError
 from tritonkit.networks.network import load_weights
+from tritonkit.remotes import local_path
 from tritonkit.spec import Frozen
 from tritonkit.system.console import warn
 
@@ -84,6 +85,7 @@ def resume(folder: Path) -> FitResult:
         run.delete_partial_files()
         state = last_state(run)
         check_same_config(state, config, run)
+        local_path(config.data.path)  # the splits name images of its copy in the cache, which may have been emptied
         plan = plan_run(config, DataConfig(path=run.splits, test_ratio=0), is_resumed=state is not None)
         if plan.splits.fingerprint != run.fingerprint():
             raise DataError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -28,6 +27,8 @@ from tritonkit.networks.network import Network, load_weights
 from tritonkit.networks.weight_matching import match_weights
 from tritonkit.networks.weights import ForeignWeights, read_foreign
 from tritonkit.plugins import find_plugin, load_plugins
+from tritonkit.remotes import local_path
+from tritonkit.remotes.addresses import public_name
 from tritonkit.spec import Architecture, ModelSpec, image_input
 from tritonkit.system.console import warn
 from tritonkit.tasks import task_for
@@ -69,7 +70,7 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
     if (export := config.export) is not None:
         _collect_errors(lambda: check_can_export(export), errors)
     path = None if is_resumed else config.model.weights
-    weights = None if path is None else _collect_errors(lambda: read_foreign(path), errors)
+    weights = None if path is None else _collect_errors(lambda: read_foreign(local_path(path)), errors)
     if any(section.function == CHANNELS for section in config.pruning):
         _collect_errors(check_torch_pruning, errors)
     splits = _collect_errors(lambda: read_splits(data or config.data, task, config.seed), errors)
@@ -100,7 +101,7 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
     if config.frozen_epochs:
         list(network.modules_without_heads())
     if path is not None and weights is not None:
-        _load_initial_weights(path, weights, network)
+        _load_initial_weights(public_name(str(path)), weights, network)
     for section in config.pruning:
         if section.function == CHANNELS and not is_resumed:
             remove_channels(network, section)
@@ -198,17 +199,17 @@ def _check_image_shape(network: Network) -> None:
     network.train()
 
 
-def _load_initial_weights(path: Path, weights: ForeignWeights, network: Network) -> None:
+def _load_initial_weights(path: str, weights: ForeignWeights, network: Network) -> None:
     """Load the tensors of a checkpoint that fit, and show what was loaded, skipped and initialised anew."""
     if weights.pruned is not None:
         match_channels(network, weights.pruned, weights.state, path)
     try:
-        matched = match_weights(weights.state, dict(network.state_dict()), origin=str(path))
+        matched = match_weights(weights.state, dict(network.state_dict()), origin=path)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}{torchvision_name_hint(network.spec.architecture.name)}", code=error.code
         ) from error
-    load_weights(network, matched.weights, origin=str(path), strict=False)
+    load_weights(network, matched.weights, origin=path, strict=False)
     counts = (
         f"{len(matched.weights)} tensors loaded, {len(matched.skipped)} skipped, {len(matched.new_tensors)} initialised"
     )

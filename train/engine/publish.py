@@ -16,6 +16,7 @@ from tritonkit.evaluation.samples.sample import Sample
 from tritonkit.evaluation.tasks.base import natural_sort_key
 from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES, Golden, pack_geometries
 from tritonkit.networks.network import save_network
+from tritonkit.remotes.addresses import public_name
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.spec import Lineage
@@ -47,7 +48,7 @@ def publish(
         seed=plan.config.seed,
         metrics={name: value for name, value in metrics.items() if value is not None},
         warnings=warnings,
-        parent=None if plan.config.model.weights is None else str(plan.config.model.weights),
+        parent=None if plan.config.model.weights is None else public_name(str(plan.config.model.weights)),
     )
     # The checkpoint is written last, so that its golden images exist whenever it exists.
     golden = GOLDEN_FILE if checkpoint_name == "best" else f"{checkpoint_name}.golden.npz"

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, FiniteFloat, PositiveInt
 
 from tritonkit.evaluation.samples.mask_values import MaskValues
-from tritonkit.options import UserPath
+from tritonkit.options import InputPath
 from tritonkit.spec import Frozen, Name
 
 
@@ -33,14 +33,14 @@ class TaskConfig(Section):
 class LabelledData(Section):
     """Labelled images, and how to read them."""
 
-    path: UserPath
+    path: InputPath
     """A folder of class folders; a CSV or JSON; or a folder with one of these for each part: `train`, `val`, `test`,
-    and `base`."""
+    and `base`. Each may lie at an address, such as s3://bucket/folder."""
     reader: str | None = None
     """folder, csv, json, jsonl, or a plugin's; default: chosen from the type of `path`."""
     columns: dict[Literal["image", "label", "labels", "mask"], str] = {}
     """Column names of your table, where they differ from ours, such as {image: filename, label: class}."""
-    masks: UserPath | None = None
+    masks: InputPath | None = None
     """Segmentation: the folder of masks, if `path` is a folder of images. Files are paired by name; extensions may
     differ."""
     mask_suffix: str = ""

@@ -21,6 +21,8 @@ from tritonkit.evaluation.labelled_images import known_labels, labelled_part, re
 from tritonkit.evaluation.samples.sample import Sample
 from tritonkit.evaluation.tasks import EvaluationTask, evaluation_task_of
 from tritonkit.images.preprocess import Geometry, ImageArray, ImageError, Preprocess, load_file
+from tritonkit.remotes import local_path
+from tritonkit.remotes.addresses import public_name
 from tritonkit.runtimes.base import Runner
 from tritonkit.spec import Frozen, ModelSpec, Outputs
 from tritonkit.tasks import task_of
@@ -39,7 +41,8 @@ class Evaluation(Frozen):
 
     measured: str
     """The file or server that was measured."""
-    data: Path
+    data: Path | str
+    """A path, or an address without its secrets."""
     part: str
     """test, or val if the data has no test part; train for data without parts."""
     images: int
@@ -71,20 +74,24 @@ class AnsweredBatch:
 class LabelledImages:
     """The labelled images of a data set, for one model: the same for each runner of it."""
 
-    data: Path
+    data: Path | str
     part: str
     spec: ModelSpec
     task: EvaluationTask
     samples: Sequence[Sample]
 
     @classmethod
-    def read(cls, data: Path, spec: ModelSpec, masks: Path | None = None) -> LabelledImages:
+    def read(cls, data: Path | str, spec: ModelSpec, masks: Path | str | None = None) -> LabelledImages:
         """Read and check the images. spec: of the model, with its lineage, which names the columns of the truth.
 
         Raises DataError that lists all problems of the data.
         """
         task = evaluation_task_of(spec)
-        return cls(data, labelled_part(data, masks), spec, task, read_labelled(data, spec, task, masks))
+        path, mask_path = local_path(data), None if masks is None else local_path(masks)
+        samples = read_labelled(path, spec, task, mask_path)
+        return cls(
+            public_name(data) if isinstance(data, str) else data, labelled_part(path, mask_path), spec, task, samples
+        )
 
     def evaluate(self, runner: Runner, on_batch: Callable[[AnsweredBatch], None] | None = None) -> Evaluation:
         """Measure a runner; call `on_batch` with each batch. Raises DataError, and AnswerError for values like NaN."""

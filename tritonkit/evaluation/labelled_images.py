@@ -155,13 +155,13 @@ def check_files(
     return digests, problems
 
 
-def show_notes(origin: Path, notes: Sequence[str]) -> None:
+def show_notes(origin: Path | str, notes: Sequence[str]) -> None:
     """Print the notes on the data of `origin` on stderr."""
     for note in notes:
         warn(f"note: {origin}: {note}")
 
 
-def raise_if_any(origin: Path, problems: Sequence[Problem]) -> None:
+def raise_if_any(origin: Path | str, problems: Sequence[Problem]) -> None:
     """Raise DataError that lists the problems, if there are any."""
     if problems:
         listing = "\n  ".join(map(str, problems))

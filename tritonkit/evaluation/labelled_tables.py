@@ -13,6 +13,7 @@ from tritonkit.evaluation.readers import READERS, read_table, subfolders
 from tritonkit.evaluation.samples.part_names import PARTS, is_split_column, misnamed_part_problems, part_of_name
 from tritonkit.evaluation.samples.sample import COLUMNS, MASK, Row, RowError, Table, parse_bool
 from tritonkit.evaluation.tasks.base import EvaluationTask
+from tritonkit.remotes import local_path
 
 WHOLE = ""
 """Name in place of a part, for a data set without parts."""
@@ -62,7 +63,8 @@ def part_paths(path: Path, masks: Path | None = None) -> dict[str, Path]:
 
 
 def _tables(config: LabelledData, task: EvaluationTask, parts: Sequence[str]) -> dict[str, Table]:
-    path, masks = config.path, config.masks
+    path = local_path(config.path)
+    masks = None if config.masks is None else local_path(config.masks)
     if path.is_dir() and config.reader is None and (problems := _misnamed_part_problems(path, masks is not None)):
         return {WHOLE: Table(problems=problems)}
     paths_by_part = part_paths(path, masks)

@@ -18,20 +18,20 @@ from urllib.parse import urlsplit
 
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from client.picture import Picture
 from client.sources import find_pictures, prefetch_content
 from client.sources.content import Fetch
-from client.sources.naming import public_name, without_secrets
 from client.sources.web import FetchPolicy
 from tests.errors import raises
 from tests.fixture_types import Command
+from tests.object_store import ObjectStore
 from tests.pictures import content_or_error, png
 from tests.programs import run_python
 from tests.web import ANY_PORT, Quiet, listening
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import MAX_BYTES
+from tritonkit.remotes.addresses import public_name, without_secrets
 
 NO_SUCH_FILE = "no file has this name"
 SHORT = FetchPolicy(attempts=3, pause_s=0.02, read_s=0.3)
@@ -325,16 +325,11 @@ def test_store_without_pictures_is_refused_with_all_others(memory: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
+def pictures(object_store: ObjectStore) -> Iterator[str]:
     """A bucket of a real S3 server on this machine, with the environment that leads there."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        environment.setenv("AWS_ACCESS_KEY_ID", "known")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
-        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        for name, value in object_store.environment.items():
+            environment.setenv(name, value)
         files = fsspec.filesystem("s3", skip_instance_cache=True)
         files.mkdir("pictures")
         for number, name in enumerate(["in/b.png", "in/a.png", "in/deep/c.png", "in/", "in/notes.txt"]):
@@ -342,21 +337,20 @@ def bucket() -> Iterator[str]:
         files.pipe_file("pictures/packed.zip", archive())
         files.pipe_file("pictures/like[a]glob.png", png(9))
         yield "s3://pictures"
-    server.stop()
 
 
-def test_bucket_gives_its_pictures_when_credentials_are_in_the_environment(bucket: str) -> None:
-    below = [f"{bucket}/in/{name}" for name in ("a.png", "b.png", "deep/c.png")]
-    assert contents(f"{bucket}/in/") == dict(zip(below, (png(1), png(0), png(2)), strict=True))
-    assert list(contents(f"{bucket}/in")) == below
-    assert list(contents(f"{bucket}/in/*.png")) == below[:2]
-    assert contents(f"{bucket}/like[a]glob.png") == {f"{bucket}/like[a]glob.png": png(9)}
-    assert contents(below[0], f"{bucket}/none.png", "s3://nobucket/a.png") == {
+def test_bucket_gives_its_pictures_when_credentials_are_in_the_environment(pictures: str) -> None:
+    below = [f"{pictures}/in/{name}" for name in ("a.png", "b.png", "deep/c.png")]
+    assert contents(f"{pictures}/in/") == dict(zip(below, (png(1), png(0), png(2)), strict=True))
+    assert list(contents(f"{pictures}/in")) == below
+    assert list(contents(f"{pictures}/in/*.png")) == below[:2]
+    assert contents(f"{pictures}/like[a]glob.png") == {f"{pictures}/like[a]glob.png": png(9)}
+    assert contents(below[0], f"{pictures}/none.png", "s3://nobucket/a.png") == {
         below[0]: png(1),
-        f"{bucket}/none.png": NO_SUCH_FILE,
+        f"{pictures}/none.png": NO_SUCH_FILE,
         "s3://nobucket/a.png": NO_SUCH_FILE,
     }
-    assert list(contents(f"{bucket}/packed.zip").values()) == [png(5), png(6)]
+    assert list(contents(f"{pictures}/packed.zip").values()) == [png(5), png(6)]
     with raises(InputError, "source.unreadable", "s3://nobucket/: "):
         find_pictures(["s3://nobucket/"])
 

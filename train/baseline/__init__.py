@@ -1,0 +1,1 @@
+"""`train baseline`: logistic regression on the features of a frozen backbone."""

@@ -1,0 +1,31 @@
+"""The files that belong to a checkpoint or an artifact and lie beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from tritonkit.golden import GOLDEN_FILE
+from tritonkit.remotes import is_address, local_path
+from tritonkit.repository.build_record import BuildRecord
+from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.verdict import Verdict
+from tritonkit.runtimes.formats import format_of
+from tritonkit.spec import ModelSpec
+
+
+def local_artifact(location: str | Path, *others: str) -> Path:
+    """Return the local path of a checkpoint or an artifact; with a remote one, fetch what lies beside it.
+
+    That is its golden images, the second file of its format, and the records of a published version. others: more
+    names, relative to its folder. Raises what `local_path` raises.
+    """
+    text = str(location)
+    if not is_address(text):
+        return local_path(location)
+    name = PurePosixPath(text.partition("#")[0].partition("?")[0]).name
+    record = format_of(name)
+    names = [PurePosixPath(name).with_suffix(".golden.npz").name, GOLDEN_FILE] if name else []
+    if record is not None:
+        weights = [PurePosixPath(name).with_suffix(record.weights_suffix).name] if record.weights_suffix else []
+        names += [*weights, Verdict.FILE, Manifest.FILE, BuildRecord.FILE, ModelSpec.FILE]
+    return local_path(location, (*names, *others))
