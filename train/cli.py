@@ -11,6 +11,8 @@ import typer
 from train.commands.baseline import baseline
 from train.commands.compress import compress
 from train.commands.output import print_fit_result, print_metrics
+from train.commands.quantize import quantize
+from train.commands.report import report
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, application, print_json, reports_errors
 from tritonkit.system.files import check_can_write, check_is_html
@@ -24,6 +26,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 app = application("Train an image model from a folder of images, and measure its quality.")
 
 app.command("compress")(compress)
+app.command("quantize")(quantize)
+app.command("report")(report)
 
 Overrides = Annotated[
     list[str] | None,
@@ -61,8 +65,14 @@ def _fit(
     `train config --task TASK` writes an example configuration.
     """
     from train.config.loading import load_config
+    from train.distributed.processes import Processes
     from tritonkit.remotes import local_path
 
+    if (processes := Processes.of_launcher()) is not None and processes.rank > 0:
+        from train.engine.worker import join_fit
+
+        join_fit(lambda: load_config(local_path(config), overrides or []), processes)
+        return
     resolved = load_config(local_path(config), overrides or [])
     from train.engine.fit import fit
 
@@ -82,6 +92,13 @@ def _resume(
 
     Example: train resume runs/digits/1
     """
+    from train.distributed.processes import Processes
+
+    if (processes := Processes.of_launcher()) is not None and processes.rank > 0:
+        from train.engine.worker import join_resume
+
+        join_resume(run, processes)
+        return
     from train.engine.fit import resume
 
     print_fit_result(resume(run), as_json)
@@ -253,3 +270,7 @@ def _runner(checkpoint: str, source: str | None, url: str | None, model: str | N
     from tritonkit.triton.runner import TritonRunner
 
     return TritonRunner(TritonClient(url), model or read_spec(local_path(checkpoint)).name)
+
+
+if __name__ == "__main__":
+    app()

@@ -6,17 +6,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
-
-from train.config.document import Document
-from train.config.loading import Config, resolve_config
+from train.compression.fine_tuning import check_same_labels, fine_tuning_config
+from train.config.loading import Config
 from train.config.pruning_functions import CHANNELS
 from train.engine.fit import FitResult, fit
 from train.evaluate import evaluate
 from train.served_rate import check_commands, served_rates
 from tritonkit.checkpoint import read_spec
-from tritonkit.errors import DataError, InputError, TritonkitError
+from tritonkit.errors import InputError, TritonkitError
 from tritonkit.evaluation.evaluate import MetricValues
 from tritonkit.networks.network import load_network
 from tritonkit.spec import Frozen
@@ -82,7 +81,7 @@ def compress(options: CompressOptions) -> CompressResult:
     config = compression_config(options)
     if options.serve:
         check_commands()
-    result = fit(config)
+    result = fit(config, lambda plan: check_same_labels(plan.network.spec, options.checkpoint, str(config.data.path)))
     rates: dict[str, list[float]] = {BEFORE: [], AFTER: []}
     if options.serve:
         checkpoints = {BEFORE: options.checkpoint, AFTER: result.checkpoint}
@@ -103,37 +102,13 @@ def compression_config(options: CompressOptions) -> Config:
             "0 prunes nothing, and 1 leaves nothing",
             code="option.sparsity",
         )
-    lineage = read_spec(checkpoint).lineage
-    try:
-        original = Config.model_validate(lineage.config)
-    except ValidationError as error:
-        raise InputError(
-            f"{checkpoint}: its lineage has no configuration of `train fit`, so it cannot be trained further; compress "
-            "a checkpoint that `train fit` wrote",
-            code="compress.no_config",
-        ) from error
-    splits = checkpoint.parent / "splits"
-    if options.data is None and not splits.is_dir():
-        raise DataError(
-            f"{checkpoint}: no splits next to it; set --data to the labelled images", code="compress.no_data"
-        )
     pruning = {"function": options.method, "amount": options.sparsity, "layers": list(options.layers), "when": "start"}
-    values = original.model_dump(mode="json")
-    values["model"] |= {"pretrained": False, "weights": str(checkpoint)}
-    if options.data is None:
-        kept = {key: values["data"][key] for key in ("labels", "mask_values", "per_class")}
-        values["data"] = {**kept, "path": str(splits), "test_ratio": 0}
-    else:
-        values["data"]["path"] = options.data
-    values |= {
-        "pruning": [pruning],
-        "epochs": options.epochs or max(1, round(original.epochs / 2)),
-        "frozen_epochs": 0,
-        "frozen_lr": None,
-        "export": None,
-        "output": str(options.output or original.output),
-    }
-    return resolve_config(Document(values, {}), options.overrides, str(checkpoint))
+    trained = read_spec(checkpoint).lineage.config.get("epochs")
+    half = max(1, round(trained / 2)) if isinstance(trained, int) else 1
+    changes: dict[str, Any] = {"pruning": [pruning], "epochs": options.epochs or half}
+    if options.output is not None:
+        changes["output"] = str(options.output)
+    return fine_tuning_config(checkpoint, options.data, changes, options.overrides)
 
 
 def _result(options: CompressOptions, result: FitResult, rates: dict[str, list[float]]) -> CompressResult:

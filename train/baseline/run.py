@@ -24,6 +24,7 @@ from train.engine.plan import TrainingPlan, plan_run
 from train.engine.progress import quiet_lightning
 from train.engine.publish import publish
 from train.engine.run_folder import RunFolder
+from train.engine.run_report import reported
 from train.export import export_checkpoint
 from train.tasks import TrainingTask
 from train.tasks.losses import WeightedSum
@@ -62,10 +63,14 @@ def baseline(config: Config) -> FitResult:
         run.save_config(config)
         plan.splits.save(run.splits, plan.task)
     checkpoint = run.checkpoint("best")
-    exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
+    with reported(run):
+        exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
     for warning in warnings:
         warn(f"warning: {warning}")
-    return FitResult(checkpoint=checkpoint, run=run.path, metrics=metrics, warnings=warnings, exported=exported)
+    report = run.report if run.report.is_file() else None
+    return FitResult(
+        checkpoint=checkpoint, run=run.path, metrics=metrics, warnings=warnings, exported=exported, report=report
+    )
 
 
 def _check_tasks(config: Config) -> None:

@@ -19,6 +19,8 @@ def print_fit_result(result: FitResult, as_json: bool, measured: str = "best epo
     print_metrics(f"{result.run}, {measured}", result.metrics)
     if result.exported is not None:
         print(f"exported: {result.exported}")
+    if result.report is not None:
+        print(f"report: {result.report}")
     print(result.checkpoint)
 
 

@@ -1,1 +1,1 @@
-"""Smaller and faster networks: pruning."""
+"""Makes trained models smaller or faster: pruning, and fine-tuning for int8."""

@@ -14,7 +14,7 @@ from train.config.pruning import PruningConfig
 from train.config.pruning_functions import CHANNELS
 from tritonkit.errors import ConfigError, first_line
 from tritonkit.networks.network import Network, load_weights
-from tritonkit.networks.resize import resize_layers
+from tritonkit.networks.resize import Shapes, resize_layers
 from tritonkit.spec import Architecture
 
 
@@ -87,9 +87,9 @@ def _check_rebuilt(network: Network, image: Tensor) -> None:
             raise ValueError("a network built from the remaining shapes returns other values")
 
 
-def restore_channels(network: Network, weights: Mapping[str, Tensor]) -> None:
-    """Give a network that was built from a configuration the shapes of weights from which channels were removed."""
-    resize_layers(network, {key: tensor.shape for key, tensor in weights.items()})
+def resize_network(network: Network, shapes: Shapes) -> None:
+    """Give a network that was built from a configuration the shapes of one from which channels were removed."""
+    resize_layers(network, shapes)
     _mark_pruned(network)
 
 
@@ -111,8 +111,7 @@ def match_channels(network: Network, source: Architecture, weights: Mapping[str,
         key: (outputs[key], *tensor.shape[1:]) if key in outputs else tuple(tensor.shape)
         for key, tensor in weights.items()
     }
-    resize_layers(network, shapes)
-    _mark_pruned(network)
+    resize_network(network, shapes)
 
 
 def _mark_pruned(network: Network) -> None:

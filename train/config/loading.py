@@ -19,6 +19,7 @@ from train.config.sections import (
     ImageConfig,
     ModelConfig,
     OptimizerConfig,
+    QuantizationConfig,
     SchedulerConfig,
     WeightedHead,
 )
@@ -29,6 +30,9 @@ from tritonkit.spec import Name
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Lightning's names for the precision of a training step."""
+
+MIXED_LABEL_LOSSES = {"multiclass": ("cross_entropy", "bce"), "multilabel": ("bce",)}
+"""By task, the losses that accept labels between 0 and 1, as mixup and cutmix make them."""
 
 
 class Config(HeadConfig):
@@ -59,6 +63,8 @@ class Config(HeadConfig):
     """Number of batches whose gradients are added up before a step."""
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"
     """`auto`: mixed precision on a CUDA GPU, else 32-true."""
+    gradient_clip: PositiveFloat | None = None
+    """The largest norm of the gradients of a step, such as 1.0; larger gradients are scaled down to it."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights. The averaged weights are measured and saved."""
     patience: PositiveInt | None = None
@@ -71,8 +77,18 @@ class Config(HeadConfig):
     pruning: Prunings = ()
     """Sets weights to zero while training, or removes channels before it; one section, or a list of them:
     {function: l1_unstructured, amount: 0.5}."""
+    devices: Literal["auto"] | PositiveInt = 1
+    """Processes on this host that train together, one for each GPU; `auto`: as many as there are GPUs. On a CPU they
+    share the cores. `batch_size` and `workers` are those of each process; the learning rate is not scaled. Under
+    torchrun its number of processes is used."""
+    num_nodes: PositiveInt = 1
+    """Hosts that train together. Start the command by torchrun on each host."""
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
+    """How several processes work together, by Lightning's names; the last is for networks with unused weights."""
     callbacks: tuple[Callback, ...] = ()
     """Your own Lightning callbacks: names that plugins registered, or module:Class."""
+    quantization: QuantizationConfig | None = None
+    """Train with fake quantization, so that int8 changes the answers less. Needs trained weights."""
     export: ExportOptions | None = None
     """Export the best checkpoint after the training."""
 
@@ -89,6 +105,34 @@ class Config(HeadConfig):
             raise ValueError(f"{', '.join(misplaced)}: each of `heads` has its own; move it to the heads")
         if self.frozen_lr is not None and not self.frozen_epochs:
             raise ValueError("frozen_lr needs frozen_epochs, which is 0; raise frozen_epochs, or leave frozen_lr out")
+        if self.quantization is not None and self.model.weights is None and not self.model.pretrained:
+            raise ValueError("quantization adapts a trained network; set model.weights, or model.pretrained: true")
+        return self
+
+    @model_validator(mode="after")
+    def _check_labels_can_be_sampled_and_mixed(self) -> Config:
+        if self.data.sampling == "balanced":
+            if self.data.per_class is not None or self.task == "embedding":
+                raise ValueError("data.sampling: balanced is not for embeddings; data.per_class sets their batches")
+            if self.task == "segmentation":
+                raise ValueError(
+                    "data.sampling: balanced is not for segmentation, because an image holds several classes; use "
+                    "class_weights: balanced in the loss"
+                )
+        augment = self.augment
+        if augment.enabled and augment.randaugment is not None and self.task == "segmentation":
+            raise ValueError("augment.randaugment does not move masks, so it is not for segmentation; leave it out")
+        mixing = " and ".join(name for name in ("mixup", "cutmix") if getattr(augment, name) is not None)
+        if augment.enabled and mixing:
+            supported = MIXED_LABEL_LOSSES.get(self.task)
+            if supported is None:
+                raise ValueError(f"augment.{mixing}: is for {' and '.join(MIXED_LABEL_LOSSES)}, not for {self.task}")
+            for term in self.loss or ():
+                if term.name not in supported:
+                    raise ValueError(
+                        f"augment.{mixing}: loss {term.name} cannot learn from mixed labels; use "
+                        f"{' or '.join(supported)}, or leave {mixing} out"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -103,6 +103,9 @@ class DataConfig(LabelledData):
     """class: no class is in two parts, to measure on unseen classes; default: class for embeddings, else picture."""
     per_class: Annotated[int, Field(ge=2)] | None = None
     """Number of images of each class in a batch, for losses that compare images; default: images in random order."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """balanced: each label is drawn equally often in an epoch, so images of rare labels repeat; for multiclass,
+    multilabel and heads."""
     val_ratio: float = Field(default=0.15, gt=0, lt=1)
     test_ratio: float = Field(default=0.15, ge=0, lt=1)
 
@@ -168,6 +171,19 @@ class ImageConfig(Section):
         return Preprocess(height, width, self.fit, self.crop_ratio, self.interpolation, self.fill)
 
 
+class RandAugmentConfig(Section):
+    """RandAugment: random operations of a fixed list, such as shear, posterize or sharpness."""
+
+    magnitude: int = Field(default=9, ge=0, le=30)
+    """Strength of the operations, 0..30."""
+    num_ops: PositiveInt = 2
+    """Number of operations for each image."""
+
+
+def _expand_bool(value: Any) -> Any:
+    return {} if value is True else None if value is False else value
+
+
 class AugmentConfig(Section):
     """Random changes of training images; 0 turns one off, `enabled: false` turns off all."""
 
@@ -186,6 +202,13 @@ class AugmentConfig(Section):
     """Largest relative change of brightness, contrast and saturation."""
     gamma: float = Field(default=0.0, ge=0, lt=1)
     """Gamma in 1 - gamma .. 1 + gamma."""
+    randaugment: Annotated[RandAugmentConfig | None, BeforeValidator(_expand_bool)] = None
+    """true, or {magnitude: 9, num_ops: 2}: RandAugment of torchvision, after the other changes; not for masks."""
+    mixup: PositiveFloat | None = None
+    """alpha of MixUp, such as 0.2: each image of a batch is blended with another, and so are their labels."""
+    cutmix: PositiveFloat | None = None
+    """alpha of CutMix, such as 1.0: a box of each image comes from another, and so does that share of its label.
+    With mixup too, each batch gets one of the two at random."""
 
 
 class OptimizerConfig(Section):
@@ -213,3 +236,11 @@ class SchedulerConfig(Section):
     arguments: dict[str, JsonValue] = {}
     """Arguments for a class of torch.optim.lr_scheduler, which is stepped after each batch, without our warm-up.
     total_steps, T_max and total_iters default to the length of the training."""
+
+
+class QuantizationConfig(Section):
+    """Fake quantization: the training computes with weights and activations that are rounded to int8."""
+
+    activations: Literal["uint8", "int8"] = "uint8"
+    """uint8: from the smallest to the largest value, as for ONNX Runtime and OpenVINO; int8: symmetric, as for
+    TensorRT."""

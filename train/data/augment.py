@@ -1,10 +1,11 @@
-"""Random changes of training images, after preprocessing and on uint8; masks are moved with their images."""
+"""Random changes of training images, after preprocessing; masks are moved with their images."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -18,7 +19,30 @@ def make_augmentation(config: AugmentConfig, fill: tuple[int, int, int]) -> v2.T
     Pixels from outside the image get the colour `fill`, and are ignored in masks.
     """
     steps = [*_mirrors(config), *_moves(config, fill), *_colours(config)] if config.enabled else []
+    if config.enabled and (operations := config.randaugment) is not None:
+        steps.append(v2.RandAugment(operations.num_ops, operations.magnitude, fill=list(fill)))
     return v2.Compose(steps) if steps else None
+
+
+class BatchMix:
+    """MixUp and CutMix of a whole batch; with both, each batch gets one of them."""
+
+    def __init__(self, config: AugmentConfig, classes: int) -> None:
+        kinds = ((v2.MixUp, config.mixup), (v2.CutMix, config.cutmix)) if config.enabled else ()
+        transforms = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha is not None]
+        self._mix = v2.RandomChoice(transforms) if transforms else None
+
+    def __call__(self, images: Tensor, targets: Any, seed: int) -> tuple[Tensor, Any]:
+        """Mix uint8 images [N, H, W, 3], and class numbers [N] or labels [N, C], to float32 images and labels [N, C].
+
+        The result depends only on the batch and the seed. Without MixUp and CutMix the batch is returned as it is.
+        """
+        if self._mix is None:
+            return images, targets
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            mixed, labels = self._mix(images.permute(0, 3, 1, 2).float(), targets)
+        return mixed.permute(0, 2, 3, 1), labels
 
 
 def _mirrors(config: AugmentConfig) -> list[v2.Transform]:

@@ -69,10 +69,21 @@ class ImageDataset(Dataset[tuple[Tensor, Any]]):
 
 
 class EpochSampler(Sampler[SampleIndex]):
-    """Shuffles the samples for each epoch; with `per_class`, that many images of a class follow each other."""
+    """Shuffles the samples for each epoch.
 
-    def __init__(self, classes: Sequence[str], seed: int, per_class: int | None = None, epoch: int = 0) -> None:
-        self._classes, self._seed, self._per_class = classes, seed, per_class
+    per_class: that many images of a class follow each other. balanced: each label is drawn equally often.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[Sequence[str]],
+        seed: int,
+        per_class: int | None = None,
+        epoch: int = 0,
+        balanced: bool = False,
+    ) -> None:
+        """labels: of each sample; grouping by class uses the first."""
+        self._labels, self._seed, self._per_class, self._balanced = labels, seed, per_class, balanced
         self._epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -80,33 +91,58 @@ class EpochSampler(Sampler[SampleIndex]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._classes)
+        return len(self._labels)
 
     def __iter__(self) -> Iterator[SampleIndex]:
         draw = np.random.default_rng((self._seed, self._epoch))
-        order = draw.permutation(len(self._classes))
+        order = self._balanced_order(draw) if self._balanced else draw.permutation(len(self._labels))
         if self._per_class is not None:
             order = self._grouped(order, draw, self._per_class)
         return iter([(self._epoch, int(index)) for index in order])
+
+    def _balanced_order(self, draw: np.random.Generator) -> Any:
+        """Draw as many samples as there are, equally many for each label; images without a label are one label more.
+
+        No image of a label repeats before all of them were drawn.
+        """
+        by_label: dict[str, list[int]] = {}
+        for index, labels in enumerate(self._labels):
+            for label in labels or ("",):
+                by_label.setdefault(label, []).append(index)
+        total, drawn = len(self._labels), list[int]()
+        for number, label in enumerate(draw.permutation(sorted(by_label))):
+            members = by_label[str(label)]
+            count = total // len(by_label) + (number < total % len(by_label))
+            rounds = [draw.permutation(members) for _ in range(-(-count // len(members)))]
+            drawn += np.concatenate(rounds)[:count].tolist() if rounds else []
+        return draw.permutation(drawn)
 
     def _grouped(self, order: Any, draw: np.random.Generator, size: int) -> Any:
         """Divide the order into shuffled groups of one class each; the last group of a class may be smaller."""
         by_class: dict[str, list[int]] = {}
         for index in order:
-            by_class.setdefault(self._classes[index], []).append(index)
+            by_class.setdefault(next(iter(self._labels[index]), ""), []).append(index)
         groups = [each[i : i + size] for each in by_class.values() for i in range(0, len(each), size)]
         return [index for number in draw.permutation(len(groups)) for index in groups[number]]
 
 
 def make_loader(
-    pictures: ImageDataset, batch_size: int, workers: int, sampler: EpochSampler | None = None
+    pictures: ImageDataset,
+    batch_size: int,
+    workers: int,
+    sampler: Sampler[SampleIndex] | None = None,
+    batches: list[list[int]] | None = None,
 ) -> DataLoader[tuple[Tensor, Any]]:
-    """Create a data loader: in file order, or for training in the sampler's order, without a smaller last batch."""
+    """Create a data loader: in file order, or for training in the sampler's order, without a smaller last batch.
+
+    batches: the indices of each batch, in place of all images in file order.
+    """
+    # A full batch is never the smaller one.
+    drop_last = sampler is not None and len(sampler) >= batch_size  # type: ignore[arg-type]
+    order: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
     return DataLoader(
         pictures,
-        batch_size=batch_size,
-        sampler=sampler,
-        drop_last=sampler is not None and len(pictures) >= batch_size,
+        **({"batch_sampler": batches} if batches is not None else order),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

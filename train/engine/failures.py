@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from train.config.loading import Config
+from train.distributed.launch import is_peer_lost
 from train.engine.run_folder import RunFolder
 from tritonkit.errors import ConfigError, ExternalError, TritonkitError, is_external_failure
 
@@ -54,6 +55,12 @@ def machine_failure(error: Exception, config: Config) -> ExternalError | None:
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return None
+    if isinstance(error, ChildProcessError):
+        return ExternalError(f"process {text}", code="training.process_ended")
+    if is_peer_lost(error):
+        return ExternalError(
+            "another process of the training has ended, or cannot be reached", code="training.process_lost"
+        )
     if _has(text, _DESCRIPTORS) or (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return ExternalError(

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from train.compression.channels import restore_channels
+from train.compression.fake_quantization import QuantizationAware
 from train.compression.zeros import ZeroWeights, first_complete_epoch
 from train.config.loading import Config
 from train.config.sections import DataConfig
 from train.data.augment import make_augmentation
 from train.data.dataset import EpochSampler, ImageDataset, make_loader
+from train.distributed.launch import launch
+from train.distributed.processes import strategy_name
+from train.distributed.sharing import TrainingShare, validation_batches
 from train.engine.failures import translate_failures
 from train.engine.history import History
 from train.engine.learning_check import learning_warnings
@@ -26,8 +32,8 @@ from train.engine.plan import TrainingPlan, plan_run
 from train.engine.progress import EpochLogger, quiet_lightning
 from train.engine.publish import publish
 from train.engine.run_folder import RunFolder
+from train.engine.run_report import reported
 from train.engine.state_files import (
-    PRUNED_KEY,
     AtomicCheckpointIO,
     BestEpochCheckpoint,
     FromEpoch,
@@ -37,6 +43,7 @@ from train.engine.state_files import (
     last_state,
     network_weights,
     read_state,
+    restore_channels,
 )
 from train.export import export_checkpoint
 from tritonkit.errors import DataError, ExternalError
@@ -57,16 +64,20 @@ class FitResult(Frozen):
     """Signs that the run learned nothing."""
     exported: Path | None
     """The published artifact, if the configuration has an export."""
+    report: Path | None = None
+    """The page about the run; None if it could not be written."""
 
 
-def fit(config: Config) -> FitResult:
-    """Train a model, and write the run folder.
+def fit(config: Config, check: Callable[[TrainingPlan], None] | None = None) -> FitResult:
+    """Train a model, and write the run folder. check: called with the plan before anything is written.
 
     Raises InputError, before anything is written, for problems of configuration or data; ConfigError also if the
     training diverges or the GPU has too little memory; after the run, whatever `export_checkpoint` raises.
     """
     with quiet_lightning():
         plan = plan_run(config)
+        if check is not None:
+            check(plan)
         run = RunFolder.create(config)
         with run.lock(), translate_failures(run, config):
             run.save_config(config)
@@ -91,8 +102,7 @@ def resume(folder: Path) -> FitResult:
             raise DataError(
                 f"{run.splits}: the images have changed since the run was started; start a new run", code="data.changed"
             )
-        if state is not None and state.get(PRUNED_KEY):
-            restore_channels(plan.network, network_weights(state))
+        restore_channels(plan.network, state)
         check_same_network(state, plan.network, run)
         epoch = 0 if state is None else state["epoch"] + 1
         progress = f"resuming after epoch {epoch}" if epoch else "no epoch is complete; starting again"
@@ -112,10 +122,14 @@ def _finish(plan: TrainingPlan, run: RunFolder) -> FitResult:
     confusions.draw()
     draw_predictions(plan, run)
     checkpoint, config = run.checkpoint("best"), plan.config
-    exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
+    with reported(run):
+        exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
     for warning in warnings:
         warn(f"warning: {warning}")
-    return FitResult(checkpoint=checkpoint, run=run.path, metrics=metrics, warnings=warnings, exported=exported)
+    report = run.report if run.report.is_file() else None
+    return FitResult(
+        checkpoint=checkpoint, run=run.path, metrics=metrics, warnings=warnings, exported=exported, report=report
+    )
 
 
 def _train(plan: TrainingPlan, run: RunFolder) -> tuple[list[Path], list[dict[str, float]]]:
@@ -123,43 +137,58 @@ def _train(plan: TrainingPlan, run: RunFolder) -> tuple[list[Path], list[dict[st
 
     Returns the state files of the best epochs, the best first, and the metrics after each epoch.
     """
-    config = plan.config
-    best = BestEpochCheckpoint(
-        run.states,
-        "best-{epoch}",
-        monitor=f"val_{plan.task.monitor}",
-        mode="max",
-        save_top_k=config.keep_best,
-        # Averaged weights are only stored in a complete state.
-        save_weights_only=config.ema is None,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    trainer, is_resumed = _trainer(plan, run, best), run.last_state.is_file()
-    epoch = 0
-    if is_resumed:
-        state = read_state(run.last_state)
-        stopped_early = any(
-            isinstance(each, dict) and each.get("stopped_epoch") for each in state["callbacks"].values()
-        )
-        epoch = config.total_epochs if stopped_early else int(state["epoch"]) + 1
-    if epoch < config.total_epochs:
-        train, val = _loaders(plan, epoch)
-        draw_batches(plan, run, train)
-        module = TrainingModule(plan.network, plan.task, plan.loss, config)
-        _run(trainer, module, train, val, run.last_state if is_resumed else None)
-    # Read the results from the state file, because another process may have trained the last epochs.
+    epoch = _next_epoch(plan, run)
+    if epoch < plan.config.total_epochs:
+        draw_batches(plan, run, _loaders(plan, epoch)[0])
+        if plan.processes.count > 1 and not plan.processes.is_member:
+            launch([sys.executable, "-m", "train.engine.worker", str(run.path)], plan.processes)
+        else:
+            train_here(plan, run)
+    # Read the results from the state file, because other processes may have trained.
     state = read_state(run.last_state)
     load_weights(plan.network, network_weights(state), origin=str(run.last_state))
-    scores: dict[str, Tensor] = state["callbacks"][best.state_key]["best_k_models"]
+    scores: dict[str, Tensor] = state["callbacks"][_best_epochs(plan, run).state_key]["best_k_models"]
     paths = [run.states / Path(path).name for path in sorted(scores, key=lambda path: -float(scores[path]))]
     # Lightning deletes a replaced best state before it writes the last state; a kill in between loses the file.
     rows = state["callbacks"][History.__qualname__]["rows"]
     return [path for path in paths if path.is_file()] or [run.last_state], rows
 
 
-def _trainer(plan: TrainingPlan, run: RunFolder, best: ModelCheckpoint) -> Trainer:
-    config, history = plan.config, History(run.metrics)
+def train_here(plan: TrainingPlan, run: RunFolder) -> None:
+    """Train the plan's network in this process, from the last complete epoch on; one of several takes its share."""
+    epoch = _next_epoch(plan, run)
+    if epoch < plan.config.total_epochs:
+        module = TrainingModule(plan.network, plan.task, plan.loss, plan.config)
+        _run(_trainer(plan, run), module, *_loaders(plan, epoch), run.last_state if run.last_state.is_file() else None)
+    if torch.distributed.is_initialized():
+        # What follows is the work of one process; metrics would wait for the others.
+        torch.distributed.destroy_process_group()
+
+
+def _next_epoch(plan: TrainingPlan, run: RunFolder) -> int:
+    if not run.last_state.is_file():
+        return 0
+    state = read_state(run.last_state)
+    stopped_early = any(isinstance(each, dict) and each.get("stopped_epoch") for each in state["callbacks"].values())
+    return plan.config.total_epochs if stopped_early else int(state["epoch"]) + 1
+
+
+def _best_epochs(plan: TrainingPlan, run: RunFolder) -> BestEpochCheckpoint:
+    return BestEpochCheckpoint(
+        run.states,
+        "best-{epoch}",
+        monitor=f"val_{plan.task.monitor}",
+        mode="max",
+        save_top_k=plan.config.keep_best,
+        # Averaged weights are only stored in a complete state.
+        save_weights_only=plan.config.ema is None,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+def _trainer(plan: TrainingPlan, run: RunFolder) -> Trainer:
+    config, processes, history = plan.config, plan.processes, History(run.metrics)
     # Without a monitored metric, Lightning keeps the newest state.
     last = ModelCheckpoint(run.states, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     optional: list[Callback] = []
@@ -171,18 +200,24 @@ def _trainer(plan: TrainingPlan, run: RunFolder, best: ModelCheckpoint) -> Train
         optional.append(stopping(f"val_{plan.task.monitor}", mode="max", patience=config.patience))
     if plan.pruned:  # after the averaging, whose weights it sets to zero too
         optional.append(ZeroWeights(plan.pruned, config))
-    reporting = (history, CurvesCallback(plan, run, history), EpochLogger())
-    callbacks = [*optional, *reporting, *plan.callbacks, best, last]
+    if config.quantization is not None:
+        optional.append(QuantizationAware(config.quantization))
+    reporting = () if processes.rank else (history, CurvesCallback(plan, run, history), EpochLogger())
+    callbacks = [*optional, *reporting, *plan.callbacks, _best_epochs(plan, run), last]
     for each in callbacks:
         if isinstance(each, FromEpoch):
             each.first_epoch = first_complete_epoch(config)
     return Trainer(
-        devices=1,
+        devices=processes.on_host,
+        num_nodes=processes.hosts,
+        strategy=strategy_name(config, processes),
+        use_distributed_sampler=False,
         precision=plan.precision,
         max_epochs=config.total_epochs,
         accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.gradient_clip,
         logger=False,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *([TorchElasticEnvironment()] if processes.is_member else [])],
         callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -191,16 +226,22 @@ def _trainer(plan: TrainingPlan, run: RunFolder, best: ModelCheckpoint) -> Train
 
 
 def _loaders(plan: TrainingPlan, epoch: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Create the data loaders of train and val; `epoch` is the next epoch."""
-    config, splits, preprocess = plan.config, plan.splits, plan.network.spec.preprocess
+    """Create the data loaders of train and val, or of one process's share; `epoch` is the next epoch."""
+    config, processes, splits, preprocess = plan.config, plan.processes, plan.splits, plan.network.spec.preprocess
     common = (plan.task, splits.task_spec, preprocess)
-    classes = [next(iter(plan.task.classes(sample.truth)), "") for sample in splits.train]
-    sampler = EpochSampler(classes, config.seed, config.data.per_class, epoch)
+    labels = [plan.task.classes(sample.truth) for sample in splits.train]
+    sampler = EpochSampler(labels, config.seed, config.data.per_class, epoch, config.data.sampling == "balanced")
     train = ImageDataset(splits.train, *common, make_augmentation(config.augment, preprocess.fill), config.seed)
     val = ImageDataset((*splits.base, *splits.val), *common)
+    if not processes.is_member:
+        return (
+            make_loader(train, config.batch_size, config.workers, sampler),
+            make_loader(val, config.batch_size, config.workers),
+        )
+    share = (config.batch_size, processes.rank, processes.count)
     return (
-        make_loader(train, config.batch_size, config.workers, sampler),
-        make_loader(val, config.batch_size, config.workers),
+        make_loader(train, config.batch_size, config.workers, TrainingShare(sampler, *share)),
+        make_loader(val, config.batch_size, config.workers, batches=validation_batches(len(val), *share)),
     )
 
 

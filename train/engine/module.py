@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from train.config.loading import Config
+from train.data.augment import BatchMix
 from train.data.dataset import Batch, mix_seeds
 from train.engine.optim import make_optimizer, make_schedule
 from train.engine.state_files import CONFIG_KEY, PRUNED_KEY
@@ -28,21 +29,23 @@ class TrainingModule(lightning.LightningModule):
         # This memory format makes convolutions up to twice as fast, on CPUs and on tensor cores.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.measures = task.metrics(network.spec, detailed=False)
+        self._mix = BatchMix(config.augment, len(network.spec.labels))
         self._frozen = list(network.modules_without_heads()) if config.frozen_epochs else []
 
     def on_train_epoch_start(self) -> None:
-        """Seed dropout and freeze or unfreeze modules by the epoch's number alone."""
-        torch.manual_seed(mix_seeds(self.config.seed, self.current_epoch))
+        """Seed dropout and freeze or unfreeze modules by the epoch's number, and dropout by the process's too."""
+        torch.manual_seed(mix_seeds(self.config.seed, self.current_epoch, *filter(None, [self.global_rank])))
         is_unfrozen = self.current_epoch >= self.config.frozen_epochs
         for module in self._frozen:
             module.training = is_unfrozen  # a frozen batch norm also keeps its statistics
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(is_unfrozen)
 
-    def training_step(self, batch: Batch, _index: int) -> Tensor:
-        images, targets = batch
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        seed = mix_seeds(self.config.seed, self.current_epoch, index, self.global_rank)
+        images, targets = self._mix(*batch, seed)
         loss: Tensor = self.loss(self.network.logits(images), targets)
-        self.log(TRAIN_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(images))
+        self.log(TRAIN_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -60,7 +63,7 @@ class TrainingModule(lightning.LightningModule):
         logits = self.network.logits(images)
         if self.task.has_val_loss:
             loss = self.loss(logits, targets)
-            self.log(VAL_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(images))
+            self.log(VAL_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
         answers = (answer.float() if answer.is_floating_point() else answer for answer in self.network.answers(logits))
         outputs = {output.name: answer for output, answer in zip(self.network.spec.outputs, answers, strict=True)}
         self.measures.update(outputs, targets)
@@ -83,6 +86,11 @@ class TrainingModule(lightning.LightningModule):
         checkpoint[PRUNED_KEY] = self.network.spec.architecture.pruned
 
     def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(self, self.config.optimizer)
+        config = self.config
+        # A fused step scales the gradients of fp16 itself, so that Lightning cannot clip them before.
+        fused = config.gradient_clip is None or self.trainer.precision != "16-mixed"
+        # torch's fused SGD needs a gradient of each weight in the first step.
+        fused = fused and not (config.frozen_epochs and config.optimizer.name == "sgd")
+        optimizer = make_optimizer(self, config.optimizer, fused)
         schedule = make_schedule(optimizer, self.config, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -21,8 +21,8 @@ FUSED = ("adam", "adamw", "sgd")
 """torch optimizers with a fused kernel: one step updates all weights at once, on a CPU too."""
 
 
-def make_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """Create the optimizer of a module's weights. Raises ConfigError."""
+def make_optimizer(module: nn.Module, config: OptimizerConfig, fused: bool = True) -> Optimizer:
+    """Create the optimizer of a module's weights. fused: use a fused kernel if there is one. Raises ConfigError."""
     known = [str(name) for name in list_optimizers()]
     if config.name not in known:
         similar = difflib.get_close_matches(config.name, known, n=3)
@@ -30,7 +30,7 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
         raise ConfigError(
             f"optimizer.name: timm has no optimizer {config.name!r}; {hint}", code="config.unknown_optimizer"
         )
-    arguments: dict[str, Any] = {**({"fused": True} if config.name in FUSED else {}), **config.arguments}
+    arguments: dict[str, Any] = {**({"fused": True} if fused and config.name in FUSED else {}), **config.arguments}
     groups = param_groups_weight_decay(module, config.weight_decay)
     try:
         optimizer: Optimizer = create_optimizer_v2(groups, opt=config.name, lr=config.lr, weight_decay=0.0, **arguments)

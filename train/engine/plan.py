@@ -17,6 +17,7 @@ from train.config.loading import Config, Precision
 from train.config.pruning_functions import CHANNELS
 from train.config.sections import DataConfig, OptimizerConfig
 from train.data.splits import Splits, read_splits
+from train.distributed.processes import Processes, plan_processes
 from train.engine.optim import check_optimizer, make_schedule
 from train.export import check_can_export
 from train.tasks import TrainingTask, training_task
@@ -47,6 +48,7 @@ class TrainingPlan:
     loss: nn.Module
     precision: Precision
     callbacks: tuple[Callback, ...]
+    processes: Processes
     pruned: tuple[PrunedTensor, ...]
     """The tensors in which weights become zero."""
 
@@ -65,6 +67,7 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
     architecture = _collect_errors(lambda: _architecture(config, task), errors)
     precision = _collect_errors(lambda: _precision(config), errors)
     callbacks = _collect_errors(lambda: _callbacks(config), errors)
+    processes = _collect_errors(lambda: plan_processes(config), errors) or Processes()
     optimizer = _collect_errors(lambda: check_optimizer(config.optimizer), errors) or check_optimizer(OptimizerConfig())
     _collect_errors(lambda: make_schedule(optimizer, config, steps=10), errors)
     if (export := config.export) is not None:
@@ -76,6 +79,7 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
     splits = _collect_errors(lambda: read_splits(data or config.data, task, config.seed), errors)
     if splits is not None:
         _collect_errors(lambda: _check_measurable(task, splits), errors)
+        _collect_errors(lambda: _check_shares(splits, processes), errors)
     truths = [] if splits is None else [sample.truth for sample in splits.train]
     loss = None if splits is None else _collect_errors(lambda: task.loss(splits.task_spec, truths), errors)
     if architecture is None or precision is None or callbacks is None or splits is None or loss is None or errors:
@@ -106,7 +110,7 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
         if section.function == CHANNELS and not is_resumed:
             remove_channels(network, section)
     pruned = pruned_tensors(network, config)
-    return TrainingPlan(config, task, splits, network, loss, precision, callbacks, pruned)
+    return TrainingPlan(config, task, splits, network, loss, precision, callbacks, processes, pruned)
 
 
 def _collect_errors(make: Callable[[], T], errors: list[InputError]) -> T | None:
@@ -175,6 +179,16 @@ def _check_measurable(task: TrainingTask, splits: Splits) -> None:
             f"{task.monitor}, which selects the best epoch, cannot be measured: {problem}; add images",
             code="data.monitor_not_measurable",
         )
+
+
+def _check_shares(splits: Splits, processes: Processes) -> None:
+    """Raise DataError if a process would get no images of val, or fewer of train than a batch norm can learn from."""
+    for part, samples, least in (("train", splits.train, 2), ("val", (*splits.base, *splits.val), 1)):
+        if processes.count > 1 and len(samples) < least * processes.count:
+            raise DataError(
+                f"{part} has {len(samples)} images, too few for {processes.count} processes; lower devices",
+                code="data.too_few_for_processes",
+            )
 
 
 def _check_image_shape(network: Network) -> None:

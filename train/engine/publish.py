@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from torch.utils.data import default_collate
 
 from train.engine.plan import TrainingPlan
 from train.engine.run_folder import RunFolder, git_revision
+from train.reports.evaluation import EvaluationCollector
 from train.tasks import TrainingTask
 from tritonkit.evaluation.evaluate import AnsweredBatch, MetricValues, load_sample, measure
 from tritonkit.evaluation.samples.sample import Sample
@@ -31,16 +34,24 @@ def publish(
 ) -> MetricValues:
     """Write a checkpoint (`best`, `last`, …) and its golden images; return the metrics on val and test.
 
+    With `best` it writes the evaluation too, for the report of the run.
+
     warnings: of the run, for the lineage. on_batch: called with each batch of answers on val.
     """
     network, splits = plan.network, plan.splits
     runner = TorchRunner(network, origin=str(run.checkpoint(checkpoint_name)))
     parts = {"val": splits.val, "test": splits.test}
     metrics: MetricValues = {}
+    reported_part: Literal["test", "val"] = "test" if splits.test else "val"
+    report = EvaluationCollector(plan.task, network.spec, reported_part, run.evaluation, run.started)
     for part, samples in parts.items():
         if samples:
-            values, _ = measure(runner, (*splits.base, *samples), plan.task, on_batch if part == "val" else None)
+            reported = checkpoint_name == "best" and part == report.part
+            observers = [*filter(None, [on_batch if part == "val" else None, report.add if reported else None])]
+            values, _ = measure(runner, (*splits.base, *samples), plan.task, partial(_call_each, observers))
             metrics |= {f"{part}_{name}": value for name, value in values.items()}
+            if reported:
+                report.save(values)
     lineage = Lineage(
         data_fingerprint=splits.fingerprint,
         config=plan.config.model_dump(mode="json"),
@@ -55,6 +66,11 @@ def publish(
     make_golden(runner, splits.val, plan.task).save(run.path / golden)
     save_network(run.checkpoint(checkpoint_name), network, network.spec.model_copy(update={"lineage": lineage}))
     return metrics
+
+
+def _call_each(observers: Iterable[Callable[[AnsweredBatch], None]], batch: AnsweredBatch) -> None:
+    for observer in observers:
+        observer(batch)
 
 
 def make_golden(runner: Runner, samples: Sequence[Sample], task: TrainingTask) -> Golden:

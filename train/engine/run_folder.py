@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
@@ -111,6 +112,22 @@ class RunFolder:
     def predictions(self) -> Path:
         """A contact sheet of validation images with the best epoch's answers."""
         return self.path / "predictions.png"
+
+    @property
+    def started(self) -> datetime | None:
+        """When the run was started: the time of its summary of the data, which is never written again."""
+        summary = self.splits / SUMMARY_FILE
+        return datetime.fromtimestamp(summary.stat().st_mtime, UTC) if summary.is_file() else None
+
+    @property
+    def evaluation(self) -> Path:
+        """The best network's figures and mistakes on the test part, for the report."""
+        return self.path / "evaluation.json"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
 
     def confusion(self, head: str) -> Path:
         """The confusion matrix of the best epoch; `head` is empty for a model with one head."""

@@ -14,9 +14,11 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
+from train.compression.channels import resize_network
 from train.config.loading import Config
 from train.engine.run_folder import RunFolder
 from tritonkit.errors import CheckpointError, ConfigError, first_line
+from tritonkit.networks.network import Network
 from tritonkit.system.files import atomic_write
 
 State = dict[str, Any]
@@ -27,7 +29,7 @@ PRUNED_KEY = "tritonkit_pruned"
 _REQUIRED_KEYS = ("state_dict", "callbacks", "epoch", "optimizer_states", "loops", CONFIG_KEY)
 _CHANGEABLE_KEYS = (
     "name", "output", "plugins", "data", "augment", "epochs", "batch_size", "accumulate", "precision", "patience",
-    "keep_best", "workers", "callbacks", "export",
+    "keep_best", "workers", "devices", "num_nodes", "strategy", "callbacks", "export",
 )  # fmt: skip
 """Keys of the configuration that may change before a run is resumed."""
 
@@ -123,6 +125,12 @@ def check_same_network(state: State | None, network: nn.Module, run: RunFolder) 
         f"equal. Restore {run.path / 'config.yaml'}, or start a new run with train fit",
         code="run.network_changed",
     )
+
+
+def restore_channels(network: Network, state: State | None) -> None:
+    """Remove the channels that the network of a state lacks."""
+    if state is not None and state.get(PRUNED_KEY):
+        resize_network(network, {key: tensor.shape for key, tensor in network_weights(state).items()})
 
 
 class FromEpoch(Callback):

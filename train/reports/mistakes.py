@@ -33,6 +33,15 @@ class Mistake:
     answer: str = ""
 
 
+@dataclass(frozen=True)
+class MistakeSummary:
+    """The number of wrong answers and of all images, with tiles of the worst."""
+
+    wrong: int
+    images: int
+    tiles: tuple[ContactSheetTile, ...]
+
+
 class MistakeCollector:
     """Collects the worst answers over labelled images. Stores only their outputs, unless the task compares samples."""
 
@@ -74,18 +83,21 @@ class MistakeCollector:
             for i in order[:MAX_MISTAKES]
         ]
 
+    def summary(self, tiles: int = MAX_MISTAKES) -> MistakeSummary:
+        """Return the counts, and up to this number of tiles, the worst first."""
+        worst = [self._tile(mistake) for mistake in self.worst()[:tiles]]
+        return MistakeSummary(self._wrong_count, self._image_count, tuple(worst))
+
     def write(self, path: Path, origin: str) -> None:
         """Write the report of the worst mistakes. origin: what was measured, and on which data."""
-        worst, name = self.worst(), self._spec.name
-        if worst:
-            title = f"{name}: {self._wrong_count} of {self._image_count} answers differ from the truth"
+        summary, name = self.summary(), self._spec.name
+        if summary.tiles:
+            title = f"{name}: {summary.wrong} of {summary.images} answers differ from the truth"
             notes = ["the worst first", *([COMPARISON_LEGEND] if self._task.dense else []), origin]
         else:
             title = f"{name}: no mistakes"
-            notes = [f"all {self._image_count} answers are correct", origin]
-        write_contact_sheet(
-            path, [self._tile(mistake) for mistake in worst], title, " · ".join(notes), total=self._wrong_count
-        )
+            notes = [f"all {summary.images} answers are correct", origin]
+        write_contact_sheet(path, summary.tiles, title, " · ".join(notes), total=summary.wrong)
 
     def _keep(self, batch: AnsweredBatch, error_scores: NDArray[np.float64], numbers: Iterable[int]) -> None:
         for number in numbers:

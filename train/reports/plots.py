@@ -136,10 +136,10 @@ def _write_counts(axes: Any, counts: Any, shares: Any) -> None:
     for (row, column), count in np.ndenumerate(counts):
         if count:
             colour = "white" if shares[row, column] > 0.55 else INK
-            axes.text(column, row, _compact(int(count)), ha="center", va="center", color=colour, fontsize=9)
+            axes.text(column, row, compact(int(count)), ha="center", va="center", color=colour, fontsize=9)
 
 
-def _compact(count: int) -> str:
+def compact(count: int) -> str:
     """Shorten a count to at most four digits: 940, 9400, 94k, 9.4M."""
     if count < 10_000:
         return str(count)

@@ -36,10 +36,11 @@ class _WithPosWeight(nn.Module):
 
 
 class OneVsRestCrossEntropy(_WithPosWeight):
-    """Binary cross-entropy of each class against the rest, for one label per image. Logits [N, C], classes [N]."""
+    """Binary cross-entropy of each class against the rest. Logits [N, C], classes [N] or mixed labels [N, C]."""
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        truth = F.one_hot(targets, logits.shape[1]).to(logits.dtype)
+        labels = targets if targets.is_floating_point() else F.one_hot(targets, logits.shape[1])
+        truth = labels.to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits, truth, pos_weight=self.pos_weight)
 
 

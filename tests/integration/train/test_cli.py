@@ -36,7 +36,7 @@ def test_fit_prints_one_document_with_json(
 ) -> None:
     result = command("train", "fit", write_config(tmp_path / "config.yaml", folder), "--json")
     document = json.loads(result.stdout)
-    assert set(document) == {"checkpoint", "run", "metrics", "warnings", "exported"}
+    assert set(document) == {"checkpoint", "run", "metrics", "warnings", "exported", "report"}
     assert {"val_accuracy", "val_macro_f1", "test_accuracy", "test_macro_f1"} <= set(document["metrics"])
 
 

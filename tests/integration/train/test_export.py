@@ -38,6 +38,12 @@ def test_run_publishes_its_best_checkpoint_when_configured(
     assert published["artifact"] == str(fitted.exported)
     assert published["verdict"]["passed"]
     assert published["command"].startswith(f"builder export {fitted.checkpoint} --repository ")
+    assert fitted.report is not None
+    page = fitted.report.read_text()
+    assert f"server up --repository {tmp_path / 'repository'}" in page
+    assert "/v2/models/tiny/versions/1/infer" in page
+    (link,) = re.findall(r'href="([^"]+)"', page)
+    assert (fitted.run / link).resolve() == fitted.exported.parent / "verdict.html"
 
 
 def test_run_gives_another_format_and_way_of_serving_when_named(trained: FitResult, tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ PLAIN: dict[str, Any] = {
     "model": DROPOUT, "epochs": 4, "workers": 1, "augment": {"color": 0.2, "flip": 0.5}, "patience": 4,
 }  # fmt: skip
 AVERAGED: dict[str, Any] = {
-    **PLAIN, "ema": 0.8, "frozen_epochs": 1, "frozen_lr": 0.01, "epochs": 3, "keep_best": 2,
+    **PLAIN, "ema": 0.8, "frozen_epochs": 1, "frozen_lr": 0.01, "epochs": 3, "keep_best": 2, "gradient_clip": 1.0,
+    "augment": {"randaugment": True, "mixup": 0.2, "cutmix": 1.0},
     "pruning": {"function": "random_unstructured", "amount": 0.4},
 }  # fmt: skip
 DYING = """
@@ -131,7 +132,10 @@ def undisturbed(
             (root / "dying.py").write_text(DYING)
             (root / "deaths").mkdir()
             changes = {"plain": PLAIN, "averaged": AVERAGED}[variant]
-            write_config(root / "config.yaml", shared / "data", plugins=["dying"], callbacks=["dying"], **changes)
+            sampling = {"plain": "shuffled", "averaged": "balanced"}[variant]
+            data = {"path": str(shared / "data"), "val_ratio": 0.2, "test_ratio": 0.2, "sampling": sampling}
+            plugins = {"plugins": ["dying"], "callbacks": ["dying"]}
+            write_config(root / "config.yaml", shared / "data", **plugins, **changes, data=data)
             assert finished(started(root, "fit", root / "config.yaml")) == 0, (root / "log.txt").read_text()
         return ready[variant]
 

@@ -211,7 +211,7 @@ def test_compression_is_refused_when_everything_or_nothing_would_go(checkpoint: 
 
 
 def test_compression_is_refused_when_the_checkpoint_was_not_trained_here(checkpoint: Path) -> None:
-    with raises(InputError, "compress.no_config", str(checkpoint)):
+    with raises(InputError, "checkpoint.no_config", str(checkpoint)):
         compression_config(CompressOptions(checkpoint))
 
 

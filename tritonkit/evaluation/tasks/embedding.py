@@ -116,12 +116,16 @@ class RecallAtK(Metric):
         self.galleries.append(gallery.bool())
 
     def compute(self) -> Tensor:
+        hits = self.hits()
+        return hits[hits >= 0].float().mean()  # NaN if none is left
+
+    def hits(self) -> Tensor:
+        """Return 1 or 0 for each query, or -1 if no other image has its class."""
         vectors, classes, gallery = map(dim_zero_cat, (self.vectors, self.classes, self.galleries))
         searched = gallery if gallery.any() else torch.ones_like(gallery)
         queries = (~gallery if gallery.any() else searched).nonzero()[:, 0]
         parts = [self._hits(part, vectors, classes, searched) for part in torch.split(queries, 1024)]
-        hits = torch.cat(parts) if parts else torch.zeros(0)
-        return hits[hits >= 0].float().mean()  # NaN if none is left
+        return torch.cat(parts) if parts else torch.zeros(0)
 
     def _hits(self, part: Tensor, vectors: Tensor, classes: Tensor, searched: Tensor) -> Tensor:
         """Return 1 or 0 for each query, or -1 if no other image has its class."""
