@@ -10,6 +10,7 @@ import typer
 
 from train.commands.baseline import baseline
 from train.commands.output import print_fit_result, print_metrics
+from train.commands.quantize import quantize
 from train.commands.report import report
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, application, print_json, reports_errors
@@ -23,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = application("Train an image model from a folder of images, and measure its quality.")
 
+app.command("quantize")(quantize)
 app.command("report")(report)
 
 Overrides = Annotated[

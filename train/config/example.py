@@ -48,7 +48,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
 }
 """By task, the keys that a configuration must set; all others have defaults."""
-_OPTIONAL_SECTIONS: dict[str, dict[str, Any]] = {"export": {"onnx": "fp32"}}
+_OPTIONAL_SECTIONS: dict[str, dict[str, Any]] = {
+    "export": {"onnx": "fp32"},
+    "quantization": {"activations": "uint8"},
+}
 """Values shown, commented out, for sections that are absent by default."""
 HEADER = """\
 # A training configuration for tritonkit, task {task}. Keys left out take the value shown.

@@ -17,6 +17,7 @@ from train.config.sections import (
     ImageConfig,
     ModelConfig,
     OptimizerConfig,
+    QuantizationConfig,
     SchedulerConfig,
     WeightedHead,
 )
@@ -81,6 +82,8 @@ class Config(HeadConfig):
     """How several processes work together, by Lightning's names; the last is for networks with unused weights."""
     callbacks: tuple[Callback, ...] = ()
     """Your own Lightning callbacks: names that plugins registered, or module:Class."""
+    quantization: QuantizationConfig | None = None
+    """Train with fake quantization, so that int8 changes the answers less. Needs trained weights."""
     export: ExportOptions | None = None
     """Export the best checkpoint after the training."""
 
@@ -97,6 +100,8 @@ class Config(HeadConfig):
             raise ValueError(f"{', '.join(misplaced)}: each of `heads` has its own; move it to the heads")
         if self.frozen_lr is not None and not self.frozen_epochs:
             raise ValueError("frozen_lr needs frozen_epochs, which is 0; raise frozen_epochs, or leave frozen_lr out")
+        if self.quantization is not None and self.model.weights is None and not self.model.pretrained:
+            raise ValueError("quantization adapts a trained network; set model.weights, or model.pretrained: true")
         return self
 
     @model_validator(mode="after")
@@ -136,7 +141,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Relative paths in the file start from the working directory. Raises ConfigError that lists all problems.
     """
-    document = Document.read(path)
+    return resolve_config(Document.read(path), overrides, str(path))
+
+
+def resolve_config(document: Document, overrides: Sequence[str], origin: str) -> Config:
+    """Apply overrides to a document and validate it. Raises ConfigError that lists all problems; origin names it."""
     problems = document.duplicates + [problem for text in overrides if (problem := document.override(text))]
     try:
         config = Config.model_validate(document.values)
@@ -146,6 +155,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         listing = "\n  ".join(map(str, problems))
         raise ConfigError(
-            f"{path}: {count} in the configuration:\n  {listing}", code="config.invalid", problems=problems
+            f"{origin}: {count} in the configuration:\n  {listing}", code="config.invalid", problems=problems
         )
     return config

@@ -236,3 +236,11 @@ class SchedulerConfig(Section):
     arguments: dict[str, JsonValue] = {}
     """Arguments for a class of torch.optim.lr_scheduler, which is stepped after each batch, without our warm-up.
     total_steps, T_max and total_iters default to the length of the training."""
+
+
+class QuantizationConfig(Section):
+    """Fake quantization: the training computes with weights and activations that are rounded to int8."""
+
+    activations: Literal["uint8", "int8"] = "uint8"
+    """uint8: from the smallest to the largest value, as for ONNX Runtime and OpenVINO; int8: symmetric, as for
+    TensorRT."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from train.compression.fake_quantization import QuantizationAware
 from train.config.loading import Config
 from train.config.sections import DataConfig
 from train.data.augment import make_augmentation
@@ -62,14 +64,16 @@ class FitResult(Frozen):
     """The page about the run; None if it could not be written."""
 
 
-def fit(config: Config) -> FitResult:
-    """Train a model, and write the run folder.
+def fit(config: Config, check: Callable[[TrainingPlan], None] | None = None) -> FitResult:
+    """Train a model, and write the run folder. check: called with the plan before anything is written.
 
     Raises InputError, before anything is written, for problems of configuration or data; ConfigError also if the
     training diverges or the GPU has too little memory; after the run, whatever `export_checkpoint` raises.
     """
     with quiet_lightning():
         plan = plan_run(config)
+        if check is not None:
+            check(plan)
         run = RunFolder.create(config)
         with run.lock(), translate_failures(run, config):
             run.save_config(config)
@@ -188,6 +192,8 @@ def _trainer(plan: TrainingPlan, run: RunFolder) -> Trainer:
         optional.append(WeightAveraging(avg_fn=lambda average, current, _: average + (current - average) * (1 - decay)))
     if config.patience is not None:
         optional.append(EarlyStopping(f"val_{plan.task.monitor}", mode="max", patience=config.patience))
+    if config.quantization is not None:
+        optional.append(QuantizationAware(config.quantization))
     reporting = () if processes.rank else (history, CurvesCallback(plan, run, history), EpochLogger())
     return Trainer(
         devices=processes.on_host,

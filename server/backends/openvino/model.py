@@ -65,8 +65,8 @@ class TritonPythonModel(BatchingModel):
             compiled = openvino.Core().compile_model(model, "CPU", self._settings(requested))
         except RuntimeError as error:
             raise _load_error(self.path, error) from error
-        self.check_names("inputs", self.inputs, [tensor.get_any_name() for tensor in compiled.inputs])
-        self.check_names("outputs", self.outputs, [tensor.get_any_name() for tensor in compiled.outputs])
+        self.check_names("inputs", self.inputs, _names(compiled.inputs))
+        self.check_names("outputs", self.outputs, _names(compiled.outputs))
         actual = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         pb_utils.Logger.log_info(f"{self.path}: OpenVINO runs it in {actual}")
         if actual != requested:
@@ -111,6 +111,11 @@ def _load_error(path: Path, error: RuntimeError) -> Exception:
     reason = str(error).strip().splitlines()[-1]
     exception: Exception = pb_utils.TritonModelException(f"{path}: OpenVINO cannot load it: {reason}")
     return exception
+
+
+def _names(ports: list[Any]) -> list[str]:
+    """Return all names: OpenVINO merges a comparison with the cast after it, and the output has the names of both."""
+    return [name for port in ports for name in sorted(port.get_names())]
 
 
 def _tensor(port: Any) -> TensorInfo:

@@ -1,0 +1,1 @@
+"""Make trained models smaller or faster: fine-tuning for int8."""

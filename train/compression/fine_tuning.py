@@ -1,0 +1,71 @@
+"""The configuration to train a checkpoint further: that of its own run, with a few changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from train.config.document import Document
+from train.config.loading import Config, resolve_config
+from train.data.splits import SUMMARY_FILE
+from tritonkit.checkpoint import read_spec
+from tritonkit.errors import DataError, InputError
+from tritonkit.evaluation.labelled_images import known_labels
+from tritonkit.spec import ModelSpec
+
+_KEYS_OF_SPLITS = ("labels", "mask_values", "per_class", "sampling")
+"""Keys of `data` that also hold for the tables in a run's splits folder."""
+
+
+def fine_tuning_config(
+    checkpoint: Path,
+    data: str | Path | None,
+    changes: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    lr_factor: float = 1.0,
+) -> Config:
+    """Return the configuration of a run that starts from a checkpoint of `train fit`, in one stage, without an export.
+
+    data: replaces `data.path`; None for the splits next to the checkpoint, so that test images stay test images.
+    changes: top-level keys and their values. lr_factor: on the learning rate of the checkpoint's run. Raises
+    CheckpointError, InputError, and ConfigError for wrong overrides.
+    """
+    spec = read_spec(checkpoint)
+    try:
+        values = Config.model_validate(spec.lineage.config).model_dump(mode="json")
+    except ValidationError as error:
+        raise InputError(
+            f"{checkpoint}: contains no training configuration, so it cannot be trained further; expected a checkpoint "
+            "that `train fit` wrote",
+            code="checkpoint.no_config",
+        ) from error
+    splits = checkpoint.parent / "splits"
+    if data is not None:
+        values["data"]["path"] = str(data)
+    elif (splits / SUMMARY_FILE).is_file():
+        kept = {key: values["data"][key] for key in _KEYS_OF_SPLITS}
+        values["data"] = {**kept, "path": str(splits), "test_ratio": 0}
+    else:
+        raise DataError(
+            f"{checkpoint}: no splits/{SUMMARY_FILE} next to it; set --data to the images that it was trained on",
+            code="data.no_splits",
+        )
+    values["model"] |= {"pretrained": False, "weights": str(checkpoint)}
+    values["optimizer"]["lr"] *= lr_factor
+    values |= {"frozen_epochs": 0, "frozen_lr": None, "patience": None, "export": None, **changes}
+    return resolve_config(Document(values, {}), overrides, str(checkpoint))
+
+
+def check_same_labels(plan_spec: ModelSpec, checkpoint: Path, data: str) -> None:
+    """Raise DataError if the data has other labels: the layer of the answers would start from random weights."""
+    spec = read_spec(checkpoint)
+    planned, expected = known_labels(plan_spec), known_labels(spec)
+    if planned != expected:
+        raise DataError(
+            f"{data}: has the labels {', '.join(planned):.200}; expected those of {checkpoint}: "
+            f"{', '.join(expected):.200}",
+            code="data.other_labels",
+        )
