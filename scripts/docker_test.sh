@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Serve a model in real containers, with Compose and with `server up --runtime docker`, and compare the answers with
-# those of the ONNX file. The script starts its own Docker engine and keeps downloads in .cache/docker. Needs root and
+# those of the ONNX file. Train and export in containers too. The script starts its own Docker engine and keeps downloads in .cache/docker. Needs root and
 # Debian 12; prints "skipped: …" elsewhere.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -178,6 +178,32 @@ loaded() { curl --silent --output /dev/null --write-out '%{http_code}' --header 
 [[ $(loaded imagenet_encoded) == 400 ]] || fail "a model that MODELS does not name was loaded"
 compose_down
 
+step "train and export in containers"
+# The packages of the image are 8 GB. Unless DOCKER_TEST_FULL is set, the Dockerfile gets a short lock, and the
+# containers get the packages of .venv, which has those of the whole lock.
+installed=$PWD/.venv/lib/python3.11/site-packages
+[[ -d $installed ]] || DOCKER_TEST_FULL=yes # Debian's Python needs packages for 3.11
+if [[ -n ${DOCKER_TEST_FULL:-} ]]; then
+  lock=requirements/train.lock mounted=()
+else
+  lock=requirements/decode.lock mounted=(--volume "$installed:/opt/tritonkit/lib/python3.11/site-packages:ro")
+fi
+project=$work/project
+mkdir --parents "$project/data"
+cp --recursive .cache/data/digits/[017] "$project/data"
+cp examples/digits.yaml "$project"
+chown --recursive 4321:4321 "$project"
+TRAIN_USER=4321:4321 PWD=$project docker-compose --profile tools config \
+  | python -m scripts.drills.docker_drill tools-on-host-network > "$work/tools.json"
+tool() { docker-compose --file "$work/tools.json" "$@" 2> "$work/tool.log" || fail "$(tail -n 5 "$work/tool.log")"; }
+tool build --build-arg "LOCK=$lock" train-cpu > "$work/build.log"
+echo "built (after $SECONDS s)"
+trained=$(tool run -T --rm "${mounted[@]}" train-cpu fit digits.yaml data.path=data epochs=1 | tail -n 1)
+[[ $(stat --format %u "$project/$trained") == 4321 ]] || fail "the checkpoint is not the caller's: $trained"
+tool run -T --rm "${mounted[@]}" builder-cpu export "$trained" > /dev/null
+[[ -f $project/model_repository/digits/1/model.onnx ]] || fail "nothing was exported"
+(cd "$project" && train test "$trained" > /dev/null) || fail "paths of the container are not those outside"
+
 step "the same with server up --runtime docker, which builds the image"
 docker tag tritonkit/triton-cpu tritonkit-test/built # what was built stays known to the engine
 docker rmi tritonkit/triton-cpu > /dev/null
@@ -230,4 +256,4 @@ if server up --force --runtime docker --repository "$repository" "${ports[@]}" 2
 fi
 grep -q 'model imagenet version 1: .*Protobuf parsing failed' "$work/refused" || fail "$(cat "$work/refused")"
 [[ -z $(docker ps --all --quiet) ]] || fail "the container of a failed start was left"
-step "done: Compose and the docker runtime serve what the ONNX file answers"
+step "done: Compose and the docker runtime serve what the ONNX file answers; a model was trained in a container"

@@ -42,6 +42,18 @@ def host_network(http: int, grpc: int, metrics: int) -> None:
 
 
 @app.command()
+def tools_on_host_network() -> None:
+    """Keep the services `train-cpu` and `builder-cpu` of a resolved Compose file (stdin), on the host network."""
+    document: dict[str, Any] = yaml.safe_load(sys.stdin)
+    services = {name: document["services"][name] for name in ("train-cpu", "builder-cpu")}
+    for service in services.values():
+        service.pop("networks", None)
+        service["network_mode"] = "host"
+        service["build"]["network"] = "host"
+    json.dump({"version": document["version"], "services": services}, sys.stdout, indent=1)
+
+
+@app.command()
 def compare(expected: Path, served: Path) -> None:
     """Compare two documents of `client infer --json`: the same files, labels and scores to within 1e-5."""
     expected_scores, served_scores = (_scores(path) for path in (expected, served))

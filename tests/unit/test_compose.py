@@ -22,6 +22,7 @@ from tritonkit.triton.releases import DEFAULT_IMAGE, release_of
 
 PAGES = [page for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")) if "\ndocker compose" in page.read_text()]
 TRITONS = ("triton", "triton-cpu")
+TOOLS = ("train", "train-cpu", "builder", "builder-cpu")
 ENTRYPOINT = ROOT / "deploy" / "entrypoint.sh"
 ADMIN = {"TRITONKIT_ADMIN_TOKEN": "admin"}
 
@@ -53,10 +54,32 @@ def test_triton_is_not_started_for_ever_when_it_cannot_start(services: dict[str,
     assert services[name]["restart"] == "on-failure:5"
 
 
-def test_only_the_first_service_reserves_a_gpu(services: dict[str, Any]) -> None:
-    devices = services["triton"]["deploy"]["resources"]["reservations"]["devices"]
+@pytest.mark.parametrize("name", ["triton", "train", "builder"])
+def test_only_the_service_without_cpu_in_its_name_reserves_a_gpu(services: dict[str, Any], name: str) -> None:
+    devices = services[name]["deploy"]["resources"]["reservations"]["devices"]
     assert devices[0]["capabilities"] == ["gpu"]
-    assert "deploy" not in services["triton-cpu"]
+    assert "deploy" not in services[f"{name}-cpu"]
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_tool_runs_without_root_in_the_current_folder_and_ends(services: dict[str, Any], name: str) -> None:
+    service = services[name]
+    assert service["entrypoint"] == [name.removesuffix("-cpu")]
+    assert service["user"] == "${TRAIN_USER:-1000:1000}"
+    assert (service["read_only"], service["cap_drop"], service["restart"]) == (True, ["ALL"], "no")
+    assert service["volumes"] == ["${PWD:-.}:${PWD:-/work}"]
+    assert service["working_dir"] == "${PWD:-/work}"
+    assert service["shm_size"] == services["triton"]["shm_size"]
+    assert "ports" not in service
+
+
+def test_image_of_the_tools_has_the_packages_of_the_development_environment() -> None:
+    pinned = [
+        dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements" / f"{name}.lock").read_text(), re.MULTILINE))
+        for name in ("train", "dev")
+    ]
+    assert {"torch", "lightning", "onnxruntime", "mlflow-skinny"} <= pinned[0].keys()
+    assert pinned[0].items() <= pinned[1].items()
 
 
 def test_compose_and_the_docker_runtime_serve_by_the_same_images(services: dict[str, Any]) -> None:
@@ -70,7 +93,7 @@ def test_compose_and_the_docker_runtime_serve_by_the_same_images(services: dict[
     assert release_of(f"{DEFAULT_IMAGE}{PILLOW_SUFFIX}") == release_of(DEFAULT_IMAGE)
 
 
-@pytest.mark.parametrize("name", TRITONS)
+@pytest.mark.parametrize("name", [*TRITONS, "train-cpu"])
 def test_compose_builds_with_the_settings_of_the_environment_that_the_docker_runtime_does(
     services: dict[str, Any], name: str
 ) -> None:
@@ -78,13 +101,16 @@ def test_compose_builds_with_the_settings_of_the_environment_that_the_docker_run
     assert {setting: given.get(setting, "not given") for setting in BUILD_VARIABLES} == dict.fromkeys(BUILD_VARIABLES)
 
 
-@pytest.mark.parametrize("name", TRITONS)
+@pytest.mark.parametrize("name", [*TRITONS, "train-cpu"])
 def test_image_is_built_of_files_that_the_engine_is_given(services: dict[str, Any], name: str) -> None:
     given = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
-    lines = (ROOT / services[name]["build"]["dockerfile"]).read_text().splitlines()
+    text = (ROOT / services[name]["build"]["dockerfile"]).read_text()
+    lock = re.search(r"^ARG LOCK=(\S+)", text, re.MULTILINE)
+    lines = text.replace("${LOCK}", lock[1] if lock else "").splitlines()
     copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
     assert copied
-    assert {file for files in copied for file in files} <= set(given)
+    files = {file for each in copied for file in each}
+    assert {file for file in files if not {file, file.partition("/")[0]} & set(given)} == set()
 
 
 def test_image_is_new_enough_and_the_example_settings_are_the_defaults() -> None:
@@ -97,7 +123,7 @@ def test_image_is_new_enough_and_the_example_settings_are_the_defaults() -> None
 
 
 def test_pictures_are_decoded_by_one_pillow_everywhere() -> None:
-    locks = [ROOT / "requirements" / f"{name}.lock" for name in ("dev", "client", "triton", "decode")]
+    locks = [ROOT / "requirements" / f"{name}.lock" for name in ("dev", "train", "client", "triton", "decode")]
     assert len({re.findall(r"^pillow==\S+", lock.read_text(), re.MULTILINE)[0] for lock in locks}) == 1
 
 
@@ -171,7 +197,7 @@ def test_compose_accepts_the_file() -> None:
     if not usable:
         pytest.skip("neither docker-compose nor docker compose is installed")
     for command in usable:
-        profiles = ["--profile", "cpu", "--profile", "monitoring"]
+        profiles = ["--profile", "cpu", "--profile", "tools", "--profile", "monitoring"]
         checked = subprocess.run([*command, *profiles, "config"], cwd=ROOT, capture_output=True, text=True)
         assert checked.returncode == 0, checked.stderr
 

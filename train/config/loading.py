@@ -130,6 +130,12 @@ class Config(HeadConfig):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _check_ignored_value(self) -> Config:
+        if self.task == "segmentation" and any("ignore_index" in term.arguments for term in self.loss or ()):
+            raise ValueError("ignore_index is a key of `data`, where it counts for losses and metrics; move it there")
+        return self
+
     @property
     def total_epochs(self) -> int:
         """The number of epochs of both stages."""

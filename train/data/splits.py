@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from train.config.sections import DataConfig
+from train.data.near_duplicates import Thumbnails
 from train.data.splitting import keep_most_common_classes, split_parts
 from train.tasks.base import TrainingTask
 from tritonkit.errors import DataError, Problem, SpecError
@@ -30,6 +31,7 @@ from tritonkit.evaluation.samples.part_names import PARTS
 from tritonkit.evaluation.samples.sample import IMAGE, Sample, Truth
 from tritonkit.remotes.addresses import public_name
 from tritonkit.spec import TaskSpec
+from tritonkit.system.console import warn
 
 SUMMARY_FILE = "data.json"
 
@@ -85,7 +87,8 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     task_spec = _task_spec(task, data)
     samples = [sample for part in data.samples.values() for sample in part]
     task.prepare([sample.truth for sample in samples])
-    digests, problems = check_files(samples, task, task_spec)
+    thumbnails = Thumbnails()
+    digests, problems = check_files(samples, task, task_spec, thumbnails.add)
     data.problems += problems + find_leaks(data.samples, digests) + check_labels(samples, digests, task, data.notes)
     ratios = {"test": config.test_ratio, "val": config.val_ratio}
     missing = {part: ratio for part, ratio in ratios.items() if ratio and not data.samples[part]}
@@ -101,6 +104,8 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     by = "group" if config.group is not None else config.split_by or task.split_by
     parts |= split_parts(parts["train"], missing, task, by, seed, digests)
     raise_if_any(origin, task.validate_splits(_truths(parts), task_spec, minimum=1))
+    for warning in thumbnails.warnings(parts):
+        warn(f"warning: {config.path}: {warning}")
     ordered = {part: tuple(sorted(parts[part], key=lambda sample: sample.path)) for part in PARTS}
     lines = [
         f"{hashlib.sha256(task.fingerprint_bytes(sample.truth)).hexdigest()}\t{digests[sample.path]}\n"
@@ -123,6 +128,8 @@ def _option_problems(config: DataConfig, task: TrainingTask) -> Iterator[Problem
     for name in ("masks", "mask_values", "mask_suffix"):
         if getattr(config, name) and not task.dense:
             yield Problem("data.option_not_used", f"data.{name} is for segmentation; leave it out")
+    if config.ignore_index is not None and not task.dense:
+        yield Problem("data.option_not_used", "data.ignore_index is for segmentation; leave it out")
     if config.mask_suffix and config.masks is None:
         yield Problem(
             "data.mask_suffix_without_masks",

@@ -19,7 +19,7 @@ from tritonkit.evaluation.samples.sample import Sample
 from tritonkit.evaluation.tasks.base import natural_sort_key
 from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES, Golden, pack_geometries
 from tritonkit.networks.network import save_network
-from tritonkit.remotes.addresses import public_name
+from tritonkit.remotes.addresses import public_name, public_values
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.spec import Lineage
@@ -54,7 +54,7 @@ def publish(
                 report.save(values)
     lineage = Lineage(
         data_fingerprint=splits.fingerprint,
-        config=plan.config.model_dump(mode="json"),
+        config=public_values(plan.config.model_dump(mode="json")),
         git_revision=git_revision(),
         seed=plan.config.seed,
         metrics={name: value for name, value in metrics.items() if value is not None},

@@ -26,4 +26,4 @@ def training_task(config: Config) -> TrainingTask:
         heads = {name: make_task(TRAINING_TASKS, head, name) for name, head in config.heads.items()}
         return HeadsTraining(config, heads, {name: head.weight for name, head in config.heads.items()})
     task: TrainingTask = make_task(TRAINING_TASKS, config, label_names=config.data.labels)
-    return with_mask_values(task, config.data.mask_values)  # type: ignore[no-any-return]
+    return with_mask_values(task, config.data.all_mask_values())  # type: ignore[no-any-return]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, FiniteFloat, PositiveInt
+from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
 
-from tritonkit.evaluation.samples.mask_values import MaskValues
+from tritonkit.evaluation.samples.mask_values import BINARY, IGNORE, MaskValues
 from tritonkit.options import InputPath
 from tritonkit.spec import Frozen, Name
+from tritonkit.tasks.segmentation import IGNORED
 
 
 class Section(Frozen):
@@ -49,6 +50,9 @@ class LabelledData(Section):
     """Segmentation: by class, the values in masks: a number, a list, a range or a colour, such as
     {background: 0, nucleus: 1-255, ignore: 65535}; `nonzero` is every other value except 0. Pixels with an `ignore`
     value count neither for the loss nor for metrics."""
+    ignore_index: Annotated[int, Field(ge=0, lt=2**16)] | None = None
+    """Segmentation: the value in masks that counts neither for the loss nor for metrics; default: 255, where the
+    masks hold class numbers. The same as `ignore` in mask_values."""
     labels: tuple[str, ...] | None = None
     """Segmentation: the names of the class numbers in the masks, from 0; default: background, foreground.
     Multilabel: the columns that are labels; default: all but the image column."""
@@ -56,3 +60,26 @@ class LabelledData(Section):
     """The column that assigns each image to train, val or test."""
     group: str | None = None
     """A column, such as patient: images with an equal value stay in one part."""
+
+    @model_validator(mode="after")
+    def _check_ignore_index(self) -> LabelledData:
+        index = self.ignore_index
+        if index is None:
+            return self
+        for label, values in (self.mask_values or self._class_numbers()).items():
+            if index in values and label != IGNORE:
+                raise ValueError(
+                    f"ignore_index {index} is the value of {label}; set data.mask_values, which names the values of "
+                    "each class and of `ignore`"
+                )
+        return self
+
+    def all_mask_values(self) -> MaskValues | None:
+        """Return `mask_values` with `ignore_index` among the ignored values; None if neither is set."""
+        if self.ignore_index is None:
+            return self.mask_values
+        values = self.mask_values or self._class_numbers() | {IGNORE: (IGNORED,)}
+        return {**values, IGNORE: tuple(dict.fromkeys((*values.get(IGNORE, ()), self.ignore_index)))}
+
+    def _class_numbers(self) -> MaskValues:
+        return {label: (number,) for number, label in enumerate(self.labels or BINARY)}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from tritonkit.errors import DataError, Problem
 from tritonkit.evaluation.config import LabelledData
@@ -129,18 +131,26 @@ def check_labels(
 
 
 def check_files(
-    samples: Sequence[Sample], task: EvaluationTask, task_spec: TaskSpec | None
+    samples: Sequence[Sample],
+    task: EvaluationTask,
+    task_spec: TaskSpec | None,
+    on_image: Callable[[Path, Image.Image], None] | None = None,
 ) -> tuple[dict[Path, str], list[Problem]]:
-    """Decode every image and check its truth. Return the sha256 of each readable image, and the problems."""
+    """Decode every image and check its truth. Return the sha256 of each readable image, and the problems.
+
+    on_image: called with each decoded image, from several threads.
+    """
 
     def check(sample: Sample) -> tuple[str, Problem | None]:
         """Return the sha256 of an image, empty if it cannot be read, and its problem."""
         try:
             content = read_picture(sample.path)
-            size = decode_image(content).size
+            image = decode_image(content)
         except ImageError as error:
             return "", Problem("data.image_unreadable", f"{sample.path}: {error}")
-        problem = task.truth_problem(sample.truth, size, task_spec) if task_spec is not None else None
+        if on_image is not None:
+            on_image(sample.path, image)
+        problem = task.truth_problem(sample.truth, image.size, task_spec) if task_spec is not None else None
         return hashlib.sha256(content).hexdigest(), problem
 
     with ThreadPoolExecutor() as pool:

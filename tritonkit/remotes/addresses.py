@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 DVC = "dvc://"
@@ -51,6 +52,18 @@ def public_name(address: str) -> str:
         public_fields.append(field)
     public_query = "&".join(public_fields)
     return f"{start}{mark}{public_query}" if public_query else start
+
+
+def public_values(document: Any) -> Any:
+    """Return a JSON document with the public name of each address in it."""
+    match document:
+        case str():
+            return public_name(document) if is_address(document) else document
+        case dict():
+            return {key: public_values(value) for key, value in document.items()}
+        case list() | tuple():
+            return [public_values(value) for value in document]
+    return document
 
 
 def without_secrets(text: str, address: str) -> str:

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -101,7 +101,7 @@ def fetch_beside(path: Path, names: Iterable[str]) -> None:
     if folder.parent.parent != cache_folder() or (record := _read_record(folder)) is None or record.is_folder:
         return
     slashed = dict.fromkeys(name.replace("\\", "/") for name in names)
-    _Copy(record.address, *open_filesystem(record.address)).fetch([name for name in slashed if _is_below(name)])
+    _Copy(record.address, *open_filesystem(record.address)).fetch_beside([name for name in slashed if _is_below(name)])
 
 
 class _Copy:
@@ -110,35 +110,42 @@ class _Copy:
     def __init__(self, address: str, files: Any, path: str) -> None:
         self.address, self.name, self._files, self._path = address, public_name(address), files, path
         self.base = address_path(path).rstrip("/").rpartition("/")[2]
-        place = (
-            f"{self.name}\n{Path.cwd()}" if address.startswith(DVC) else self.name.rstrip("/")
-        )  # maybe of the repository here
+        # A path of DVC may be one in the repository here.
+        place = f"{self.name}\n{Path.cwd()}" if address.startswith(DVC) else self.name.rstrip("/")
         stem = re.sub(r"[^\w.@-]", "_", self.base)[-80:].lstrip(".")
         digest = hashlib.sha256(place.encode()).hexdigest()[:12]
         self.folder = cache_folder() / self.name.partition("://")[0].lower() / f"{stem}-{digest}"
         self._partials = self.folder.with_name(f"{self.folder.name}.partial")
-        # Only the asynchronous file systems are safe to use from several threads.
-        self._threads = _THREADS if getattr(files, "async_impl", False) else 1
+        # Others than the asynchronous ones and DVC's may not be safe to use from several threads.
+        self._threads = _THREADS if getattr(files, "async_impl", False) or address.startswith(DVC) else 1
 
     def fetch(self, companions: Sequence[str] = (), pin: str = "") -> Path:
         """Make the copy equal to its source, and return its path."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(self.folder, self.name):
             record = self._intact_record()
             if pin and not companions and record.complete and self._has(pin, record):
                 return self.folder / self.base
-            try:
-                with translate_errors(self.address):
-                    is_folder, sources = self._sources(companions)
-            except ExternalError:
-                if not record.complete:
-                    raise
-                warn(f"warning: {self.name}: the store cannot be reached; using the copy in {self.folder}")
-            else:
-                record = self._renew(record, is_folder, sources)
+            record = self._renewed(record, lambda: self._sources(companions))
             if pin and not self._has(pin, record):
                 raise self._wrong_content(pin, record)
             return self.folder if record.is_folder else self.folder / self.base
+
+    def fetch_beside(self, names: Sequence[str]) -> None:
+        """Fetch files beside the file, without a request for itself: its signature is not in the record."""
+        with _locked(self.folder, self.name):
+            self._renewed(self._intact_record(), lambda: (False, self._companions(names)))
+
+    def _renewed(self, record: Record, find: Callable[[], tuple[bool, dict[str, RemoteFile]]]) -> Record:
+        """Make the copy equal to the files that `find` returns. Where the store is away, a complete copy is enough."""
+        try:
+            with translate_errors(self.address):
+                is_folder, sources = find()
+        except ExternalError:
+            if not record.complete:
+                raise
+            warn(f"warning: {self.name}: the store cannot be reached; using the copy in {self.folder}")
+            return record
+        return self._renew(record, is_folder, sources)
 
     def _intact_record(self) -> Record:
         """Return the record without the files that someone deleted or changed."""
@@ -274,6 +281,7 @@ def _read_record(folder: Path) -> Record | None:
 @contextmanager
 def _locked(folder: Path, name: str) -> Iterator[None]:
     """Wait until no other process changes the copy."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -64,6 +64,10 @@ def test_training_export_and_measurement_read_addresses(
     assert measured.exit_code == 0, measured.output
     document = json.loads(measured.stdout)
     assert (document["checkpoint"], document["data"], document["images"]) == (address, remote_data, 36)
+    shown = command("builder", "show", f"{bucket}/run/best.safetensors", "--json")
+    assert json.loads(shown.stdout)["spec"]["name"] == "tiny"
+    answered = command("client", "infer", remote_data, "--from", address, "--json")
+    assert len(json.loads(answered.stdout)["rows"]) == 36
 
 
 def test_table_at_an_address_brings_the_images_that_it_names(

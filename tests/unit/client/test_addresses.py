@@ -31,7 +31,7 @@ from tests.programs import run_python
 from tests.web import ANY_PORT, Quiet, listening
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import MAX_BYTES
-from tritonkit.remotes.addresses import public_name, without_secrets
+from tritonkit.remotes.addresses import public_name, public_values, without_secrets
 
 NO_SUCH_FILE = "no file has this name"
 SHORT = FetchPolicy(attempts=3, pause_s=0.02, read_s=0.3)
@@ -255,6 +255,11 @@ def test_password_is_used_and_not_shown(site: str, server: Any) -> None:
 )
 def test_name_of_an_address_shows_no_credentials_and_stays_its_own(address: str, name: str) -> None:
     assert public_name(address) == name
+
+
+def test_document_shows_no_credentials_of_its_addresses() -> None:
+    document = {"data": {"path": "https://h/a.zip?sig=x&se=1", "labels": ["a", "b"]}, "epochs": 3}
+    assert public_values(document) == {"data": {"path": "https://h/a.zip", "labels": ["a", "b"]}, "epochs": 3}
 
 
 def test_errors_of_libraries_show_no_credentials() -> None:

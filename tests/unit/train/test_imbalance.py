@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from tests.train_configs import tiny_config
 from train.config.loading import load_config
 from train.config.sections import AugmentConfig
 from train.data.augment import BatchMix, make_augmentation
 from train.data.dataset import EpochSampler
+from train.tasks import training_task
+from train.tasks.builtin import SegmentationTraining
 from train.tasks.losses import OneVsRestCrossEntropy
 from tritonkit.errors import ConfigError
 
@@ -124,3 +128,37 @@ def test_randaugment_is_off_when_false(tmp_path: Path) -> None:
     path.write_text(GOOD)
     assert load_config(path, ["augment.randaugment=false"]).augment.randaugment is None
     assert load_config(path, ["augment.randaugment={num_ops: 3}"]).augment.randaugment.num_ops == 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("data", "values", "expected"),
+    [
+        ({"ignore_index": 7}, [0, 1, 7, 255], [0, 1, 255, 255]),
+        ({"ignore_index": 255}, [0, 1, 255], [0, 1, 255]),
+        ({"ignore_index": 3, "labels": ["sky", "sea", "land"]}, [2, 0, 3], [2, 0, 255]),
+        ({"ignore_index": 9, "mask_values": {"sky": 5, "sea": 6, "ignore": 8}}, [5, 6, 8, 9], [0, 1, 255, 255]),
+    ],
+)
+def test_pixels_of_the_ignored_value_do_not_count_when_it_is_set(
+    tmp_path: Path, data: dict[str, Any], values: list[int], expected: list[int]
+) -> None:
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.array([values], np.uint8)).save(mask)
+    task = training_task(tiny_config(task="segmentation", data={"path": "x", **data}))
+    assert isinstance(task, SegmentationTraining)
+    assert task.read_mask(mask).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["task=segmentation", "data.ignore_index=0"],
+        ["task=segmentation", "data.ignore_index=4", "data.mask_values={sky: 4, sea: 5}"],
+        ["task=segmentation", "loss={name: cross_entropy, ignore_index: 0}"],
+    ],
+)
+def test_ignored_value_is_refused_when_a_class_has_it_or_a_loss_sets_it(tmp_path: Path, overrides: list[str]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(GOOD)
+    with pytest.raises(ConfigError, match="ignore_index"):
+        load_config(path, overrides)

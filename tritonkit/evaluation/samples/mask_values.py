@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BeforeValidator
 IGNORE = "ignore"
 """Key in place of a class: these pixels count neither for the loss nor for metrics."""
 BACKGROUND = "background"
+BINARY = (BACKGROUND, "foreground")
+"""The default labels of two classes."""
 NONZERO = "nonzero"
 _RANGE = re.compile(r"([0-9]+)-([0-9]+)")
 _GREY = 0x010101

@@ -43,14 +43,14 @@ def evaluation_task_of(spec: ModelSpec) -> EvaluationTask:
     data = recorded_data(spec)
     label_names = spec.labels if spec.task == SegmentationEvaluation.name else data.labels
     task = make_task(EVALUATION_TASKS, _task_config(spec, recorded), label_names=label_names)
-    measured: EvaluationTask = with_mask_values(task, data.mask_values)
+    measured: EvaluationTask = with_mask_values(task, data.all_mask_values())
     return measured
 
 
 def recorded_data(spec: ModelSpec, path: Path = Path(), masks: Path | None = None) -> LabelledData:
     """The labelled data at `path`, with the column and mask settings of the model's lineage."""
     recorded = _section(spec.lineage.config, "data")
-    names = ("columns", "mask_suffix", "mask_values", "labels")
+    names = ("columns", "mask_suffix", "mask_values", "ignore_index", "labels")
     try:
         return LabelledData.model_validate(
             {name: recorded[name] for name in names if name in recorded} | {"path": path, "masks": masks}

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardInde
 
 from tritonkit.errors import ConfigError, Problem
 from tritonkit.evaluation.config import TaskConfig
-from tritonkit.evaluation.samples.mask_values import IGNORE, MaskMapping, format_values
+from tritonkit.evaluation.samples.mask_values import BINARY, IGNORE, MaskMapping, format_values
 from tritonkit.evaluation.samples.masks import (
     BLACK_AND_WHITE,
     MaskError,
@@ -33,8 +33,6 @@ from tritonkit.spec import Outputs, TaskSpec
 from tritonkit.tasks import task_for
 from tritonkit.tasks.base import Targets
 from tritonkit.tasks.segmentation import IGNORED, foreground_iou
-
-BINARY = ("background", "foreground")
 
 
 class SegmentationEvaluation(EvaluationTask):
