@@ -26,6 +26,7 @@ from tritonkit.evaluation.evaluate import LabelledImages
 from tritonkit.golden import Golden
 from tritonkit.networks.network import load_network
 from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import ONNX, OPENVINO
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.runtimes.openvino import OpenVinoRunner
 from tritonkit.runtimes.pytorch import TorchRunner
@@ -45,12 +46,12 @@ def metric_by_runner(checkpoint: Path, golden: Golden, splits: Path, metric: str
         return None if value is None else round(value, 4)
 
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: Path(folder) / f"{name}.onnx" for name in ("fp32", "onnxruntime", "tensorrt")}
+        paths = {name: Path(folder) / f"{name}{ONNX.suffix}" for name in ("fp32", "onnxruntime", "tensorrt")}
         onnx_from_network(network, paths["fp32"])
         graph = flattened(onnx.load(paths["fp32"]))
         onnx.save(quantize_graph(graph, golden.images, "onnxruntime"), paths["onnxruntime"])
         onnx.save(quantize_graph(graph, golden.images, "tensorrt"), paths["tensorrt"])
-        converted = Path(folder) / "model.xml"
+        converted = Path(folder) / OPENVINO.file
         openvino.save_model(openvino.Core().read_model(paths["onnxruntime"]), converted, compress_to_fp16=False)
         runners = (
             OnnxRuntimeRunner(paths["onnxruntime"], spec=spec),

@@ -35,7 +35,7 @@ def test_run_has_all_its_files_when_finished(trained: FitResult) -> None:
     assert names == {
         "best.safetensors", "last.safetensors", "golden.npz", "last.golden.npz", "config.yaml", "metrics.csv",
         "splits/train.csv", "splits/val.csv", "splits/test.csv", "splits/data.json",
-        "curves.png", "batches.png", "predictions.png", "confusion.png",
+        "curves.png", "batches.png", "predictions.png", "confusion.png", "report.html", "evaluation.json",
         "lightning/last.ckpt", f"lightning/{best_state(trained).name}",
     }  # fmt: skip
 
