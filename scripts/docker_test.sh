@@ -179,7 +179,7 @@ loaded() { curl --silent --output /dev/null --write-out '%{http_code}' --header 
 compose_down
 
 step "train and export in containers"
-# The packages of the image are 8 GB. Unless DOCKER_TEST_FULL is set, the Dockerfile gets a short lock, and the
+# The packages of the image are 6 GB. Unless DOCKER_TEST_FULL is set, the Dockerfile gets a short lock, and the
 # containers get the packages of .venv, which has those of the whole lock.
 installed=$PWD/.venv/lib/python3.11/site-packages
 [[ -d $installed ]] || DOCKER_TEST_FULL=yes # Debian's Python needs packages for 3.11
