@@ -30,7 +30,7 @@ from tritonkit.triton.runner import TritonRunner
 WriteConfig = Callable[..., Path]
 TASKS = ("multiclass", "multilabel", "embedding", "segmentation")
 BLOCKS = ("layer1", "layer2", "layer3", "layer4")
-"""A function of its own prunes each block; for segmentation, the decoder in place of the last."""
+"""A function of its own prunes each block; for segmentation, the decoder's first in place of the last."""
 
 
 def document(result: Result) -> Any:
@@ -86,11 +86,13 @@ def test_pruned_models_of_all_tasks_answer_from_triton_as_they_were_trained(
     """For each task one model that lost channels, and then weights by each of the four functions in another block."""
     checkpoints = {}
     for task in TASKS:
-        blocks = (*BLOCKS[:3], "decoder") if task == "segmentation" else BLOCKS
+        # An untrained U-Net answers every image alike, which a verdict refuses.
+        is_mask = task == "segmentation"
+        blocks, epochs = ((*BLOCKS[:3], "decoder.blocks.0"), 4) if is_mask else (BLOCKS, 1)
         sections = [{"function": each, "layers": [f"*{name}"]} for name, each in zip(blocks, ZEROS, strict=True)]
-        weights = str(prune(task, f"{task}-whole", []).checkpoint)
+        weights = str(prune(task, f"{task}-whole", [], epochs=epochs).checkpoint)
         model = {**CASES.get(task, {}).get("model", {"name": "test_resnet"}), "weights": weights}
-        pruned = prune(task, task, [{"function": CHANNELS}, *sections], model=model).checkpoint
+        pruned = prune(task, task, [{"function": CHANNELS}, *sections], model=model, epochs=epochs).checkpoint
         assert pruned.stat().st_size < 0.45 * Path(weights).stat().st_size
         shares = zero_shares(pruned)
         zeros = {key: share for key, share in shares.items() if any(f"{name}." in key for name in blocks)}
