@@ -22,6 +22,7 @@ from train.data.dataset import EpochSampler, ImageDataset, make_loader
 from train.distributed.launch import launch
 from train.distributed.processes import strategy_name
 from train.distributed.sharing import TrainingShare, validation_batches
+from train.engine.batch_size import with_batch_size
 from train.engine.failures import translate_failures
 from train.engine.history import History
 from train.engine.learning_check import learning_warnings
@@ -74,6 +75,8 @@ def fit(config: Config, check: Callable[[TrainingPlan], None] | None = None) -> 
         plan = plan_run(config)
         if check is not None:
             check(plan)
+        plan = with_batch_size(plan)
+        config = plan.config
         run = RunFolder.create(config)
         with run.lock(), translate_failures(run, config):
             run.save_config(config)
@@ -99,6 +102,9 @@ def resume(folder: Path) -> FitResult:
                 f"{run.splits}: the images have changed since the run was started; start a new run", code="data.changed"
             )
         check_same_network(state, plan.network, run)
+        if config.batch_size == "auto":
+            plan = with_batch_size(plan)
+            run.save_config(plan.config)
         epoch = 0 if state is None else state["epoch"] + 1
         progress = f"resuming after epoch {epoch}" if epoch else "no epoch is complete; starting again"
         warn(f"{run.path}: {progress}")
@@ -223,13 +229,13 @@ def _loaders(plan: TrainingPlan, epoch: int) -> tuple[DataLoader[Any], DataLoade
     val = ImageDataset((*splits.base, *splits.val), *common)
     if not processes.is_member:
         return (
-            make_loader(train, config.batch_size, config.workers, sampler),
-            make_loader(val, config.batch_size, config.workers),
+            make_loader(train, config.images_per_batch, config.workers, sampler),
+            make_loader(val, config.images_per_batch, config.workers),
         )
-    share = (config.batch_size, processes.rank, processes.count)
+    share = (config.images_per_batch, processes.rank, processes.count)
     return (
-        make_loader(train, config.batch_size, config.workers, TrainingShare(sampler, *share)),
-        make_loader(val, config.batch_size, config.workers, batches=validation_batches(len(val), *share)),
+        make_loader(train, config.images_per_batch, config.workers, TrainingShare(sampler, *share)),
+        make_loader(val, config.images_per_batch, config.workers, batches=validation_batches(len(val), *share)),
     )
 
 
