@@ -62,6 +62,12 @@ def builder_command() -> Path:
     return Path(command)
 
 
+def environment_with(plugins: Sequence[str]) -> dict[str, str]:
+    """Return the environment of a command that imports the training's plugins."""
+    modules = [*filter(None, [os.environ.get(VARIABLE)]), *plugins]
+    return {**os.environ, VARIABLE: ",".join(modules)}
+
+
 def export_checkpoint(checkpoint: Path, export: ExportOptions, plugins: Sequence[str] = ()) -> Path:
     """Run `builder export` on a checkpoint, with the training's plugins; return the published artifact.
 
@@ -69,11 +75,9 @@ def export_checkpoint(checkpoint: Path, export: ExportOptions, plugins: Sequence
     verdict failed, ConfigError if the builder rejected the options, and ExternalError if the command failed otherwise.
     """
     command = ["builder", "export", str(checkpoint), *arguments_of(export)]
-    modules = [*filter(None, [os.environ.get(VARIABLE)]), *plugins]
-    environment = {**os.environ, VARIABLE: ",".join(modules)}
     process = subprocess.run(  # noqa: S603 - our own command
         [str(builder_command()), *command[1:], "--json"],
-        env=environment,
+        env=environment_with(plugins),
         stdout=subprocess.PIPE,
         text=True,
         check=False,

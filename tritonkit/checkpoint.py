@@ -49,6 +49,12 @@ def read_spec(path: Path) -> ModelSpec:
     return ModelSpec.from_json(metadata[METADATA_KEY], origin=str(path))
 
 
+def has_spec(path: Path) -> bool:
+    """Whether a `.safetensors` file is a checkpoint of tritonkit. Raises CheckpointError if it cannot be read."""
+    with _open_checkpoint(path) as file:
+        return METADATA_KEY in (file.metadata() or {})
+
+
 def read_weights(path: Path) -> Weights:
     """Read all tensors of a `.safetensors` file, by name. Raises CheckpointError."""
     weights: Weights = {}

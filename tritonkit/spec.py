@@ -32,7 +32,7 @@ Outputs = dict[str, NDArray[Any]]
 """Output arrays by name, each with the batch axis first."""
 
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 DEFAULT_THRESHOLD = 0.5
 METADATA_KEY = "model.json"
 """Key of the JSON in checkpoints, ONNX metadata and Triton's config parameters."""
@@ -73,6 +73,11 @@ class Architecture(Frozen):
     library: Literal["timm", "torchvision", "smp", "plugin", "graph"] = "timm"
     name: str
     arguments: dict[str, JsonValue] = {}
+    pruned: bool = False
+    """Channels were removed after the construction: the checkpoint's tensors have the shapes of the layers."""
+
+    def __str__(self) -> str:
+        return f"{self.library} {self.name}{', channels removed' if self.pruned else ''}"
 
 
 class Normalize(Frozen):
@@ -140,8 +145,8 @@ class ModelSpec(TaskSpec):
 
     FILE: ClassVar[str] = METADATA_KEY
     """The name of its file in a model or version folder."""
-    schema_version: Annotated[Literal[2], BeforeValidator(lambda version: 2 if version == 1 else version)] = 2
-    """Version 1 lacks fields that have defaults; it is read, and written again as version 2."""
+    schema_version: Annotated[Literal[3], BeforeValidator(lambda version: 3 if version in (1, 2) else version)] = 3
+    """Versions 1 and 2 lack fields that have defaults; they are read, and written again as version 3."""
     name: Name
     architecture: Architecture
     input: TensorSpec
@@ -174,7 +179,7 @@ class ModelSpec(TaskSpec):
         tasks: dict[str, TaskSpec] = dict(self.heads) or {"": self}
         return [
             ("task", self.task),
-            ("architecture", f"{self.architecture.library} {self.architecture.name}"),
+            ("architecture", str(self.architecture)),
             ("input", str(self.input)),
             *(("output", str(output)) for output in self.outputs),
             (

@@ -1,1 +1,1 @@
-"""Make trained models smaller or faster: fine-tuning for int8."""
+"""Makes trained models smaller or faster: pruning, and fine-tuning for int8."""

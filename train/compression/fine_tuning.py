@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from train.config.document import Document
 from train.config.loading import Config, resolve_config
+from train.config.pruning_functions import CHANNELS
 from train.data.splits import SUMMARY_FILE
 from tritonkit.checkpoint import read_spec
 from tritonkit.errors import DataError, InputError
@@ -55,7 +56,9 @@ def fine_tuning_config(
         )
     values["model"] |= {"pretrained": False, "weights": str(checkpoint)}
     values["optimizer"]["lr"] *= lr_factor
-    values |= {"frozen_epochs": 0, "frozen_lr": None, "patience": None, "export": None, **changes}
+    # Removed channels stay removed; zeros are the smallest weights, so they become the same ones again.
+    zeros = [each | {"when": "start"} for each in values["pruning"] if each["function"] != CHANNELS]
+    values |= {"pruning": zeros, "frozen_epochs": 0, "frozen_lr": None, "patience": None, "export": None, **changes}
     return resolve_config(Document(values, {}), overrides, str(checkpoint))
 
 

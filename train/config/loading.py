@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PlainValidator, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from train.config.document import Document
+from train.config.pruning import Prunings
+from train.config.pruning_functions import CHANNELS
 from train.config.sections import (
     AugmentConfig,
     Callback,
@@ -84,6 +86,9 @@ class Config(HeadConfig):
     workers: NonNegativeInt = 2
     """Processes that decode and augment. The number does not change the images; on a CPU it changes the last digits
     of sums, because each worker takes a core from torch."""
+    pruning: Prunings = ()
+    """Sets weights to zero while training, or removes channels before it; one section, or a list of them:
+    {function: l1_unstructured, amount: 0.5}."""
     devices: Literal["auto"] | PositiveInt = 1
     """Processes on this host that train together, one for each GPU; `auto`: as many as there are GPUs. On a CPU they
     share the cores. `batch_size` and `workers` are those of each process; the learning rate is not scaled. Under
@@ -140,6 +145,17 @@ class Config(HeadConfig):
                         f"augment.{mixing}: loss {term.name} cannot learn from mixed labels; use "
                         f"{' or '.join(supported)}, or leave {mixing} out"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _check_pruning(self) -> Config:
+        for section in self.pruning:
+            if section.moment == "stage" and not self.frozen_epochs:
+                raise ValueError("pruning.when: stage needs frozen_epochs, the epochs of the first stage, which is 0")
+            if section.function == CHANNELS and not self.model.pretrained and self.model.weights is None:
+                raise ValueError(
+                    f"pruning: {CHANNELS} selects channels by trained weights; set model.weights or model.pretrained"
+                )
         return self
 
     @model_validator(mode="after")

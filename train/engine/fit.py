@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from train.compression.fake_quantization import QuantizationAware
+from train.compression.zeros import ZeroWeights, first_complete_epoch
 from train.config.loading import Config
 from train.config.sections import DataConfig
 from train.data.augment import make_augmentation
@@ -36,11 +37,14 @@ from train.engine.run_report import reported
 from train.engine.state_files import (
     AtomicCheckpointIO,
     BestEpochCheckpoint,
+    FromEpoch,
+    PrunedEarlyStopping,
     check_same_config,
     check_same_network,
     last_state,
     network_weights,
     read_state,
+    restore_channels,
 )
 from train.export import export_checkpoint
 from tritonkit.errors import DataError, ExternalError
@@ -101,6 +105,7 @@ def resume(folder: Path) -> FitResult:
             raise DataError(
                 f"{run.splits}: the images have changed since the run was started; start a new run", code="data.changed"
             )
+        restore_channels(plan.network, state)
         check_same_network(state, plan.network, run)
         if config.batch_size == "auto":
             plan = with_batch_size(plan)
@@ -197,10 +202,17 @@ def _trainer(plan: TrainingPlan, run: RunFolder) -> Trainer:
         # This form leaves equal values, such as constant buffers, exactly unchanged.
         optional.append(WeightAveraging(avg_fn=lambda average, current, _: average + (current - average) * (1 - decay)))
     if config.patience is not None:
-        optional.append(EarlyStopping(f"val_{plan.task.monitor}", mode="max", patience=config.patience))
+        stopping = PrunedEarlyStopping if config.pruning else EarlyStopping
+        optional.append(stopping(f"val_{plan.task.monitor}", mode="max", patience=config.patience))
+    if plan.pruned:  # after the averaging, whose weights it sets to zero too
+        optional.append(ZeroWeights(plan.pruned, config))
     if config.quantization is not None:
         optional.append(QuantizationAware(config.quantization))
     reporting = () if processes.rank else (history, CurvesCallback(plan, run, history), EpochLogger())
+    callbacks = [*optional, *reporting, *plan.callbacks, _best_epochs(plan, run), last]
+    for each in callbacks:
+        if isinstance(each, FromEpoch):
+            each.first_epoch = first_complete_epoch(config)
     return Trainer(
         devices=processes.on_host,
         num_nodes=processes.hosts,
@@ -212,7 +224,7 @@ def _trainer(plan: TrainingPlan, run: RunFolder) -> Trainer:
         gradient_clip_val=config.gradient_clip,
         logger=False,
         plugins=[AtomicCheckpointIO(), *([TorchElasticEnvironment()] if processes.is_member else [])],
-        callbacks=[*optional, *reporting, *plan.callbacks, _best_epochs(plan, run), last],
+        callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

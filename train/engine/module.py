@@ -12,7 +12,7 @@ from train.config.loading import Config
 from train.data.augment import BatchMix
 from train.data.dataset import Batch, mix_seeds
 from train.engine.optim import make_optimizer, make_schedule
-from train.engine.state_files import CONFIG_KEY
+from train.engine.state_files import CONFIG_KEY, PRUNED_KEY
 from train.tasks import TrainingTask
 from tritonkit.errors import ConfigError, DataError
 from tritonkit.networks.network import Network
@@ -81,8 +81,9 @@ class TrainingModule(lightning.LightningModule):
         self.measures.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the configuration, so that a resumed run can check it."""
+        """Store the configuration, so that a resumed run can check it, and whether channels were removed."""
         checkpoint[CONFIG_KEY] = self.config.model_dump(mode="json")
+        checkpoint[PRUNED_KEY] = self.network.spec.architecture.pruned
 
     def configure_optimizers(self) -> Any:
         config = self.config

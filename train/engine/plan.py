@@ -11,7 +11,10 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from train.compression.channels import check_torch_pruning, match_channels, remove_channels
+from train.compression.zeros import PrunedTensor, pruned_tensors
 from train.config.loading import Config, Precision
+from train.config.pruning_functions import CHANNELS
 from train.config.sections import DataConfig, OptimizerConfig
 from train.data.splits import Splits, read_splits
 from train.distributed.processes import Processes, plan_processes
@@ -46,6 +49,8 @@ class TrainingPlan:
     precision: Precision
     callbacks: tuple[Callback, ...]
     processes: Processes
+    pruned: tuple[PrunedTensor, ...]
+    """The tensors in which weights become zero."""
 
 
 def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = False) -> TrainingPlan:
@@ -69,6 +74,8 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
         _collect_errors(lambda: check_can_export(export), errors)
     path = None if is_resumed else config.model.weights
     weights = None if path is None else _collect_errors(lambda: read_foreign(local_path(path)), errors)
+    if any(section.function == CHANNELS for section in config.pruning):
+        _collect_errors(check_torch_pruning, errors)
     splits = _collect_errors(lambda: read_splits(data or config.data, task, config.seed), errors)
     if splits is not None:
         _collect_errors(lambda: _check_measurable(task, splits), errors)
@@ -99,7 +106,11 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
         list(network.modules_without_heads())
     if path is not None and weights is not None:
         _load_initial_weights(public_name(str(path)), weights, network)
-    return TrainingPlan(config, task, splits, network, loss, precision, callbacks, processes)
+    for section in config.pruning:
+        if section.function == CHANNELS and not is_resumed:
+            remove_channels(network, section)
+    pruned = pruned_tensors(network, config)
+    return TrainingPlan(config, task, splits, network, loss, precision, callbacks, processes, pruned)
 
 
 def _collect_errors(make: Callable[[], T], errors: list[InputError]) -> T | None:
@@ -204,6 +215,8 @@ def _check_image_shape(network: Network) -> None:
 
 def _load_initial_weights(path: str, weights: ForeignWeights, network: Network) -> None:
     """Load the tensors of a checkpoint that fit, and show what was loaded, skipped and initialised anew."""
+    if weights.pruned is not None:
+        match_channels(network, weights.pruned, weights.state, path)
     try:
         matched = match_weights(weights.state, dict(network.state_dict()), origin=path)
     except CheckpointError as error:

@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
+from train.compression.channels import resize_network
 from train.config.loading import Config
 from train.engine.run_folder import RunFolder
 from tritonkit.errors import CheckpointError, ConfigError, first_line
+from tritonkit.networks.network import Network
 from tritonkit.system.files import atomic_write
 
 State = dict[str, Any]
 CONFIG_KEY = "tritonkit_config"
 """The key of the run's configuration in a state."""
+PRUNED_KEY = "tritonkit_pruned"
+"""The key that says whether channels were removed from the network of a state."""
 _REQUIRED_KEYS = ("state_dict", "callbacks", "epoch", "optimizer_states", "loops", CONFIG_KEY)
 _CHANGEABLE_KEYS = (
     "name", "output", "plugins", "data", "augment", "epochs", "batch_size", "accumulate", "precision", "patience",
@@ -80,7 +85,9 @@ def check_same_config(state: State | None, config: Config, run: RunFolder) -> No
     """Raise ConfigError if the network, loss or optimizer differ from those the run was started with."""
     if state is None:
         return
-    original, current = state[CONFIG_KEY], config.model_dump(mode="json")
+    # A run of an earlier version lacks new keys: it ran with their defaults.
+    original = {**Config.model_validate(state[CONFIG_KEY]).model_dump(mode="json"), **state[CONFIG_KEY]}
+    current = config.model_dump(mode="json")
     changed = [
         f"{name} is {value!r:.60}, was {old!r:.60}"
         for key in current
@@ -120,7 +127,27 @@ def check_same_network(state: State | None, network: nn.Module, run: RunFolder) 
     )
 
 
-class BestEpochCheckpoint(ModelCheckpoint):
+def restore_channels(network: Network, state: State | None) -> None:
+    """Remove the channels that the network of a state lacks."""
+    if state is not None and state.get(PRUNED_KEY):
+        resize_network(network, {key: tensor.shape for key, tensor in network_weights(state).items()})
+
+
+class FromEpoch(Callback):
+    """Ignores the epochs before one: those at whose end pruning is not complete cannot be the best."""
+
+    first_epoch = 0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch >= self.first_epoch:
+            super().on_train_epoch_end(trainer, pl_module)
+
+
+class PrunedEarlyStopping(FromEpoch, EarlyStopping):
+    """Stops a run that is pruned, after epochs without improvement."""
+
+
+class BestEpochCheckpoint(FromEpoch, ModelCheckpoint):
     """Keeps the states of the best epochs, even if the run folder was moved."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from train.engine.fit import train_here
 from train.engine.plan import TrainingPlan, plan_run
 from train.engine.progress import quiet_lightning
 from train.engine.run_folder import RunFolder
+from train.engine.state_files import read_state, restore_channels
 from tritonkit.errors import TritonkitError
 from tritonkit.system.console import TRACEBACK_VARIABLE, exit_code, warn
 
@@ -41,8 +42,11 @@ def join_resume(folder: Path, processes: Processes) -> None:
 
 def _prepare(folder: Path) -> tuple[TrainingPlan, RunFolder]:
     run = RunFolder.open_unfinished(folder)
-    data = DataConfig(path=run.splits, test_ratio=0)
-    return plan_run(run.load_config(), data, is_resumed=run.last_state.is_file()), run
+    data, is_resumed = DataConfig(path=run.splits, test_ratio=0), run.last_state.is_file()
+    plan = plan_run(run.load_config(), data, is_resumed=is_resumed)
+    if is_resumed:
+        restore_channels(plan.network, read_state(run.last_state))
+    return plan, run
 
 
 def _join(prepare: Callable[[], tuple[TrainingPlan, RunFolder]], processes: Processes) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tritonkit.checkpoint import read_spec, read_weights, write_checkpoint
 from tritonkit.errors import CheckpointError, SpecError
 from tritonkit.networks.backbones import build_backbone, head_of
+from tritonkit.networks.resize import resize_layers
 from tritonkit.spec import ModelSpec, Normalize
 from tritonkit.tasks import task_of
 from tritonkit.tasks.heads import Heads
@@ -163,6 +164,8 @@ def load_network(checkpoint: Path) -> Network:
     """Load the trained network of a checkpoint, in eval mode. Raises CheckpointError, SpecError."""
     network = Network(read_spec(checkpoint))
     weights = {key: torch.from_numpy(array) for key, array in read_weights(checkpoint).items()}
+    if network.spec.architecture.pruned:
+        resize_layers(network, {key: tensor.shape for key, tensor in weights.items()})
     load_weights(network, weights, origin=str(checkpoint))
     return network.eval()
 

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tritonkit.checkpoint import read_weights
+from tritonkit.checkpoint import has_spec, read_spec, read_weights
 from tritonkit.errors import CheckpointError
+from tritonkit.spec import Architecture
 
 State = dict[str, Tensor]
 
@@ -48,6 +49,8 @@ class ForeignWeights:
     """The value of `arch` in the file."""
     note: str = ""
     """Which of several state dicts was used; empty if there is one."""
+    pruned: Architecture | None = None
+    """The architecture of our checkpoint from which channels were removed."""
 
 
 def read_foreign_weights(path: Path) -> State:
@@ -63,7 +66,9 @@ def read_foreign(path: Path) -> ForeignWeights:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint", code="checkpoint.not_found")
     if path.suffix == ".safetensors":
-        return ForeignWeights({_current_key(key): torch.from_numpy(array) for key, array in read_weights(path).items()})
+        state = {_current_key(key): torch.from_numpy(array) for key, array in read_weights(path).items()}
+        spec = read_spec(path) if has_spec(path) else None
+        return ForeignWeights(state, pruned=spec.architecture if spec and spec.architecture.pruned else None)
     try:
         with torch.serialization.safe_globals(_ALLOWED_CLASSES), warnings.catch_warnings(action="ignore"):
             document = torch.load(path, map_location="cpu", weights_only=True)

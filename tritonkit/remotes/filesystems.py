@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from tritonkit.errors import ExternalError, InputError, TritonkitError, first_line
@@ -84,6 +85,7 @@ def fault_of(error: BaseException) -> Fault:
 def reason_of(error: BaseException, address: str) -> str:
     """Return the library's own words in one line, without the secrets of the address."""
     causes = [each for each in _chain(error) if str(each) and not isinstance(each, FileNotFoundError)]
+    causes = [each for each in causes if str(each) != "SCM error"] or causes  # what DVC says of every failure of git
     message = getattr(error, "strerror", None) or str(causes[0] if causes else error) or type(error).__name__
     return without_secrets(" ".join(message.split()), address)[:_LONGEST]
 
@@ -132,7 +134,10 @@ def _open_dvc(fsspec: Any, address: str) -> tuple[Any, str]:
     parts = _DVC.fullmatch(address.removeprefix(DVC))
     if parts is None or not parts["path"]:
         raise ValueError("expected dvc://[REPOSITORY:][REVISION@]PATH")
-    options = {"url": parts["repository"] or os.getcwd(), "rev": parts["revision"] or None}  # noqa: PTH109 - text
+    repository = parts["repository"]
+    if repository and "://" not in repository and "@" not in repository and not Path(repository).is_dir():
+        raise ValueError(f"{repository} is no folder, and no address of git")
+    options = {"url": repository or os.getcwd(), "rev": parts["revision"] or None}  # noqa: PTH109 - text
     return fsspec.filesystem("dvc", **options), parts["path"].rstrip("/")
 
 

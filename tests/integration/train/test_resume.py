@@ -44,6 +44,7 @@ PLAIN: dict[str, Any] = {
 AVERAGED: dict[str, Any] = {
     **PLAIN, "ema": 0.8, "frozen_epochs": 1, "frozen_lr": 0.01, "epochs": 3, "keep_best": 2, "gradient_clip": 1.0,
     "augment": {"randaugment": True, "mixup": 0.2, "cutmix": 1.0},
+    "pruning": {"function": "random_unstructured", "amount": 0.4},
 }  # fmt: skip
 DYING = """
 import os, signal

@@ -168,6 +168,7 @@ def test_absent_forbidden_and_unreachable_are_different_errors(site: Any) -> Non
         ("s3://no-such-bucket/x", "remote.absent"),
         ("s3://no-such-bucket", "remote.absent"),
         ("dvc://", "store.address"),
+        ("dvc:///no/such/folder:model.bin", "store.address"),
     ],
 )
 def test_address_that_leads_nowhere_is_refused(bucket: str, address: str, code: str) -> None:
