@@ -23,13 +23,12 @@ from train.data.dataset import EpochSampler, ImageDataset, make_loader
 from train.distributed.launch import launch
 from train.distributed.processes import strategy_name
 from train.distributed.sharing import TrainingShare, validation_batches
-from train.engine.batch_size import with_batch_size
 from train.engine.failures import translate_failures
 from train.engine.history import History
 from train.engine.learning_check import learning_warnings
 from train.engine.module import TrainingModule
 from train.engine.pictures import ConfusionCounter, CurvesCallback, draw_batches, draw_predictions
-from train.engine.plan import TrainingPlan, plan_run
+from train.engine.plan import TrainingPlan, plan_run, with_batch_size
 from train.engine.progress import EpochLogger, quiet_lightning
 from train.engine.publish import publish
 from train.engine.run_folder import RunFolder

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.engine.batch_size import free_memory, largest_on_cpu, largest_on_gpu
+from train.data.batch_size import free_memory, largest_on_cpu, largest_on_gpu
 from tritonkit.errors import ConfigError
 
 MIB = 2**20
