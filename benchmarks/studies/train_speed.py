@@ -64,7 +64,7 @@ def bare_loop_rate(config: Config) -> float:
     pictures = ImageFolder(str(config.data.path), v2.Compose(steps))
     batches = DataLoader(
         pictures,
-        config.batch_size,
+        config.images_per_batch,
         shuffle=True,
         drop_last=True,
         num_workers=config.workers,

@@ -126,7 +126,7 @@ def _features(
 ) -> NDArray[np.float32]:
     config = plan.config
     images = ImageDataset(samples, plan.task, plan.splits.task_spec, plan.network.spec.preprocess)
-    loader = make_loader(images, config.batch_size, config.workers)
+    loader = make_loader(images, config.images_per_batch, config.workers)
     return frozen_features(plan.network, layers, loader, plan.precision, f"features of {part}")
 
 

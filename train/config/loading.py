@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PlainValidator, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from train.config.document import Document
 from train.config.pruning import Prunings
@@ -35,6 +35,16 @@ from tritonkit.spec import Name
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Lightning's names for the precision of a training step."""
 
+
+def _check_batch_size(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 2):
+        return value
+    raise ValueError("expected a number of at least 2, or auto")
+
+
+BatchSize = Annotated[
+    int | Literal["auto"], PlainValidator(_check_batch_size, json_schema_input_type=int | Literal["auto"])
+]
 MIXED_LABEL_LOSSES = {"multiclass": ("cross_entropy", "bce"), "multilabel": ("bce",)}
 """By task, the losses that accept labels between 0 and 1, as mixup and cutmix make them."""
 
@@ -62,7 +72,9 @@ class Config(HeadConfig):
     frozen_lr: PositiveFloat | None = None
     """The learning rate of the first stage; default: the optimizer's."""
     # Batch norm cannot learn from a single image.
-    batch_size: int = Field(default=32, ge=2)
+    batch_size: BatchSize = 32
+    """Images in a batch. auto: the largest power of two, up to 256, whose training step fits into the memory; the
+    number is printed and stored in the run's config.yaml."""
     accumulate: PositiveInt = 1
     """Number of batches whose gradients are added up before a step."""
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"
@@ -160,6 +172,11 @@ class Config(HeadConfig):
         if self.task == "segmentation" and any("ignore_index" in term.arguments for term in self.loss or ()):
             raise ValueError("ignore_index is a key of `data`, where it counts for losses and metrics; move it there")
         return self
+
+    @property
+    def images_per_batch(self) -> int:
+        """The batch size; the default before `auto` is resolved."""
+        return 32 if self.batch_size == "auto" else self.batch_size
 
     @property
     def total_epochs(self) -> int:

@@ -28,7 +28,7 @@ from train.engine.history import History
 from train.engine.learning_check import learning_warnings
 from train.engine.module import TrainingModule
 from train.engine.pictures import ConfusionCounter, CurvesCallback, draw_batches, draw_predictions
-from train.engine.plan import TrainingPlan, plan_run
+from train.engine.plan import TrainingPlan, plan_run, with_batch_size
 from train.engine.progress import EpochLogger, quiet_lightning
 from train.engine.publish import publish
 from train.engine.run_folder import RunFolder
@@ -79,6 +79,8 @@ def fit(config: Config, check: Callable[[TrainingPlan], None] | None = None) -> 
         plan = plan_run(config)
         if check is not None:
             check(plan)
+        plan = with_batch_size(plan)
+        config = plan.config
         with open_trackers(config) as trackers:
             run = RunFolder.create(config)
             with run.lock(), translate_failures(run, config):
@@ -107,6 +109,9 @@ def resume(folder: Path) -> FitResult:
             )
         restore_channels(plan.network, state)
         check_same_network(state, plan.network, run)
+        if config.batch_size == "auto":
+            plan = with_batch_size(plan)
+            run.save_config(plan.config)
         epoch = 0 if state is None else state["epoch"] + 1
         progress = f"resuming after epoch {epoch}" if epoch else "no epoch is complete; starting again"
         warn(f"{run.path}: {progress}")
@@ -247,13 +252,13 @@ def _loaders(plan: TrainingPlan, epoch: int) -> tuple[DataLoader[Any], DataLoade
     val = ImageDataset((*splits.base, *splits.val), *common)
     if not processes.is_member:
         return (
-            make_loader(train, config.batch_size, config.workers, sampler),
-            make_loader(val, config.batch_size, config.workers),
+            make_loader(train, config.images_per_batch, config.workers, sampler),
+            make_loader(val, config.images_per_batch, config.workers),
         )
-    share = (config.batch_size, processes.rank, processes.count)
+    share = (config.images_per_batch, processes.rank, processes.count)
     return (
-        make_loader(train, config.batch_size, config.workers, TrainingShare(sampler, *share)),
-        make_loader(val, config.batch_size, config.workers, batches=validation_batches(len(val), *share)),
+        make_loader(train, config.images_per_batch, config.workers, TrainingShare(sampler, *share)),
+        make_loader(val, config.images_per_batch, config.workers, batches=validation_batches(len(val), *share)),
     )
 
 

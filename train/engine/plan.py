@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 from torch import nn
+from torch.utils.data import default_collate
 
 from train.compression.channels import check_torch_pruning, match_channels, remove_channels
 from train.compression.zeros import PrunedTensor, pruned_tensors
 from train.config.loading import Config, Precision
 from train.config.pruning_functions import CHANNELS
 from train.config.sections import DataConfig, OptimizerConfig
+from train.data.batch_size import LARGEST, SHARE, SMALLEST, free_memory, largest_on_cpu, largest_on_gpu
 from train.data.splits import Splits, read_splits
 from train.distributed.processes import Processes, plan_processes
-from train.engine.optim import check_optimizer, make_schedule
+from train.engine.optim import check_optimizer, make_optimizer, make_schedule
 from train.export import check_can_export
 from train.tasks import TrainingTask, training_task
 from train.tasks.losses import WeightedSum
@@ -36,6 +39,7 @@ from tritonkit.system.console import warn
 from tritonkit.tasks import task_for
 
 T = TypeVar("T")
+_AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -234,3 +238,39 @@ def _load_initial_weights(path: str, weights: ForeignWeights, network: Network) 
         if names:
             more = f", … and {len(names) - 10} more" if len(names) > 10 else ""
             warn(f"  {action}: {', '.join(names[:10])}{more}")
+
+
+def with_batch_size(plan: TrainingPlan) -> TrainingPlan:
+    """Return the plan with a number in place of `batch_size: auto`. Raises ConfigError if no batch fits."""
+    if plan.config.batch_size != "auto":
+        return plan
+    limit = min(LARGEST, max(len(plan.splits.train), SMALLEST))
+    if torch.cuda.is_available():
+        size = largest_on_gpu(lambda size: _step(plan, size), limit)
+    else:
+        size = largest_on_cpu(lambda size: _step(plan, size), limit, int(SHARE * free_memory()))
+    warn(f"batch_size: {size} (auto, at most {limit})")
+    return replace(plan, config=plan.config.model_copy(update={"batch_size": size}))
+
+
+def _step(plan: TrainingPlan, size: int) -> None:
+    """Take one training step on copies of the network and the loss, with random images."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network, loss = copy.deepcopy(plan.network).to(device), copy.deepcopy(plan.loss).to(device)
+    preprocess, spec, train = network.spec.preprocess, plan.splits.task_spec, plan.splits.train
+    samples = [train[number % len(train)] for number in range(size)]
+    targets = default_collate([plan.task.target(s.truth, s.gallery, preprocess, spec) for s in samples])
+    optimizer = make_optimizer(network.train(), plan.config.optimizer)
+    dtype = _AUTOCAST.get(plan.precision)
+    with torch.random.fork_rng():
+        images = torch.randint(256, (size, preprocess.height, preprocess.width, 3), dtype=torch.uint8, device=device)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            value = loss(network.logits(images), _on(targets, device))
+        value.backward()
+        optimizer.step()
+
+
+def _on(targets: object, device: torch.device) -> object:
+    if isinstance(targets, dict):
+        return {name: _on(each, device) for name, each in targets.items()}
+    return targets.to(device) if isinstance(targets, torch.Tensor) else targets

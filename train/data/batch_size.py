@@ -1,0 +1,99 @@
+"""`batch_size: auto`: the largest power of two whose training step fits into the memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
+
+from tritonkit.errors import ConfigError
+
+LARGEST = 256
+"""Larger batches rarely train faster, and need another learning rate."""
+SMALLEST = 2
+SHARE = 0.5
+"""Share of the free memory of a CPU's machine that a step may take: the workers need some too."""
+
+
+def largest_on_gpu(step: Callable[[int], None], limit: int) -> int:
+    """Double the batch until the GPU's memory is too small. Raises ConfigError if the smallest does not fit."""
+    fitting = 0
+    for size in _powers_of_two(limit):
+        try:
+            step(size)
+        except RuntimeError as error:
+            if not is_oom_error(error):
+                raise
+            break
+        finally:
+            garbage_collection_cuda()
+        fitting = size
+    return _checked(fitting)
+
+
+def largest_on_cpu(step: Callable[[int], None], limit: int, available: int) -> int:
+    """Compute the largest batch from the memory of two small ones. Raises ConfigError if the smallest does not fit.
+
+    available: bytes. A CPU has no error to catch: the system would end the process, or swap.
+    """
+    small, large = SMALLEST, min(4 * SMALLEST, limit)
+    step(small)  # what is allocated only once
+    first, second = _memory_of(step, small), _memory_of(step, large)
+    each = max(second - first, 0) / max(large - small, 1)
+    fixed = max(first - each * small, 0)
+    return _checked(max((size for size in _powers_of_two(limit) if fixed + each * size <= available), default=0))
+
+
+def free_memory() -> int:
+    """Return the free bytes of the machine, or of the container if that has a limit."""
+    available = int(psutil.virtual_memory().available)
+    try:  # cgroup v2: docs.kernel.org
+        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no such file, or "max"
+        return available
+    return min(available, limit - used)
+
+
+def _powers_of_two(limit: int) -> Iterator[int]:
+    size = SMALLEST
+    while size <= limit:
+        yield size
+        size *= 2
+
+
+def _checked(size: int) -> int:
+    if not size:
+        raise ConfigError(
+            f"batch_size: auto: not even {SMALLEST} images fit into the memory; use a smaller image.size or model",
+            code="training.no_batch_fits",
+        )
+    return size
+
+
+def _memory_of(step: Callable[[int], None], size: int) -> int:
+    with _peak_memory() as peak:
+        step(size)
+    return peak[0]
+
+
+@contextmanager
+def _peak_memory() -> Iterator[list[int]]:
+    """Watch the memory of this process; the list holds the growth to its peak in bytes."""
+    process, done = psutil.Process(), threading.Event()
+    start, peak = process.memory_info().rss, [0]
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            peak[0] = max(peak[0], process.memory_info().rss - start)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
