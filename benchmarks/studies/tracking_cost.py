@@ -64,9 +64,9 @@ def measure(
     }
     with tempfile.TemporaryDirectory() as temporary:
         store = ObjectStore(Path(temporary) / "s3")
+        store.start()
         server = MlflowServer(Path(temporary), "s3://mlflow", store.environment)
         try:
-            store.start()
             os.environ |= {**store.environment, "MLFLOW_S3_ENDPOINT_URL": store.url, "MLFLOW_TRACKING_URI": server.url}
             fsspec.filesystem("s3").mkdir("mlflow")
             server.start()
