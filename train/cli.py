@@ -13,6 +13,7 @@ from train.commands.compress import compress
 from train.commands.output import print_fit_result, print_metrics
 from train.commands.quantize import quantize
 from train.commands.report import report
+from train.commands.run_argument import run_path
 from train.commands.sync import sync
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, application, print_json, reports_errors
@@ -87,7 +88,7 @@ app.command("baseline")(baseline)
 @app.command("resume")
 @reports_errors
 def _resume(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of an unfinished run.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of an unfinished run.")],
     as_json: JsonOption = False,
 ) -> None:
     """Resume a run that was stopped or killed, from its last complete epoch.
@@ -96,14 +97,15 @@ def _resume(
     """
     from train.distributed.processes import Processes
 
+    folder = run_path(run)
     if (processes := Processes.of_launcher()) is not None and processes.rank > 0:
         from train.engine.worker import join_resume
 
-        join_resume(run, processes)
+        join_resume(folder, processes)
         return
     from train.engine.fit import resume
 
-    print_fit_result(resume(run), as_json)
+    print_fit_result(resume(folder), as_json)
 
 
 @app.command("config")

@@ -69,6 +69,7 @@ def test_tool_runs_without_root_in_the_current_folder_and_ends(services: dict[st
     assert (service["read_only"], service["cap_drop"], service["restart"]) == (True, ["ALL"], "no")
     assert service["volumes"] == ["${PWD:-.}:${PWD:-/work}"]
     assert service["working_dir"] == "${PWD:-/work}"
+    assert service["environment"]["TRITONKIT_CACHE"].startswith("${PWD:-/work}/")  # the rest is gone after the run
     assert service["shm_size"] == services["triton"]["shm_size"]
     assert "ports" not in service
 

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from train.commands.run_argument import run_path
 from tritonkit.system.console import JsonOption, print_json, reports_errors, table
 from tritonkit.system.files import check_can_write, check_is_html
 
 
 @reports_errors
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or a checkpoint in it.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, or a checkpoint in it.")],
     html: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Write the page here; default: report.html in the run.")
     ] = None,
@@ -29,11 +30,12 @@ def report(
 
         train report runs/digits/1/best.safetensors --html digits.html
     """
+    folder = run_path(run)
     check_is_html(html)
     check_can_write(html)
     from train.engine.run_report import open_run, write_report
 
-    written = write_report(open_run(run), html)
+    written = write_report(open_run(folder), html)
     if as_json:
         print_json(written)
         return

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from train.commands.run_argument import run_path
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, track_progress
 
 _TIMEOUTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "AWS_MAX_ATTEMPTS": "3"}
@@ -15,7 +15,7 @@ _QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 @reports_errors
 def sync(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, finished or not.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, finished or not.")],
     as_json: JsonOption = False,
 ) -> None:
     """Send to MLflow what it does not have of a run: parameters, metrics, images, the best checkpoint, the verdict.
@@ -31,7 +31,7 @@ def sync(
     from train.tracking import applied, check_server_is_set, mlflow_environment
     from tritonkit.system.standard_streams import quiet_loggers
 
-    folder = RunFolder.open(run)
+    folder = RunFolder.open(run_path(run))
     environment = mlflow_environment()
     check_server_is_set(environment)
     with applied({**_TIMEOUTS, **environment, **_QUIET}), quiet_loggers("mlflow", "urllib3"):

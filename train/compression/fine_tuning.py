@@ -17,8 +17,10 @@ from tritonkit.errors import DataError, InputError
 from tritonkit.evaluation.labelled_images import known_labels
 from tritonkit.spec import ModelSpec
 
-_KEYS_OF_SPLITS = ("labels", "mask_values", "per_class", "sampling")
+_KEYS_OF_SPLITS = ("labels", "mask_values", "ignore_index", "per_class", "sampling")
 """Keys of `data` that also hold for the tables in a run's splits folder."""
+_KEYS_OF_HOST = ("trackers", "devices", "num_nodes")
+"""Keys that belong to the host and the run they were set for, so that their defaults hold again."""
 
 
 def fine_tuning_config(
@@ -31,8 +33,8 @@ def fine_tuning_config(
     """Return the configuration of a run that starts from a checkpoint of `train fit`, in one stage, without an export.
 
     data: replaces `data.path`; None for the splits next to the checkpoint, so that test images stay test images.
-    changes: top-level keys and their values. lr_factor: on the learning rate of the checkpoint's run. Raises
-    CheckpointError, InputError, and ConfigError for wrong overrides.
+    changes: top-level keys and their values. lr_factor: on the learning rate of the checkpoint's run. Its trackers,
+    devices and num_nodes are not taken over. Raises CheckpointError, InputError, and ConfigError for wrong overrides.
     """
     spec = read_spec(checkpoint)
     try:
@@ -56,6 +58,7 @@ def fine_tuning_config(
         )
     values["model"] |= {"pretrained": False, "weights": str(checkpoint)}
     values["optimizer"]["lr"] *= lr_factor
+    values = {key: value for key, value in values.items() if key not in _KEYS_OF_HOST}
     # Removed channels stay removed; zeros are the smallest weights, so they become the same ones again.
     zeros = [each | {"when": "start"} for each in values["pruning"] if each["function"] != CHANNELS]
     values |= {"pruning": zeros, "frozen_epochs": 0, "frozen_lr": None, "patience": None, "export": None, **changes}

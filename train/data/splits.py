@@ -104,7 +104,7 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     parts |= split_parts(parts["train"], missing, task, by, seed, digests)
     raise_if_any(origin, task.validate_splits(_truths(parts), task_spec, minimum=1))
     for warning in thumbnails.warnings(parts):
-        warn(f"warning: {config.path}: {warning}")
+        warn(f"warning: {origin}: {warning}")
     ordered = {part: tuple(sorted(parts[part], key=lambda sample: sample.path)) for part in PARTS}
     lines = [
         f"{hashlib.sha256(task.fingerprint_bytes(sample.truth)).hexdigest()}\t{digests[sample.path]}\n"

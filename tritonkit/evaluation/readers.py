@@ -16,7 +16,7 @@ from tritonkit.evaluation.samples.sample import IMAGE, LABEL, MASK, Row, Table, 
 from tritonkit.images.picture_files import PictureSearch, is_hidden, pictures_below
 from tritonkit.images.preprocess import SUFFIXES
 from tritonkit.plugins import find_plugin
-from tritonkit.remotes import fetch_beside
+from tritonkit.remotes import fetch_companions
 from tritonkit.system.tables import TableError, path_of, table_rows
 
 Reader = Callable[[Path], Table]
@@ -244,7 +244,7 @@ def _resolve_paths(path: Path, table: Table, mask_column: str) -> Table:
     missing, repeated, invalid = list[str](), list[str](), list[str]()
     if base != path:
         cells = (row.get(column) for _, row in table.rows for column in (IMAGE, mask_column))
-        fetch_beside(path, (str(cell) for cell in cells if cell))
+        fetch_companions(path, (str(cell) for cell in cells if cell))
     for place, row in table.rows:
         paths = [row.get(IMAGE) or None, row.get(mask_column) or ""]
         if (fault := next(filter(None, map(_path_fault, paths)), None)) is not None:

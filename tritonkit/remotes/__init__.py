@@ -4,6 +4,6 @@
 """
 
 from tritonkit.remotes.addresses import is_address
-from tritonkit.remotes.cache import fetch_beside, local_path
+from tritonkit.remotes.cache import fetch_companions, local_path
 
-__all__ = ["fetch_beside", "is_address", "local_path"]
+__all__ = ["fetch_companions", "is_address", "local_path"]

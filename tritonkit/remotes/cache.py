@@ -1,7 +1,7 @@
 """Copies of remote files and folders in a cache: continued where they stopped, and used again while unchanged.
 
-The cache is `$TRITONKIT_CACHE`, by default `~/.cache/tritonkit`. Each address has a folder in it, and beside that a
-record (`.json`) with the size, the version and the SHA-256 of each file, and a lock. One request, or one listing of a
+The cache is `$TRITONKIT_CACHE`, by default `~/.cache/tritonkit`. Each address has a folder in it, and next to that
+a record (`.json`) with the size, the version and the SHA-256 of each file, and a lock. One request, or one listing of a
 folder, shows whether the source has changed.
 """
 
@@ -69,7 +69,7 @@ def local_path(location: str | Path, companions: Sequence[str] = ()) -> Path:
     """Return a path as it is, with its `~` expanded, and for an address the path of its copy in the cache.
 
     The copy is made where it is missing, and renewed if the source has changed. `ADDRESS#sha256=DIGEST` accepts only
-    this content. companions: files beside a remote file that are fetched too if they exist.
+    this content. companions: files next to a remote file that are fetched too if they exist.
 
     Raises InputError if nothing has this name (`remote.absent`), if the store refuses (`remote.forbidden`) or if the
     content is not the expected one (`remote.hash`); ExternalError if no answer comes (`remote.unreachable`).
@@ -91,7 +91,7 @@ def local_path(location: str | Path, companions: Sequence[str] = ()) -> Path:
     return _Copy(address, files, path).fetch(companions, pin.lower())
 
 
-def fetch_beside(path: Path, names: Iterable[str]) -> None:
+def fetch_companions(path: Path, names: Iterable[str]) -> None:
     """Fetch the files that a remote table names relative to itself. Does nothing for a path outside the cache.
 
     Names that are absolute, lead out of the table's folder or do not exist are left out: the table's reader finds them
@@ -101,7 +101,9 @@ def fetch_beside(path: Path, names: Iterable[str]) -> None:
     if folder.parent.parent != cache_folder() or (record := _read_record(folder)) is None or record.is_folder:
         return
     slashed = dict.fromkeys(name.replace("\\", "/") for name in names)
-    _Copy(record.address, *open_filesystem(record.address)).fetch_beside([name for name in slashed if _is_below(name)])
+    _Copy(record.address, *open_filesystem(record.address)).fetch_companions(
+        [name for name in slashed if _is_below(name)]
+    )
 
 
 class _Copy:
@@ -130,8 +132,8 @@ class _Copy:
                 raise self._wrong_content(pin, record)
             return self.folder if record.is_folder else self.folder / self.base
 
-    def fetch_beside(self, names: Sequence[str]) -> None:
-        """Fetch files beside the file, without a request for itself: its signature is not in the record."""
+    def fetch_companions(self, names: Sequence[str]) -> None:
+        """Fetch files next to the file, without a request for itself: its signature is not in the record."""
         with _locked(self.folder, self.name):
             self._renewed(self._intact_record(), lambda: (False, self._companions(names)))
 
@@ -191,7 +193,7 @@ class _Copy:
         return True, sources
 
     def _companions(self, names: Sequence[str]) -> dict[str, RemoteFile]:
-        """Return those files beside the file that exist. Some stores answer 403 for a name that does not exist."""
+        """Return those files next to the file that exist. Some stores answer 403 for a name that does not exist."""
         folder = self._path[: len(self._path) - len(self.base)]
         if not names or not self._path.endswith(self.base):  # an address with a query is of one file
             return {}
@@ -216,7 +218,7 @@ class _Copy:
         kept = {
             rel: file
             for rel, file in record.files.items()
-            # Beside a file lie companions of earlier calls.
+            # Next to a file lie companions of earlier calls.
             if (rel in sources or not is_folder)
             and (rel not in sources or (file.version and file.version == sources[rel].version))
         }

@@ -1,4 +1,4 @@
-"""The files that belong to a checkpoint or an artifact and lie beside it."""
+"""The files that belong to a checkpoint or an artifact and lie next to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tritonkit.spec import ModelSpec
 
 
 def local_artifact(location: str | Path, *others: str) -> Path:
-    """Return the local path of a checkpoint or an artifact; with a remote one, fetch what lies beside it.
+    """Return the local path of a checkpoint or an artifact; with a remote one, fetch what lies next to it.
 
     That is its golden images, the second file of its format, and the records of a published version. others: more
     names, relative to its folder. Raises what `local_path` raises.

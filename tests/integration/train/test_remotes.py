@@ -70,6 +70,13 @@ def test_training_export_and_measurement_read_addresses(
     assert len(json.loads(answered.stdout)["rows"]) == 36
 
 
+@pytest.mark.parametrize("verb", ["resume", "report", "sync"])
+def test_run_at_an_address_is_refused(command: Command, verb: str) -> None:
+    refused = command("train", verb, "s3://user:secret@bucket/runs/digits/1", "--json")
+    assert (refused.exit_code, error_codes(refused)) == (2, {"run.address"})
+    assert "secret" not in refused.output
+
+
 def test_table_at_an_address_brings_the_images_that_it_names(
     bucket: str, remote_data: str, tmp_path: Path, command: Command
 ) -> None:
