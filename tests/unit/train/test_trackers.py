@@ -66,6 +66,46 @@ def test_trackers_are_refused_when_wrong(tmp_path: Path, trackers: Any, sentence
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "https://t0ken@host/data.csv",
+        "https://host/data.csv?token=t0ken",
+        "https://host/data.csv?Private-Token=t0ken",
+        "https://host/data.csv?X-Amz-Date=1&X-Amz-Signature=t0ken",
+        "https://host/data.csv?sv=2024&sig=t0ken",
+        "dvc://https://t0ken@host/data.csv",
+    ],
+)
+def test_address_with_a_secret_is_refused_when_configured(tmp_path: Path, address: str) -> None:
+    places: list[tuple[str, Any]] = [
+        ("data", {"path": address}),
+        ("model", {"name": "resnet18", "weights": address}),
+        ("trackers", [{"name": "mlflow", "tags": {"source": f"from {address}"}}]),
+        ("export", {"format": "onnx", "images": address}),
+    ]
+    for key, value in places:
+        config = yaml.safe_load(write(tmp_path / "config.yaml", []).read_text()) | {key: value}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        with raises(ConfigError, "config.secret", key) as caught:
+            load_config(tmp_path / "config.yaml")
+        assert "t0ken" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://bucket/a@2x",
+        "abfs://container@account.dfs.core.windows.net/data",
+        "https://h/a.zip?id=3#sha256=" + "0" * 64,
+    ],
+)
+def test_address_is_accepted_when_it_has_no_secret(tmp_path: Path, address: str) -> None:
+    config = yaml.safe_load(write(tmp_path / "config.yaml", []).read_text()) | {"data": {"path": address}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert load_config(tmp_path / "config.yaml").data.path == address
+
+
+@pytest.mark.parametrize(
     ("uri", "code"),
     [("", "tracking.no_server"), ("htp://u:pw@h:1", "tracking.bad_server"), ("http://", "tracking.bad_server")],
 )
