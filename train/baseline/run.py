@@ -85,9 +85,9 @@ def _check_keys(config: Config) -> None:
         "pruning": bool(config.pruning),
         "quantization": config.quantization is not None,
     }
-    if names := [name for name, is_set in ignored.items() if is_set]:
+    if keys := ", ".join(name for name, is_set in ignored.items() if is_set):
         raise ConfigError(
-            f"{', '.join(names)}: a baseline is fitted by one process, and nothing in it is pruned or quantized; leave "
+            f"{keys}: a baseline is fitted by one process, and nothing in it is pruned or quantized; leave "
             "these keys out, or use train fit",
             code="baseline.keys",
         )

@@ -104,7 +104,7 @@ def test_automatic_batch_size_is_refused_in_each_process_when_torchrun_started_t
     torchrun_variables(monkeypatch, rank)
     result = command("train", "fit", config, "batch_size=auto", "--json")
     assert result.exit_code == 2
-    assert (error_codes(result) if rank == 0 else result.output) == ({"config.batch_size_auto"} if rank == 0 else "")
+    assert "config.batch_size_auto" in error_codes(result) if rank == 0 else result.output == ""
     assert not (config.parent / "runs").exists()
 
 
