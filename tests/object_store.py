@@ -59,6 +59,7 @@ class ObjectStore:
             *(Path(sysconfig.get_path("scripts")) / "weed", "server", "-filer", "-s3", f"-dir={self.folder}"),
             *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.config=s3.json", "-s3.iam=false", "-master.telemetry=false"),
             *("-master.volumeSizeLimitMB=64", "-volume.max=0", "-master.electionTimeout=1s"),
+            *("-s3.port.iceberg=0", "-s3.port.lance=0"),  # they have fixed ports
         ]
         for part, (port, grpc_port) in self.ports.items():
             command += [f"-{part}.port={port}", f"-{part}.port.grpc={grpc_port}"]

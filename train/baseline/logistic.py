@@ -17,7 +17,7 @@ Array = NDArray[Any]
 REGULARISATIONS = (0.001, 0.01, 0.1, 1.0, 10.0)
 """scikit-learn's C: a larger value regularises less."""
 _MAX_ITERATIONS = 300
-"""scikit-learn's default of 100 ends too early at large C: 300 gave an accuracy of 0.714 on Fashion-MNIST, 100 gave 0.691."""
+"""scikit-learn's default of 100 ends too early at large C: on features of a ViT it gave 0.691, 300 gave 0.714."""
 
 
 class LinearLayer(NamedTuple):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,19 +15,17 @@ from train.baseline.features import frozen_features, linear_heads
 from train.baseline.logistic import LinearLayer, fit_linear_layers
 from train.config.loading import Config
 from train.data.dataset import ImageDataset, make_loader
-from train.engine.failures import machine_failure, translate_failure
-from train.engine.fit import FitResult
+from train.engine.failures import translate_failures
+from train.engine.fit import FitResult, export_and_report
 from train.engine.learning_check import learning_warnings
 from train.engine.pictures import ConfusionCounter, draw_predictions
 from train.engine.plan import TrainingPlan, plan_run
 from train.engine.progress import quiet_lightning
 from train.engine.publish import publish
 from train.engine.run_folder import RunFolder
-from train.engine.run_report import reported
-from train.export import export_checkpoint
 from train.tasks import TrainingTask
 from train.tasks.losses import WeightedSum
-from tritonkit.errors import ConfigError, TritonkitError
+from tritonkit.errors import ConfigError
 from tritonkit.evaluation.samples.sample import Sample, Truth
 from tritonkit.spec import TaskSpec
 from tritonkit.system.console import warn
@@ -48,7 +45,10 @@ def baseline(config: Config) -> FitResult:
     problems of configuration or data; after the run, whatever `export_checkpoint` raises.
     """
     _check_tasks(config)
-    with quiet_lightning(), _translate_failures(config):
+    _check_keys(config)
+    # `auto` is measured with training steps, and there are none here.
+    config = config.model_copy(update={"batch_size": config.images_per_batch})
+    with quiet_lightning(), translate_failures(None, config):
         plan = plan_run(config)
         rows = _fit_heads(plan)
         warnings = learning_warnings([rows], plan.task, plan.splits.val)
@@ -62,15 +62,7 @@ def baseline(config: Config) -> FitResult:
         # These two come last: a folder without a checkpoint must not look like a training that can be resumed.
         run.save_config(config)
         plan.splits.save(run.splits, plan.task)
-    checkpoint = run.checkpoint("best")
-    with reported(run):
-        exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
-    for warning in warnings:
-        warn(f"warning: {warning}")
-    report = run.report if run.report.is_file() else None
-    return FitResult(
-        checkpoint=checkpoint, run=run.path, metrics=metrics, warnings=warnings, exported=exported, report=report
-    )
+    return export_and_report(run, config, metrics, warnings)
 
 
 def _check_tasks(config: Config) -> None:
@@ -85,18 +77,20 @@ def _check_tasks(config: Config) -> None:
         )
 
 
-@contextmanager
-def _translate_failures(config: Config) -> Iterator[None]:
-    """Translate errors of the machine, such as too little memory, into one sentence."""
-    try:
-        yield
-    except TritonkitError:
-        raise
-    except Exception as error:
-        clearer = machine_failure(error, config) or translate_failure(error, config)
-        if clearer is None:
-            raise
-        raise clearer from error
+def _check_keys(config: Config) -> None:
+    """Raise ConfigError for keys that a user would expect to change the result or the time, and which do neither."""
+    ignored = {
+        "devices": config.devices not in (1, "auto"),
+        "num_nodes": config.num_nodes > 1,
+        "pruning": bool(config.pruning),
+        "quantization": config.quantization is not None,
+    }
+    if keys := ", ".join(name for name, is_set in ignored.items() if is_set):
+        raise ConfigError(
+            f"{keys}: a baseline is fitted by one process, and nothing in it is pruned or quantized; leave "
+            "these keys out, or use train fit",
+            code="baseline.keys",
+        )
 
 
 def _fit_heads(plan: TrainingPlan) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from train.commands.output import print_fit_result
+from train.distributed.processes import Processes
 from tritonkit.system.console import JsonOption, reports_errors
 
 
@@ -29,6 +30,7 @@ def baseline(
 
         train baseline flowers.yaml model.name=vit_small_patch16_224 model.weights=vit.safetensors
     """
+    Processes.check_alone("train baseline")
     from train.config.loading import load_config
     from tritonkit.remotes import local_path
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from train.config.pruning_functions import CHANNELS, ZEROS
+from train.distributed.processes import Processes
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table
 
@@ -50,6 +51,7 @@ def compress(
 
         train compress runs/digits/1/best.safetensors --method l1_unstructured --no-serve --json
     """
+    Processes.check_alone("train compress")
     if method not in (CHANNELS, *ZEROS):
         raise InputError(
             f"--method {method}: unknown; choose one of {', '.join((CHANNELS, *ZEROS))}", code="option.unknown_method"

@@ -97,14 +97,13 @@ class QuantizationAware(Callback):
         self._active = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.quantizer = FakeQuantizer(pl_module.network, self.config)  # type: ignore[arg-type]
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for module in pl_module.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+        network: nn.Module = pl_module.network  # type: ignore[assignment]
+        self.quantizer = FakeQuantizer(network, self.config)
+        self._batch_norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
     def on_train_batch_start(self, *_: Any) -> None:
+        for module in self._batch_norms:  # at each batch: the module's own hook at an epoch's start comes after ours
+            module.eval()
         self.quantizer.is_observing = True
         self._active.enter_context(self.quantizer)
 

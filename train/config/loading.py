@@ -29,7 +29,8 @@ from train.config.sections import (
 )
 from tritonkit.errors import ConfigError
 from tritonkit.export_options import ExportOptions
-from tritonkit.options import UserPath
+from tritonkit.options import UserPath, option_error
+from tritonkit.remotes.addresses import addresses_with_secrets
 from tritonkit.spec import Name
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
@@ -109,6 +110,17 @@ class Config(HeadConfig):
     """Train with fake quantization, so that int8 changes the answers less. Needs trained weights."""
     export: ExportOptions | None = None
     """Export the best checkpoint after the training."""
+
+    @model_validator(mode="after")
+    def _check_no_secrets(self) -> Config:
+        if keys := sorted(set(addresses_with_secrets(self.model_dump(mode="json")))):
+            raise option_error(
+                f"{', '.join(keys)}: the address contains a user, a token or a signature, which would be stored in "
+                "config.yaml and sent to the trackers; leave it out, and put credentials into ~/.netrc or the "
+                "environment, such as AWS_ACCESS_KEY_ID",
+                code="config.secret",
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_heads_and_stages(self) -> Config:

@@ -35,17 +35,18 @@ def largest_on_gpu(step: Callable[[int], None], limit: int) -> int:
     return _checked(fitting)
 
 
-def largest_on_cpu(step: Callable[[int], None], limit: int, available: int) -> int:
+def largest_on_cpu(step: Callable[[int], None], limit: int, available: int, processes: int = 1) -> int:
     """Compute the largest batch from the memory of two small ones. Raises ConfigError if the smallest does not fit.
 
-    available: bytes. A CPU has no error to catch: the system would end the process, or swap.
+    available: bytes, shared by the processes. A CPU has no error to catch: the system would end the process, or swap.
     """
     small, large = SMALLEST, min(4 * SMALLEST, limit)
     step(small)  # what is allocated only once
     first, second = _memory_of(step, small), _memory_of(step, large)
     each = max(second - first, 0) / max(large - small, 1)
     fixed = max(first - each * small, 0)
-    return _checked(max((size for size in _powers_of_two(limit) if fixed + each * size <= available), default=0))
+    share = available / processes
+    return _checked(max((size for size in _powers_of_two(limit) if fixed + each * size <= share), default=0))
 
 
 def free_memory() -> int:

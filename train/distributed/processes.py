@@ -38,6 +38,24 @@ class Processes:
         on_host, count, rank, local_rank = (int(environment[name]) for name in names)
         return cls(on_host, count // on_host, rank, local_rank, is_member=True)
 
+    @classmethod
+    def check_alone(cls, command: str) -> None:
+        """Raise ConfigError if torchrun started several processes of a command that is the work of one.
+
+        Only the first process of a host raises it. The others exit with code 0, because torchrun ends all processes,
+        with what they have not yet printed, as soon as one fails.
+        """
+        launched = cls.of_launcher()
+        if launched is None or launched.count == 1:
+            return
+        if launched.local_rank > 0:
+            raise SystemExit(0)
+        raise ConfigError(
+            f"{command}: torchrun started {launched.count} processes, and this command is for one; start it without "
+            "torchrun",
+            code="processes.torchrun",
+        )
+
     def variables(self, rank: int, port: int) -> dict[str, str]:
         """Return the variables that torchrun would set for a process on this host."""
         return {
@@ -64,6 +82,13 @@ def plan_processes(config: Config) -> Processes:
             f"torchrun --nnodes {config.num_nodes} --nproc-per-node N --rdzv-backend c10d --rdzv-endpoint HOST:PORT "
             "$(which train) fit …",
             code="config.num_nodes",
+        )
+    if launched is not None and launched.count > 1 and config.batch_size == "auto":
+        # Each process would find a number of its own, and wait for ever for the batches that another does not have.
+        raise ConfigError(
+            f"batch_size: auto is not for the {launched.count} processes of torchrun; set a number, or start the "
+            "command without torchrun, with devices: N",
+            code="config.batch_size_auto",
         )
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if launched is not None:

@@ -21,8 +21,8 @@ _MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 @contextmanager
-def translate_failures(run: RunFolder, config: Config) -> Iterator[None]:
-    """Translate errors that stop a run into one sentence with the next step.
+def translate_failures(run: RunFolder | None, config: Config) -> Iterator[None]:
+    """Translate errors that stop a run into one sentence with the next step; None for a run that has no next step.
 
     Raises KeyboardInterrupt for a stop by keyboard or signal, ExternalError if the machine lacks a resource,
     ConfigError if the GPU has too little memory. Other errors pass, without the traceback of a worker.
@@ -30,11 +30,11 @@ def translate_failures(run: RunFolder, config: Config) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"{str(stop) or 'stopped by Ctrl-C'}; {_next_step(run)}") from stop
+        raise KeyboardInterrupt(f"{str(stop) or 'stopped by Ctrl-C'}{_next_step(run)}") from stop
     except Exception as error:
         failure = None if isinstance(error, TritonkitError) else machine_failure(error, config)
         if failure is not None:
-            raise ExternalError(f"{failure}; {_next_step(run)}", code=failure.code) from error
+            raise ExternalError(f"{failure}{_next_step(run)}", code=failure.code) from error
         translated = translate_failure(error, config)
         if translated is not None:
             raise translated from error
@@ -104,9 +104,11 @@ def _without_traceback(error: Exception) -> Exception | None:
     return RuntimeError(text.strip().splitlines()[-1])
 
 
-def _next_step(run: RunFolder) -> str:
+def _next_step(run: RunFolder | None) -> str:
+    if run is None:
+        return ""
     best = run.checkpoint("best")
-    return f"the run is finished: {best}" if best.is_file() else f"resume with: train resume {run.path}"
+    return f"; the run is finished: {best}" if best.is_file() else f"; resume with: train resume {run.path}"
 
 
 def _has(text: str, phrases: tuple[str, ...]) -> bool:

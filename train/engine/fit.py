@@ -131,7 +131,14 @@ def _finish(plan: TrainingPlan, run: RunFolder, trackers: Trackers) -> FitResult
     confusions.draw()
     draw_predictions(plan, run)
     trackers.finish(run, metrics, plan.task.monitor)
-    checkpoint, config = run.checkpoint("best"), plan.config
+    return export_and_report(run, plan.config, metrics, warnings)
+
+
+def export_and_report(
+    run: RunFolder, config: Config, metrics: dict[str, float | None], warnings: tuple[str, ...]
+) -> FitResult:
+    """Export the best checkpoint of a run if its configuration has an export, write its page, and show warnings."""
+    checkpoint = run.checkpoint("best")
     with reported(run):
         exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
     for warning in warnings:
@@ -151,7 +158,8 @@ def _train(plan: TrainingPlan, run: RunFolder, trackers: Trackers) -> tuple[list
     if epoch < plan.config.total_epochs:
         draw_batches(plan, run, _loaders(plan, epoch)[0])
         if plan.processes.count > 1 and not plan.processes.is_member:
-            launch([sys.executable, "-m", "train.engine.worker", str(run.path)], plan.processes, trackers.poll)
+            # -P: a file of the working directory, such as random.py, must not replace a module of Python.
+            launch([sys.executable, "-P", "-m", "train.engine.worker", str(run.path)], plan.processes, trackers.poll)
         else:
             train_here(plan, run, trackers)
     # Read the results from the state file, because other processes may have trained.

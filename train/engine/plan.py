@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -14,10 +15,12 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from train.compression.channels import check_torch_pruning, match_channels, remove_channels
+from train.compression.fake_quantization import FakeQuantizer
 from train.compression.zeros import PrunedTensor, pruned_tensors
 from train.config.loading import Config, Precision
 from train.config.pruning_functions import CHANNELS
 from train.config.sections import DataConfig, OptimizerConfig
+from train.data.augment import BatchMix
 from train.data.batch_size import LARGEST, SHARE, SMALLEST, free_memory, largest_on_cpu, largest_on_gpu
 from train.data.splits import Splits, read_splits
 from train.distributed.processes import Processes, plan_processes
@@ -244,28 +247,33 @@ def with_batch_size(plan: TrainingPlan) -> TrainingPlan:
     """Return the plan with a number in place of `batch_size: auto`. Raises ConfigError if no batch fits."""
     if plan.config.batch_size != "auto":
         return plan
-    limit = min(LARGEST, max(len(plan.splits.train), SMALLEST))
+    limit = min(LARGEST, max(len(plan.splits.train) // plan.processes.count, SMALLEST))
     if torch.cuda.is_available():
         size = largest_on_gpu(lambda size: _step(plan, size), limit)
     else:
-        size = largest_on_cpu(lambda size: _step(plan, size), limit, int(SHARE * free_memory()))
+        available, processes = int(SHARE * free_memory()), plan.processes.on_host
+        size = largest_on_cpu(lambda size: _step(plan, size), limit, available, processes)
     warn(f"batch_size: {size} (auto, at most {limit})")
     return replace(plan, config=plan.config.model_copy(update={"batch_size": size}))
 
 
 def _step(plan: TrainingPlan, size: int) -> None:
     """Take one training step on copies of the network and the loss, with random images."""
+    config = plan.config
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network, loss = copy.deepcopy(plan.network).to(device), copy.deepcopy(plan.loss).to(device)
     preprocess, spec, train = network.spec.preprocess, plan.splits.task_spec, plan.splits.train
     samples = [train[number % len(train)] for number in range(size)]
     targets = default_collate([plan.task.target(s.truth, s.gallery, preprocess, spec) for s in samples])
-    optimizer = make_optimizer(network.train(), plan.config.optimizer)
+    optimizer = make_optimizer(network.train(), config.optimizer)
+    _average = None if config.ema is None else copy.deepcopy(network)
+    rounding = nullcontext() if config.quantization is None else FakeQuantizer(network, config.quantization)
     dtype = _AUTOCAST.get(plan.precision)
     with torch.random.fork_rng():
         images = torch.randint(256, (size, preprocess.height, preprocess.width, 3), dtype=torch.uint8, device=device)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            value = loss(network.logits(images), _on(targets, device))
+        images, targets = BatchMix(config.augment, len(network.spec.labels))(images, _on(targets, device), seed=0)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None), rounding:
+            value = loss(network.logits(images), targets)
         value.backward()
         optimizer.step()
 

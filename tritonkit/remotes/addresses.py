@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 DVC = "dvc://"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_ADDRESS = re.compile(rf"{_SCHEME.pattern}\S*")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 _SIGNATURES = {"sig", "signature", "x-amz-signature", "x-goog-signature"}
 # Query fields that belong to a signature: AWS signature versions 2 and 4, CloudFront, Google (the prefixes are below),
@@ -18,6 +20,9 @@ _SIGNATURE_FIELDS |= {"sv", "ss", "srt", "sp", "se", "st", "spr", "sr", "sip"}
 _SIGNATURE_FIELDS |= {"skoid", "sktid", "skt", "ske", "sks", "skv"}
 _SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
 _SECRET_FIELDS = {"token", "access_token", "auth", "key", "api_key", "apikey", "password", "secret", "code"}
+_SECRET_WORDS = ("token", "signature", "secret", "password", "passwd", "credential", "accesskey", "apikey")
+_CONTAINER_SCHEMES = ("abfs://", "abfss://")
+"""Azure's addresses: what stands before the `@` is a container."""
 
 
 def is_address(text: str) -> bool:
@@ -52,6 +57,33 @@ def public_name(address: str) -> str:
         public_fields.append(field)
     public_query = "&".join(public_fields)
     return f"{start}{mark}{public_query}" if public_query else start
+
+
+def has_secret(address: str) -> bool:
+    """Whether the address has a user, or a query field that is a signature or another secret."""
+    rest = address.removeprefix(DVC)
+    if _USER.search(rest) and not rest.lower().startswith(_CONTAINER_SCHEMES):
+        return True
+    keys = [_key(field) for field in re.split(r"[?&;#]", rest)[1:]]
+    return any(
+        key in _SIGNATURES | _SECRET_FIELDS or any(word in re.sub(r"[^a-z]", "", key) for word in _SECRET_WORDS)
+        for key in keys
+    )
+
+
+def addresses_with_secrets(document: Any, key: str = "") -> Iterator[str]:
+    """The dotted keys of a JSON document whose text has an address with a secret."""
+    match document:
+        case str():
+            if any(has_secret(address) for address in _ADDRESS.findall(document)):
+                yield key
+        case dict():
+            for name, value in document.items():
+                yield from addresses_with_secrets(str(name), f"{key}.{name}".lstrip("."))
+                yield from addresses_with_secrets(value, f"{key}.{name}".lstrip("."))
+        case list() | tuple():
+            for number, value in enumerate(document):
+                yield from addresses_with_secrets(value, f"{key}.{number}".lstrip("."))
 
 
 def public_values(document: Any) -> Any:

@@ -28,8 +28,8 @@ from tritonkit.remotes.filesystems import fault_of, open_filesystem, translate_e
 from tritonkit.remotes.progress import transfer_progress
 from tritonkit.remotes.transfer import RemoteFile, Transfer
 from tritonkit.spec import Frozen
-from tritonkit.system.console import warn
 from tritonkit.system.files import atomic_write, file_sha256
+from tritonkit.system.standard_streams import warn
 
 CACHE_VARIABLE = "TRITONKIT_CACHE"
 _PIN = "#sha256="

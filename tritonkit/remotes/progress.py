@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tritonkit.system.console import warn
+from tritonkit.system.standard_streams import warn
 from tritonkit.system.terminal_escape import printable
 
 _EVERY_S = 30.0

@@ -23,6 +23,7 @@ import typer
 
 from tritonkit.errors import CheckFailedError, ExternalError, TritonkitError, is_external_failure
 from tritonkit.system import standard_streams
+from tritonkit.system.standard_streams import warn as warn
 from tritonkit.system.terminal_escape import printable, printable_json
 
 Arguments = ParamSpec("Arguments")
@@ -129,11 +130,6 @@ def exit_with_error(message: str, code: int) -> None:
 def print_text(text: str) -> None:
     """Print text on stdout; control characters are escaped."""
     print(printable(text, keep="\n\t"), flush=True)
-
-
-def warn(text: str) -> None:
-    """Print text on stderr; control characters are escaped."""
-    print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
 
 
 def print_json(document: Any) -> None:

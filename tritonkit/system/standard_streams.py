@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tritonkit.errors import ExternalError
+from tritonkit.system.terminal_escape import printable
 
 
 class _Stream(io.FileIO):
@@ -33,6 +34,11 @@ class _Stream(io.FileIO):
                     f"{self._title}: cannot be written ({error.strerror})", code="output.stream"
                 ) from error
             return len(memoryview(data).cast("B"))
+
+
+def warn(text: str) -> None:
+    """Print text on stderr; control characters are escaped."""
+    print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
 
 
 def prepare() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.fixture_types import Command, Ports
+from train.config.loading import load_config
 from train.engine.fit import FitResult
 from tritonkit.checkpoint import read_spec, read_weights
 from tritonkit.golden import golden_of_checkpoint
@@ -72,6 +73,8 @@ def test_baseline_keeps_the_backbone_and_writes_a_run_when_heads_are_classifiers
         ({"task": "embedding"}, "baseline.task"),
         ({"task": "segmentation"}, "baseline.task"),
         ({"task": "heads", "heads": {"a": {"task": "multiclass"}, "b": {"task": "embedding"}}}, "baseline.task"),
+        ({"devices": 2}, "baseline.keys"),
+        ({"quantization": {}, "model": {"name": "test_resnet", "pretrained": True}}, "baseline.keys"),
         ({"model": {"name": "torchvision/squeezenet1_1"}, "image": {"size": 64}}, "baseline.no_linear_head"),
     ],
 )
@@ -96,6 +99,21 @@ def test_baseline_is_refused_when_the_features_are_not_finite(
     model = {"name": "test_resnet", "weights": str(tmp_path / "broken.pth")}
     result = command("train", "baseline", write_config(tmp_path / "config.yaml", folder, model=model), "--json")
     assert (result.exit_code, json.loads(result.stdout)["error"]["code"]) == (2, "baseline.features_not_finite")
+
+
+def test_every_ignored_key_is_named_and_the_batch_size_stored_when_a_baseline_is_fitted(
+    command: Command, trained: FitResult, folder: Path, tmp_path: Path, write_config: WriteConfig
+) -> None:
+    model = {"name": "test_resnet", "weights": str(trained.checkpoint)}
+    config = write_config(tmp_path / "config.yaml", folder, model=model, batch_size="auto")
+    ignored = ["devices=2", "num_nodes=2", "pruning.function=l1_unstructured", "quantization.activations=int8"]
+    message = json.loads(command("train", "baseline", config, *ignored, "--json").stdout)["error"]["message"]
+    assert message.startswith("devices, num_nodes, pruning, quantization: ")
+    result = command("train", "baseline", config, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert load_config(Path(document["run"]) / "config.yaml").batch_size == 32
+    assert read_spec(Path(document["checkpoint"])).lineage.config["batch_size"] == 32
 
 
 @pytest.mark.drill

@@ -13,9 +13,11 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from tests.errors import error_codes
 from tests.fixture_types import Command
 from tests.programs import console_script
 from train.config.loading import load_config
+from train.distributed.processes import Processes
 from train.engine.fit import fit
 
 # Without batch norms, whose statistics are those of one process, several processes compute what one computes.
@@ -62,6 +64,69 @@ def test_processes_are_refused_before_training_when_they_cannot_start(
     assert code in {error["code"], *(problem["code"] for problem in error.get("problems", ()))}
     assert override.partition("=")[0] in error["message"]
     assert not (config.parent / "runs").exists()
+
+
+PLUGIN = """
+from pathlib import Path
+from lightning.pytorch.callbacks import Callback
+from tritonkit.plugins import register
+
+@register("callback", "sizes")
+class Sizes(Callback):
+    def on_train_batch_start(self, trainer, module, batch, index):
+        Path(f"size-{trainer.global_rank}").write_text(str(len(batch[0])))
+"""
+
+
+def test_processes_share_one_batch_size_when_it_is_auto_and_the_working_folder_shadows_a_module(
+    folder: Path, tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
+    (tmp_path / "random.py").write_text("raise RuntimeError('not the module of Python')")
+    (tmp_path / "sizes.py").write_text(PLUGIN)
+    plugins = {"plugins": ["sizes"], "callbacks": ["sizes"]}
+    config = write_config(tmp_path / "config.yaml", folder, devices=2, batch_size="auto", **plugins)
+    command = [console_script("train"), "fit", config, "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert load_config(Path(json.loads(done.stdout)["run"]) / "config.yaml").batch_size == 8
+    assert [(tmp_path / f"size-{rank}").read_text() for rank in (0, 1)] == ["8", "8"]
+
+
+def torchrun_variables(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    for name, value in Processes(on_host=2).variables(rank, port=1).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_automatic_batch_size_is_refused_in_each_process_when_torchrun_started_them(
+    command: Command, config: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    torchrun_variables(monkeypatch, rank)
+    result = command("train", "fit", config, "batch_size=auto", "--json")
+    assert result.exit_code == 2
+    assert "config.batch_size_auto" in error_codes(result) if rank == 0 else result.output == ""
+    assert not (config.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("verb", ["baseline", "compress", "quantize"])
+def test_command_of_one_process_is_refused_once_when_torchrun_started_several(
+    command: Command, config: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    torchrun_variables(monkeypatch, rank=0)
+    result = command("train", verb, config, "--json")
+    assert (result.exit_code, error_codes(result)) == (2, {"processes.torchrun"})
+    torchrun_variables(monkeypatch, rank=1)
+    result = command("train", verb, config, "--json")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("words", [["fit", "batch_size=auto"], ["baseline"]])
+def test_torchrun_ends_with_one_error_when_its_processes_are_refused(config: Path, words: list[str]) -> None:
+    command = [*TORCHRUN, console_script("train"), words[0], str(config), *words[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.count("\nerror: ") + done.stderr.startswith("error: ") == 1, done.stderr
 
 
 def test_strategy_that_expects_all_gradients_is_refused_when_layers_are_frozen(command: Command, config: Path) -> None:

@@ -17,7 +17,8 @@ from builder.precision.quantize import quantize_graph
 from tests.errors import error_codes
 from tests.fixture_types import Command
 from tests.integration.train.conftest import golden_of_run
-from train.engine.fit import FitResult
+from train.config.loading import load_config
+from train.engine.fit import FitResult, fit
 from train.quantize import QuantizeResult, quantize
 from tritonkit.checkpoint import read_spec, read_weights
 from tritonkit.networks.network import load_network
@@ -69,6 +70,16 @@ def test_result_is_a_normal_run_of_the_same_network_when_quantized(
     assert splits[0] == splits[1]
     assert quantized.before.fp32["accuracy"] == trained.metrics["test_accuracy"]
     assert {*quantized.after.int8} == {*quantized.before.fp32}
+
+
+def test_batch_norm_keeps_its_statistics_when_the_backbone_is_frozen_at_first(
+    trained: FitResult, tmp_path: Path, folder: Path, write_config: Callable[..., Path]
+) -> None:
+    model = {"name": "test_resnet", "weights": str(trained.checkpoint)}
+    path = write_config(tmp_path / "config.yaml", folder, model=model, quantization={}, frozen_epochs=1)
+    weights = read_weights(trained.checkpoint), read_weights(fit(load_config(path)).run / "last.safetensors")
+    assert not np.array_equal(*(each["backbone.conv1.0.weight"] for each in weights))
+    assert np.array_equal(*(each["backbone.bn1.running_mean"] for each in weights))
 
 
 @pytest.mark.drill

@@ -23,6 +23,7 @@ def allocate(size: int) -> None:
 
 def test_batch_fits_into_the_free_memory_when_the_machine_has_little() -> None:
     assert largest_on_cpu(allocate, limit=256, available=200 * MIB) == 16
+    assert largest_on_cpu(allocate, limit=256, available=400 * MIB, processes=2) == 16
     assert largest_on_cpu(allocate, limit=8, available=4000 * MIB) == 8
     with pytest.raises(ConfigError) as caught:
         largest_on_cpu(allocate, limit=256, available=2 * MIB)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
+import errno
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import requests
+import torch
 import yaml
 from PIL import Image
 
 from tests.errors import raises
 from train.config.loading import Config, load_config
 from train.engine.progress import duration
-from train.engine.tracking.mlflow_run import flat
+from train.engine.tracking.confusion import summed
+from train.engine.tracking.mlflow_run import flat, translate_mlflow_errors
+from train.engine.tracking.sender import Sender
 from train.reports.confusion import write_confusion_image, write_confusion_table
 from train.tracking import check_trackers, mlflow_environment, server_name
-from tritonkit.errors import ConfigError
+from tritonkit.errors import ConfigError, ExternalError
 from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
 
 
@@ -63,6 +68,89 @@ def test_trackers_are_refused_when_wrong(tmp_path: Path, trackers: Any, sentence
         load_config(path)
     assert sentence in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://t0ken@host/data.csv",
+        "https://host/data.csv?token=t0ken",
+        "https://host/data.csv?Private-Token=t0ken",
+        "https://host/data.csv?X-Amz-Date=1&X-Amz-Signature=t0ken",
+        "https://host/data.csv?sv=2024&sig=t0ken",
+        "dvc://https://t0ken@host/data.csv",
+    ],
+)
+def test_address_with_a_secret_is_refused_when_configured(tmp_path: Path, address: str) -> None:
+    places: list[tuple[str, Any]] = [
+        ("data", {"path": address}),
+        ("model", {"name": "resnet18", "weights": address}),
+        ("trackers", [{"name": "mlflow", "tags": {"source": f"from {address}"}}]),
+        ("export", {"format": "onnx", "images": address}),
+    ]
+    for key, value in places:
+        config = yaml.safe_load(write(tmp_path / "config.yaml", []).read_text()) | {key: value}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        with raises(ConfigError, "config.secret", key) as caught:
+            load_config(tmp_path / "config.yaml")
+        assert "t0ken" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://bucket/a@2x",
+        "abfs://container@account.dfs.core.windows.net/data",
+        "https://h/a.zip?id=3#sha256=" + "0" * 64,
+    ],
+)
+def test_address_is_accepted_when_it_has_no_secret(tmp_path: Path, address: str) -> None:
+    config = yaml.safe_load(write(tmp_path / "config.yaml", []).read_text()) | {"data": {"path": address}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert load_config(tmp_path / "config.yaml").data.path == address
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "tracking.local_file"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "curves.png"), "tracking.local_file"),
+        (ConnectionRefusedError(), "tracking.unreachable"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "tracking.unreachable"),
+        (requests.ConnectionError(), "tracking.unreachable"),
+    ],
+)
+def test_server_is_blamed_when_the_network_failed_and_not_the_disk(error: OSError, code: str) -> None:
+    with raises(ExternalError, code), translate_mlflow_errors():
+        raise error
+
+
+@pytest.mark.parametrize("answer", ["", '{"error": nu'])
+def test_training_goes_on_when_the_sender_dies_in_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\nprintf '%s' '{answer}'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    sender = Sender({})
+    sender.start(tmp_path)
+    sender.send()
+    sender.finish()
+    assert capsys.readouterr().err.count("the process that sends to MLflow has ended") == 1
+
+
+def _sum_in_process(rank: int, folder: Path) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    counted = ConfusionMatrix(("a", "b"), ("a", "b"), np.eye(2, dtype=np.int64))
+    total = summed({"": counted} if rank else {}, 2)  # the first process could not count
+    np.save(folder / f"{rank}.npy", total[""].counts)
+
+
+def test_processes_end_the_epoch_when_one_could_not_count(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_sum_in_process, (tmp_path,), nprocs=2)
+    for rank in range(2):
+        np.testing.assert_array_equal(np.load(tmp_path / f"{rank}.npy"), np.eye(2))
 
 
 @pytest.mark.parametrize(

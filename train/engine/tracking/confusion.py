@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class EpochConfusion(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not later: at the end of the epoch the first process sums up metrics in callbacks that the others lack.
-        self._matrices = {head: _summed(counted, trainer) for head, counted in self._counter.matrices.items()}
+        self._matrices = summed(self._counter.matrices, trainer.world_size)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -48,9 +48,13 @@ class EpochConfusion(Callback):
                 write_confusion_image(image, confusion, title)
 
 
-def _summed(confusion: ConfusionMatrix, trainer: Trainer) -> ConfusionMatrix:
-    """Add up the counts of all processes."""
-    if trainer.world_size == 1:
-        return confusion
-    counts = torch.from_numpy(confusion.counts).to(trainer.strategy.root_device)
-    return replace(confusion, counts=trainer.strategy.reduce(counts, reduce_op="sum").cpu().numpy())
+def summed(matrices: Mapping[str, ConfusionMatrix], processes: int) -> dict[str, ConfusionMatrix]:
+    """Add up the matrices of all processes. All take part, also one that could not count and has none."""
+    if processes == 1:
+        return dict(matrices)
+    gathered: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(gathered, dict(matrices))
+    total: dict[str, ConfusionMatrix] = {}
+    for head, confusion in (pair for each in gathered for pair in each.items()):
+        total[head] = total[head] + confusion if head in total else confusion
+    return total

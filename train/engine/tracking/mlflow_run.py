@@ -6,11 +6,14 @@ Loads without torch, and imports mlflow only to send. MLflow reads its server an
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import getpass
 import json
 import os
 import re
+import socket
+import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,6 +41,7 @@ _LOCAL_FOLDERS = ("lightning", "tensorboard")
 _CREDENTIAL_CODES = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 _S3_CREDENTIAL_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "InvalidToken")
 _LIBRARIES = ("mlflow", "boto3", "botocore", "requests", "urllib3", "s3transfer", "google", "azure")
+_NETWORK_ERRORS = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 
 Step = Callable[[], None]
 """Sends one thing."""
@@ -382,9 +386,21 @@ def _translated(chain: Sequence[BaseException]) -> TritonkitError | None:
             "MLFLOW_TRACKING_TOKEN, in the environment or in .env",
             code="tracking.credentials",
         )
-    if any(isinstance(each, OSError) or type(each).__module__.split(".")[0] in _LIBRARIES for each in chain):
+    if type(chain[0]).__module__ == "builtins" and isinstance(chain[0], OSError) and not _is_network(chain[0]):
+        return ExternalError(
+            f"a local file cannot be read or written for MLflow ({text:.300}); check the disk, and try again",
+            code="tracking.local_file",
+        )
+    if any(_is_network(each) for each in chain):
         return ExternalError(f"{server}: cannot be reached, or does not work: {text:.300}", code="tracking.unreachable")
     return None
+
+
+def _is_network(error: BaseException) -> bool:
+    """Whether the error is one of the network, or of the libraries that use it; a full disk is not."""
+    is_of_library = type(error).__module__.split(".")[0] in _LIBRARIES
+    kinds = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
+    return is_of_library or isinstance(error, kinds) or getattr(error, "errno", None) in _NETWORK_ERRORS
 
 
 def _is_s3(error: BaseException) -> bool:

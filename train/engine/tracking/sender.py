@@ -48,6 +48,8 @@ class Sender:
         )
         self._server, self._run = server_name(environment.get(URI, "")), Path("RUN")
         self._is_waiting = self._has_warned = False
+        self.url: str | None = None
+        """The page of the run in MLflow, once it is known."""
 
     def check(self, experiment: str) -> None:
         """Check the connection before the training.
@@ -114,10 +116,12 @@ class Sender:
         if output is None or not select.select([output], [], [], timeout_s)[0]:
             return None
         self._is_waiting = False
-        line = output.readline()
-        if not line:
+        try:
+            answer = json.loads(output.readline())
+        except ValueError:  # nothing, or half a line of a killed process
             return {"message": "the process that sends to MLflow has ended", "is_input": False}
-        error: dict[str, Any] | None = json.loads(line)["error"]
+        self.url = answer["url"] or self.url
+        error: dict[str, Any] | None = answer["error"]
         return error
 
     def _report(self, error: Mapping[str, Any] | None) -> None:
@@ -139,19 +143,19 @@ def main() -> None:
     os.dup2(2, 1)  # libraries print to stdout
     run: RunFolder | None = None
     for line in sys.stdin:
-        request, error = json.loads(line), None
+        request, error, url = json.loads(line), None, None
         try:
             if "experiment" in request:
                 connect(request["experiment"])
             else:
                 run = RunFolder(Path(request["run"]))
-                sync(run, verify=request.get("verify", False))
+                url = sync(run, verify=request.get("verify", False)).url
         except Exception as failure:  # noqa: BLE001 - the training must get an answer
             code = getattr(failure, "code", "tracking.unreachable")
             error = {"message": str(failure), "code": code, "is_input": isinstance(failure, InputError)}
         if run is None:
             os.nice(_LOW_PRIORITY)  # importing mlflow, before, holds up the training
-        answers.write(json.dumps({"error": error}) + "\n")
+        answers.write(json.dumps({"error": error, "url": url}) + "\n")
         answers.flush()
     if run is not None:
         signal.alarm(int(_LAST_S))

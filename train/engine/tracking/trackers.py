@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from PIL import Image
 
 from train.config.loading import Config
-from train.engine.pictures import warn_if_drawing_fails
 from train.engine.plan import TrainingPlan
 from train.engine.run_folder import RunFolder
 from train.engine.tracking.confusion import EpochConfusion
+from train.engine.tracking.event_files import EventFileLogger
 from train.engine.tracking.mlflow_run import flat
 from train.engine.tracking.sender import Sender
 from train.tracking import mlflow_environment
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import TensorBoardLogger
+from tritonkit.system.console import warn
 
 
 class Trackers:
@@ -30,7 +25,7 @@ class Trackers:
 
     def __init__(self, config: Config, sender: Sender | None) -> None:
         self._config, self._sender = config, sender
-        self._tensorboard: TensorBoardLogger | None = None
+        self._tensorboard: EventFileLogger | None = None
         self._sent: tuple[RunFolder, int] | None = None
 
     @classmethod
@@ -46,11 +41,9 @@ class Trackers:
         if self._sender is not None:
             self._sender.start(run.path)
         if (tracker := self._config.tensorboard) is not None:
-            from lightning.pytorch.loggers import TensorBoardLogger
-
             folder = run.path if tracker.folder is None else tracker.folder / self._config.name
             version = "tensorboard" if tracker.folder is None else run.path.name
-            self._tensorboard = TensorBoardLogger(folder, name="", version=version)
+            self._tensorboard = EventFileLogger(folder, name="", version=version)
 
     @property
     def loggers(self) -> list[Any] | bool:
@@ -77,9 +70,11 @@ class Trackers:
     def finish(self, run: RunFolder, metrics: Mapping[str, float | None], monitor: str) -> None:
         """Log the best epoch's answers and metric."""
         if self._tensorboard is not None:
-            add_image(self._tensorboard, "predictions", run.predictions, 0)
+            self._tensorboard.add_image("predictions", run.predictions, 0)
             best = {f"best_{name}": value for name, value in metrics.items() if value is not None}
-            self._tensorboard.log_metrics({**best, "hp_metric": best[f"best_val_{monitor}"]}, 0)
+            if (monitored := metrics.get(f"val_{monitor}")) is not None:
+                best["hp_metric"] = monitored
+            self._tensorboard.log_metrics(best, 0)
             self._tensorboard.finalize("success")
 
 
@@ -100,6 +95,8 @@ def open_trackers(config: Config) -> Iterator[Trackers]:
         sender.abandon()
         raise
     sender.finish()
+    if sender.url is not None:
+        warn(f"mlflow: {sender.url}")
 
 
 class SendEachEpoch(Callback):
@@ -116,23 +113,16 @@ class SendEachEpoch(Callback):
 class TensorBoardImages(Callback):
     """Logs parameters, the learning rate and images to TensorBoard; Lightning itself logs the metrics."""
 
-    def __init__(self, logger: TensorBoardLogger, plan: TrainingPlan, run: RunFolder) -> None:
+    def __init__(self, logger: EventFileLogger, plan: TrainingPlan, run: RunFolder) -> None:
         self._logger, self._plan, self._run = logger, plan, run
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._logger.log_hyperparams(flat(self._plan.config.model_dump(mode="json")))
-        add_image(self._logger, "batches", self._run.batches, 0)
+        self._logger.add_image("batches", self._run.batches, 0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, step = trainer.current_epoch + 1, trainer.global_step - 1  # as Lightning counts its metrics
         self._logger.log_metrics({"lr": trainer.optimizers[0].param_groups[0]["lr"]}, step)
         for path in sorted(self._run.epoch_confusion(epoch, "", "").parent.glob(f"{epoch:03}*.png")):
             head = path.name.removesuffix(".png").partition(".")[2]
-            add_image(self._logger, f"confusion/{head}" if head else "confusion", path, step)
-
-
-def add_image(logger: TensorBoardLogger, tag: str, path: Path, step: int) -> None:
-    """Add an image file of the run; a file that was not drawn is left out."""
-    if path.is_file():
-        with warn_if_drawing_fails(path), Image.open(path) as image:
-            logger.experiment.add_image(tag, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+            self._logger.add_image(f"confusion/{head}" if head else "confusion", path, step)

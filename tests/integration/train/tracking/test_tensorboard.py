@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from lightning.pytorch import Callback
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.fixture_types import Command
 from tests.integration.train.conftest import CopyDigits, WriteConfig
 from train.engine.fit import FitResult
+from tritonkit.plugins import register
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -30,6 +34,35 @@ def test_matrix_agrees_with_the_accuracy_when_counted_in_each_epoch(trained: Fit
         times.append(float(row["time"]))
     assert times == sorted(times)
     assert len(set(times)) == 8
+
+
+@register("callback", "file_for_folder")
+class FileForFolder(Callback):
+    """Replaces the folder of the event files by a file after the first epoch."""
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        folder = Path(trainer.loggers[0].log_dir)
+        if folder.is_dir():
+            shutil.rmtree(folder)
+            folder.write_text("")
+
+
+def test_training_goes_on_when_event_files_cannot_be_written(
+    copy_digits: CopyDigits, write_config: WriteConfig, tmp_path: Path, command: Command
+) -> None:
+    config = write_config(
+        tmp_path / "config.yaml",
+        copy_digits(tmp_path / "data"),
+        epochs=3,
+        trackers=[{"name": "tensorboard", "folder": str(tmp_path / "events")}],
+        callbacks=["file_for_folder"],
+    )
+    result = command("train", "fit", config)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("warning: TensorBoard") == 1
+    run = tmp_path / "runs" / "tiny" / "1"
+    assert len(rows_of(run / "metrics.csv")) == 3
+    assert (run / "report.html").is_file()
 
 
 def test_event_files_hold_scalars_and_images_when_trained(
