@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from train.engine.plan import TrainingPlan, plan_run
 from train.engine.progress import quiet_lightning
 from train.engine.publish import publish
 from train.engine.run_folder import RunFolder
+from train.engine.tracking.trackers import open_trackers
 from train.tasks import TrainingTask
 from train.tasks.losses import WeightedSum
 from tritonkit.errors import ConfigError
@@ -48,21 +50,26 @@ def baseline(config: Config) -> FitResult:
     _check_keys(config)
     # `auto` is measured with training steps, and there are none here.
     config = config.model_copy(update={"batch_size": config.images_per_batch})
-    with quiet_lightning(), translate_failures(None, config):
-        plan = plan_run(config)
-        rows = _fit_heads(plan)
-        warnings = learning_warnings([rows], plan.task, plan.splits.val)
-        if not config.model.pretrained and config.model.weights is None:
-            warnings = (_RANDOM_BACKBONE, *warnings)
-        run = RunFolder.create(config)
-        confusions = ConfusionCounter(plan, run)
-        metrics = publish("best", plan, run, warnings, confusions.add)
-        confusions.draw()
-        draw_predictions(plan, run)
-        # These two come last: a folder without a checkpoint must not look like a training that can be resumed.
-        run.save_config(config)
-        plan.splits.save(run.splits, plan.task)
-    return export_and_report(run, config, metrics, warnings)
+    # The trackers are closed last, so that they send the export and the report too.
+    with ExitStack() as opened:
+        with quiet_lightning(), translate_failures(None, config):
+            plan = plan_run(config)
+            trackers = opened.enter_context(open_trackers(config))
+            rows = _fit_heads(plan)
+            warnings = learning_warnings([rows], plan.task, plan.splits.val)
+            if not config.model.pretrained and config.model.weights is None:
+                warnings = (_RANDOM_BACKBONE, *warnings)
+            run = RunFolder.create(config)
+            confusions = ConfusionCounter(plan, run)
+            metrics = publish("best", plan, run, warnings, confusions.add)
+            confusions.draw()
+            draw_predictions(plan, run)
+            # These two come last: a folder without a checkpoint must not look like a training that can be resumed.
+            run.save_config(config)
+            plan.splits.save(run.splits, plan.task)
+            trackers.start(run)
+            trackers.finish(run, metrics, plan.task.monitor)
+        return export_and_report(run, config, metrics, warnings)
 
 
 def _check_tasks(config: Config) -> None:

@@ -148,3 +148,21 @@ def test_served_baseline_answers_as_its_checkpoint_when_exported(
     for metrics in measured[1:]:
         assert metrics == pytest.approx(measured[0], abs=0.001)
     assert checked.exit_code == 0, checked.output
+
+
+def test_baseline_is_sent_to_mlflow_when_configured(
+    command: Command, trained: FitResult, tmp_path: Path, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    config = write_config(
+        tmp_path / "config.yaml",
+        load_config(trained.run / "config.yaml").data.path,
+        model={"name": "test_resnet", "weights": str(trained.checkpoint)},
+        trackers=["csv", "mlflow"],
+    )
+    result = command("train", "baseline", config, "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads((Path(json.loads(result.stdout)["run"]) / "mlflow.json").read_text())
+    assert record["status"] == "FINISHED", result.stderr
+    assert "best.safetensors" in record["artifacts"]
