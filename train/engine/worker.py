@@ -26,7 +26,7 @@ from tritonkit.system.console import TRACEBACK_VARIABLE, exit_code, warn
 
 
 def join_fit(read_config: Callable[[], Config], processes: Processes) -> None:
-    """Take part in a `fit` of torchrun's processes. Lightning tells the states' folder, which the first has created."""
+    """Take part in a `fit` of torchrun's processes. The first has created the run folder; Lightning tells its path."""
 
     def prepare() -> tuple[TrainingPlan, RunFolder]:
         config = read_config()

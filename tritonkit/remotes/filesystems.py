@@ -1,4 +1,4 @@
-"""fsspec's file system of an address, and the errors of its library in our words."""
+"""fsspec's file system of an address, and its library's errors as those of tritonkit."""
 
 from __future__ import annotations
 
