@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from train.commands.output import print_fit_result
-from train.distributed.processes import Processes
 from tritonkit.system.console import JsonOption, reports_errors
 
 
@@ -30,6 +29,8 @@ def baseline(
 
         train baseline flowers.yaml model.name=vit_small_patch16_224 model.weights=vit.safetensors
     """
+    from train.distributed.processes import Processes
+
     Processes.check_alone("train baseline")
     from train.config.loading import load_config
     from tritonkit.remotes import local_path

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from train.config.pruning_functions import CHANNELS, ZEROS
-from train.distributed.processes import Processes
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table
 
@@ -51,6 +50,8 @@ def compress(
 
         train compress runs/digits/1/best.safetensors --method l1_unstructured --no-serve --json
     """
+    from train.distributed.processes import Processes
+
     Processes.check_alone("train compress")
     if method not in (CHANNELS, *ZEROS):
         raise InputError(

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from train.distributed.processes import Processes
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table
 
 if TYPE_CHECKING:
@@ -42,6 +41,8 @@ def quantize(
 
         train quantize runs/digits/1/best.safetensors --activations int8 batch_size=64 --json
     """
+    from train.distributed.processes import Processes
+
     Processes.check_alone("train quantize")
     from train.quantize import quantize as run_quantize
     from tritonkit.remotes import local_path

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from tritonkit.errors import InputError
-from tritonkit.remotes.addresses import is_address, public_name
 
 
 def run_path(text: str) -> Path:
     """Return the path of a run. Raises InputError for an address."""
+    from tritonkit.remotes.addresses import is_address, public_name
+
     if is_address(text):
         raise InputError(
             f"{public_name(text)}: is an address, and a run is a local folder; copy the folder here, and name the copy",

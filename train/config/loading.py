@@ -118,7 +118,7 @@ class Config(HeadConfig):
                 f"{', '.join(keys)}: the address contains a user, a token or a signature, which would be stored in "
                 "config.yaml and sent to the trackers; leave it out, and put credentials into ~/.netrc or the "
                 "environment, such as AWS_ACCESS_KEY_ID",
-                code="config.secret",
+                code="config.credentials",
             )
         return self
 

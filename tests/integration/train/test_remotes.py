@@ -100,8 +100,12 @@ def test_table_at_an_address_brings_the_images_that_it_names(
         ("data.path=nosuch://bucket/digits", 2, "store.address"),
         ("data.path=http://127.0.0.1:9/data.csv", 3, "remote.unreachable"),
         ("data.path=https://user:secret@example.invalid/data.csv", 2, "option.password"),
-        ("data.path=https://t0ken@example.invalid/data.csv", 2, "config.secret"),
-        ("model.weights=https://example.invalid/x.safetensors?X-Amz-Date=1&X-Amz-Signature=5f", 2, "config.secret"),
+        ("data.path=https://t0ken@example.invalid/data.csv", 2, "config.credentials"),
+        (
+            "model.weights=https://example.invalid/x.pth?X-Amz-Date=1&X-Amz-Signature=5f",
+            2,
+            "config.credentials",
+        ),
     ],
 )
 def test_bad_address_is_one_error_before_the_training(

@@ -91,7 +91,7 @@ def test_address_with_a_secret_is_refused_when_configured(tmp_path: Path, addres
     for key, value in places:
         config = yaml.safe_load(write(tmp_path / "config.yaml", []).read_text()) | {key: value}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-        with raises(ConfigError, "config.secret", key) as caught:
+        with raises(ConfigError, "config.credentials", key) as caught:
             load_config(tmp_path / "config.yaml")
         assert "t0ken" not in str(caught.value)
 
