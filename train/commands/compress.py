@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from train.commands.output import format_metric
 from train.config.pruning_functions import CHANNELS, ZEROS
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table
@@ -86,7 +87,7 @@ def compress(
 def _print(result: CompressResult) -> None:
     before, after = result.before, result.after
     rows: list[tuple[str, ...]] = [
-        (name, _figure(old), _figure(new), "-" if old is None or new is None else f"{new - old:+.4f}")
+        (name, format_metric(old), format_metric(new), "-" if old is None or new is None else f"{new - old:+.4f}")
         for name, old in before.metrics.items()
         for new in (after.metrics.get(name),)
     ]
@@ -103,7 +104,3 @@ def _print(result: CompressResult) -> None:
     table(("", "before", "after", "change"), rows)
     print_text(result.conclusion)
     print_text(str(result.checkpoint))
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -27,4 +27,9 @@ def print_fit_result(result: FitResult, as_json: bool, measured: str = "best epo
 def print_metrics(title: str, metrics: Mapping[str, float | None]) -> None:
     """Print a table of metrics; `-` for one that cannot be measured."""
     print(title)
-    table(("metric", "value"), [(name, "-" if value is None else f"{value:.4f}") for name, value in metrics.items()])
+    table(("metric", "value"), [(name, format_metric(value)) for name, value in metrics.items()])
+
+
+def format_metric(value: float | None) -> str:
+    """Return a metric with four decimals; `-` for one that cannot be measured."""
+    return "-" if value is None else f"{value:.4f}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from train.commands.output import format_metric
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table
 
 if TYPE_CHECKING:
@@ -56,11 +57,7 @@ def quantize(
 
 def _print(result: QuantizeResult) -> None:
     columns = (result.before.fp32, result.before.int8, result.after.fp32, result.after.int8)
-    rows = [(name, *(_figure(column.get(name)) for column in columns)) for name in result.after.fp32]
+    rows = [(name, *(format_metric(column.get(name)) for column in columns)) for name in result.after.fp32]
     print_text(f"{result.measured_on}; int8 is simulated, and `builder export` verifies the real one")
     table(("metric", "before, fp32", "before, int8", "after, fp32", "after, int8"), rows)
     print_text(str(result.checkpoint))
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

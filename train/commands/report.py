@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from train.commands.output import format_metric
 from train.commands.run_argument import run_path
 from tritonkit.system.console import JsonOption, print_json, reports_errors, table
 from tritonkit.system.files import check_can_write, check_is_html
@@ -43,7 +44,7 @@ def report(
     rows = [
         (
             name,
-            "-" if each.value is None else f"{each.value:.4f}",
+            format_metric(each.value),
             "" if each.low is None else f"{each.low:.4f} to {each.high:.4f}",
         )
         for name, each in written.metrics.items()
