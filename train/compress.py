@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.compression.fine_tuning import check_same_labels, fine_tuning_config
+from train.compression.fine_tuning import check_same_data, fine_tuning_config, local_run_checkpoint
 from train.config.loading import Config
 from train.config.pruning_functions import CHANNELS
+from train.data import SPLITS
 from train.engine.fit import FitResult, fit
 from train.evaluate import evaluate
 from train.served_rate import check_commands, served_rates
@@ -30,7 +31,7 @@ MIN_GAIN = 1.05
 class CompressOptions:
     """The options of `train compress`."""
 
-    checkpoint: Path
+    checkpoint: Path | str
     sparsity: float = 0.5
     method: str = CHANNELS
     layers: tuple[str, ...] = ()
@@ -81,16 +82,18 @@ def compress(options: CompressOptions) -> CompressResult:
     config = compression_config(options)
     if options.serve:
         check_commands()
-    result = fit(config, lambda plan: check_same_labels(plan.network.spec, options.checkpoint, str(config.data.path)))
+    checkpoint = local_run_checkpoint(options.checkpoint)
+    spec = read_spec(checkpoint)
+    result = fit(config, lambda plan: check_same_data(plan.splits, config.data.path, spec))
     rates: dict[str, list[float]] = {BEFORE: [], AFTER: []}
     if options.serve:
-        checkpoints = {BEFORE: options.checkpoint, AFTER: result.checkpoint}
+        checkpoints = {BEFORE: checkpoint, AFTER: result.checkpoint}
         try:
             with progress("measuring both models") as report:
                 rates = served_rates(checkpoints, options.rounds, options.window_s, config.plugins, report)
         except TritonkitError as error:
             raise type(error)(f"{result.checkpoint}: compressed, but not measured: {error}", code=error.code) from error
-    return _result(options, result, rates)
+    return _result(options, checkpoint, result, rates)
 
 
 def compression_config(options: CompressOptions) -> Config:
@@ -103,7 +106,7 @@ def compression_config(options: CompressOptions) -> Config:
             code="option.sparsity",
         )
     pruning = {"function": options.method, "amount": options.sparsity, "layers": list(options.layers), "when": "start"}
-    trained = read_spec(checkpoint).lineage.config.get("epochs")
+    trained = read_spec(local_run_checkpoint(checkpoint)).lineage.config.get("epochs")
     half = max(1, round(trained / 2)) if isinstance(trained, int) else 1
     changes: dict[str, Any] = {"pruning": [pruning], "epochs": options.epochs or half}
     if options.output is not None:
@@ -111,10 +114,12 @@ def compression_config(options: CompressOptions) -> Config:
     return fine_tuning_config(checkpoint, options.data, changes, options.overrides)
 
 
-def _result(options: CompressOptions, result: FitResult, rates: dict[str, list[float]]) -> CompressResult:
-    splits = result.run / "splits"
+def _result(
+    options: CompressOptions, original: Path, result: FitResult, rates: dict[str, list[float]]
+) -> CompressResult:
+    splits = result.run / SPLITS
     measures, measured_on = {}, ""
-    for name, checkpoint in ((BEFORE, options.checkpoint), (AFTER, result.checkpoint)):
+    for name, checkpoint in ((BEFORE, original), (AFTER, result.checkpoint)):
         evaluation = evaluate(checkpoint, splits)
         measured_on = f"{evaluation.images} images of {evaluation.data} ({evaluation.part})"
         parameters = [parameter.detach() for parameter in load_network(checkpoint).parameters()]

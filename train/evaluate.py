@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from train.config.loading import Config
+from train.data import SPLIT_FILES, SPLITS
+from train.data.remote_images import fetch_missing_images
 from train.reports.mistakes import MistakeCollector
 from tritonkit.checkpoint import read_spec
 from tritonkit.errors import DataError, InputError
 from tritonkit.evaluation.evaluate import Evaluation, LabelledImages
-from tritonkit.evaluation.samples.part_names import PARTS
 from tritonkit.remotes.addresses import public_name
 from tritonkit.repository.artifact_files import local_artifact
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.base import Runner
 from tritonkit.spec import ModelSpec
-
-_SPLIT_FILES = tuple(f"splits/{part}.csv" for part in PARTS)
 
 
 class CheckpointEvaluation(Evaluation):
@@ -39,7 +42,7 @@ def evaluate(
     another model, and whatever `open_artifact` raises.
     """
     name = public_name(checkpoint) if isinstance(checkpoint, str) else checkpoint
-    checkpoint = local_artifact(checkpoint, *(_SPLIT_FILES if data is None else ()))
+    checkpoint = local_artifact(checkpoint, *(SPLIT_FILES if data is None else ()))
     with runner or open_artifact(checkpoint) as active_runner:
         # A served model has no lineage, which contains the column of the truth.
         spec = active_runner.spec if runner is None else _spec_of(checkpoint)
@@ -49,7 +52,7 @@ def evaluate(
                 f"{active_runner.origin}: is not the checkpoint's model; {', '.join(differing)} differ",
                 code="artifact.other_model",
             )
-        images = LabelledImages.read(data or _test_split(checkpoint), spec, masks)
+        images = LabelledImages.read(data or _test_split(checkpoint, spec), spec, masks)
         collector = MistakeCollector(images.task, spec)
         evaluation = images.evaluate(active_runner, None if mistakes is None else collector.add)
         if mistakes is not None:
@@ -65,10 +68,12 @@ def _spec_of(checkpoint: Path) -> ModelSpec:
         return opened.spec
 
 
-def _test_split(checkpoint: Path) -> Path:
-    folder = checkpoint.parent / "splits"
-    if not any((folder / f"{part}.csv").is_file() for part in PARTS):
+def _test_split(checkpoint: Path, spec: ModelSpec) -> Path:
+    folder = checkpoint.parent / SPLITS
+    if not any((checkpoint.parent / file).is_file() for file in SPLIT_FILES):
         raise DataError(
             f"{checkpoint}: no splits/test.csv next to it; set --data to labelled images", code="data.no_test_split"
         )
+    with suppress(ValidationError):  # no configuration of `train fit`
+        fetch_missing_images(folder, Config.model_validate(spec.lineage.config))
     return folder

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.compression.fake_quantization import Int8Simulation
-from train.compression.fine_tuning import check_same_labels, fine_tuning_config
+from train.compression.fine_tuning import check_same_data, fine_tuning_config, local_run_checkpoint
 from train.config.sections import QuantizationConfig
+from train.data import SPLITS
 from train.engine.fit import fit
 from train.evaluate import evaluate
+from tritonkit.checkpoint import read_spec
 from tritonkit.evaluation.evaluate import MetricValues
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.spec import Frozen
@@ -38,7 +40,7 @@ class QuantizeResult(Frozen):
 
 
 def quantize(
-    checkpoint: Path,
+    checkpoint: Path | str,
     data: str | Path | None = None,
     epochs: int = 4,
     activations: str = "uint8",
@@ -50,11 +52,13 @@ def quantize(
     """
     changes = {"epochs": epochs, "quantization": {"activations": activations}}
     config = fine_tuning_config(checkpoint, data, changes, overrides, LR_FACTOR)
-    result = fit(config, lambda plan: check_same_labels(plan.network.spec, checkpoint, str(config.data.path)))
+    local = local_run_checkpoint(checkpoint)
+    spec = read_spec(local)
+    result = fit(config, lambda plan: check_same_data(plan.splits, config.data.path, spec))
     images = Golden.load(result.run / GOLDEN_FILE).images
-    splits, quantization = result.run / "splits", config.quantization or QuantizationConfig()
+    splits, quantization = result.run / SPLITS, config.quantization or QuantizationConfig()
     measures, measured_on = [], ""
-    for path in (checkpoint, result.checkpoint):
+    for path in (local, result.checkpoint):
         fp32 = evaluate(path, splits)
         int8 = evaluate(path, splits, runner=Int8Simulation(path, quantization, images))
         measures.append(PrecisionMetrics(checkpoint=path, fp32=fp32.metrics, int8=int8.metrics))

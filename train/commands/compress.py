@@ -61,10 +61,9 @@ def compress(
     from train.compress import CompressOptions
     from train.compress import compress as run_compress
     from train.engine.progress import quiet_lightning
-    from tritonkit.remotes import local_path
 
     options = CompressOptions(
-        checkpoint=local_path(checkpoint),
+        checkpoint=checkpoint,
         sparsity=sparsity,
         method=method,
         layers=tuple(layers or ()),

@@ -46,9 +46,8 @@ def quantize(
 
     Processes.check_alone("train quantize")
     from train.quantize import quantize as run_quantize
-    from tritonkit.remotes import local_path
 
-    result = run_quantize(local_path(checkpoint), data, epochs, activations, overrides or ())
+    result = run_quantize(checkpoint, data, epochs, activations, overrides or ())
     if as_json:
         print_json(result)
     else:

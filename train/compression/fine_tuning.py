@@ -11,11 +11,16 @@ from pydantic import ValidationError
 from train.config.document import Document
 from train.config.loading import Config, resolve_config
 from train.config.pruning_functions import CHANNELS
-from train.data import SUMMARY_FILE
+from train.data import SPLIT_FILES, SPLITS, SUMMARY_FILE
+from train.data.remote_images import fetch_missing_images
+from train.data.splits import Splits
 from tritonkit.checkpoint import read_spec
 from tritonkit.errors import DataError, InputError
 from tritonkit.evaluation.labelled_images import known_labels
+from tritonkit.remotes.addresses import public_name
+from tritonkit.repository.artifact_files import local_artifact
 from tritonkit.spec import ModelSpec
+from tritonkit.system.console import warn
 
 _KEYS_OF_SPLITS = ("labels", "mask_values", "ignore_index", "per_class", "sampling")
 """Keys of `data` that also hold for the tables in a run's splits folder."""
@@ -24,7 +29,7 @@ _KEYS_OF_HOST = ("trackers", "devices", "num_nodes")
 
 
 def fine_tuning_config(
-    checkpoint: Path,
+    checkpoint: Path | str,
     data: str | Path | None,
     changes: Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -36,20 +41,22 @@ def fine_tuning_config(
     changes: top-level keys and their values. lr_factor: on the learning rate of the checkpoint's run. Its trackers,
     devices and num_nodes are not taken over. Raises CheckpointError, InputError, and ConfigError for wrong overrides.
     """
-    spec = read_spec(checkpoint)
+    local = local_run_checkpoint(checkpoint)
     try:
-        values = Config.model_validate(spec.lineage.config).model_dump(mode="json")
+        config = Config.model_validate(read_spec(local).lineage.config)
     except ValidationError as error:
         raise InputError(
             f"{checkpoint}: contains no training configuration, so it cannot be trained further; expected a checkpoint "
             "that `train fit` wrote",
             code="checkpoint.no_config",
         ) from error
-    splits = checkpoint.parent / "splits"
+    values = config.model_dump(mode="json")
+    splits = local.parent / SPLITS
     if data is not None:
         values["data"]["path"] = str(data)
     elif (splits / SUMMARY_FILE).is_file():
         kept = {key: values["data"][key] for key in _KEYS_OF_SPLITS}
+        fetch_missing_images(splits, config)
         values["data"] = {**kept, "path": str(splits), "test_ratio": 0}
     else:
         raise DataError(
@@ -65,13 +72,27 @@ def fine_tuning_config(
     return resolve_config(Document(values, {}), overrides, str(checkpoint))
 
 
-def check_same_labels(plan_spec: ModelSpec, checkpoint: Path, data: str) -> None:
-    """Raise DataError if the data has other labels: the layer of the answers would start from random weights."""
-    spec = read_spec(checkpoint)
-    planned, expected = known_labels(plan_spec), known_labels(spec)
+def local_run_checkpoint(checkpoint: Path | str) -> Path:
+    """Return the local path of a checkpoint; with a remote one, fetch the splits of its run too."""
+    return local_artifact(checkpoint, *SPLIT_FILES, f"{SPLITS}/{SUMMARY_FILE}")
+
+
+def check_same_data(splits: Splits, data: str | Path, spec: ModelSpec) -> None:
+    """Compare the data of a run that starts from a checkpoint with the data of that checkpoint, whose spec is given.
+
+    Raises DataError if the labels differ: the layer of the answers would start from random weights. Warns if the images
+    differ: some that the checkpoint was trained on may now be test images.
+    """
+    data = public_name(str(data))
+    planned, expected = known_labels(splits.task_spec), known_labels(spec)
     if planned != expected:
         raise DataError(
-            f"{data}: has the labels {', '.join(planned):.200}; expected those of {checkpoint}: "
+            f"{data}: has the labels {', '.join(planned):.200}; expected those of the checkpoint: "
             f"{', '.join(expected):.200}",
             code="data.other_labels",
+        )
+    if spec.lineage.data_fingerprint not in (None, splits.fingerprint):
+        warn(
+            f"warning: {data}: is not the data that the checkpoint was trained on; test images may be among those that "
+            "it has seen, and then its metrics are too good"
         )

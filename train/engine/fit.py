@@ -20,6 +20,7 @@ from train.config.loading import Config
 from train.config.sections import DataConfig
 from train.data.augment import make_augmentation
 from train.data.dataset import EpochSampler, ImageDataset, make_loader
+from train.data.remote_images import fetch_missing_images
 from train.distributed.launch import launch
 from train.distributed.processes import strategy_name
 from train.distributed.sharing import TrainingShare, validation_batches
@@ -49,7 +50,6 @@ from train.engine.tracking.trackers import Trackers, open_trackers
 from train.export import export_checkpoint
 from tritonkit.errors import DataError, ExternalError
 from tritonkit.networks.network import load_weights
-from tritonkit.remotes import local_path
 from tritonkit.spec import Frozen
 from tritonkit.system.console import warn
 
@@ -101,7 +101,7 @@ def resume(folder: Path) -> FitResult:
         run.delete_partial_files()
         state = last_state(run)
         check_same_config(state, config, run)
-        local_path(config.data.path)  # the splits name images of its copy in the cache, which may have been emptied
+        fetch_missing_images(run.splits, config)
         plan = plan_run(config, DataConfig(path=run.splits, test_ratio=0), is_resumed=state is not None)
         if plan.splits.fingerprint != run.fingerprint():
             raise DataError(

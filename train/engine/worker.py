@@ -14,6 +14,7 @@ from pathlib import Path
 
 from train.config.loading import Config
 from train.config.sections import DataConfig
+from train.data.remote_images import fetch_missing_images
 from train.distributed.processes import Processes
 from train.engine.failures import translate_failures
 from train.engine.fit import train_here
@@ -42,8 +43,9 @@ def join_resume(folder: Path, processes: Processes) -> None:
 
 def _prepare(folder: Path) -> tuple[TrainingPlan, RunFolder]:
     run = RunFolder.open_unfinished(folder)
-    data, is_resumed = DataConfig(path=run.splits, test_ratio=0), run.last_state.is_file()
-    plan = plan_run(run.load_config(), data, is_resumed=is_resumed)
+    config, is_resumed = run.load_config(), run.last_state.is_file()
+    fetch_missing_images(run.splits, config)  # each host has a cache of its own
+    plan = plan_run(config, DataConfig(path=run.splits, test_ratio=0), is_resumed=is_resumed)
     if is_resumed:
         restore_channels(plan.network, read_state(run.last_state))
     return plan, run

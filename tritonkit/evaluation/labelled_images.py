@@ -65,7 +65,7 @@ def labelled_part(path: Path, masks: Path | None = None) -> str:
     return next((part for part in ("test", "val") if part in parts), "train")
 
 
-def known_labels(spec: ModelSpec) -> list[str]:
+def known_labels(spec: TaskSpec) -> list[str]:
     """Return the model's labels as `EvaluationTask.classes` writes them; none for an embedding."""
     return [*spec.labels, *(f"{name}={label}" for name, head in spec.heads.items() for label in head.labels)]
 

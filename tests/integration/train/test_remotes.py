@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def test_training_export_and_measurement_read_addresses(
     tmp_path: Path,
     write_config: Callable[..., Path],
     command: Command,
+    cache: Path,
 ) -> None:
     files = s3fs.S3FileSystem()
     weights = f"{bucket}/weights.safetensors"
@@ -50,8 +52,8 @@ def test_training_export_and_measurement_read_addresses(
     lineage = read_spec(best).lineage
     assert (lineage.config["data"]["path"], lineage.config["model"]["weights"]) == (remote_data, weights)
     assert lineage.parent == weights
-    for name in ("best.safetensors", "golden.npz"):
-        files.put_file(str(best.with_name(name)), f"{bucket}/run/{name}")
+    for name in ("best.safetensors", "golden.npz", "splits"):
+        files.put(str(best.with_name(name)), f"{bucket}/run/{name}", recursive=True)
     address = f"{bucket}/run/best.safetensors"
     repository = tmp_path / "repository"
     exported = command("builder", "export", address, "--data", remote_data, "--repository", repository)
@@ -68,6 +70,19 @@ def test_training_export_and_measurement_read_addresses(
     assert json.loads(shown.stdout)["spec"]["name"] == "tiny"
     answered = command("client", "infer", remote_data, "--from", address, "--json")
     assert len(json.loads(answered.stdout)["rows"]) == 36
+    # Without --data, the splits are those of the run; images that the cache has lost are fetched again.
+    shutil.rmtree(cache)
+    words = ("--no-serve", "--epochs", 1, "--output", tmp_path / "compressed", "--json")
+    compressed = command("train", "compress", address, *words)
+    assert compressed.exit_code == 0, compressed.output
+    assert read_spec(Path(json.loads(compressed.stdout)["checkpoint"])).lineage.parent == address
+    shutil.rmtree(cache)
+    assert command("train", "test", best).exit_code == 0
+    for path in best.parent.glob("*.safetensors"):
+        path.unlink()
+    shutil.rmtree(cache)
+    resumed = command("train", "resume", best.parent)
+    assert resumed.exit_code == 0, resumed.output
 
 
 @pytest.mark.parametrize("verb", ["resume", "report", "sync"])

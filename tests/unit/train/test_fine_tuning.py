@@ -9,10 +9,11 @@ import pytest
 
 from tests.fixture_types import MakeNetwork
 from tests.train_configs import tiny_config
-from train.compression.fine_tuning import fine_tuning_config
+from train.compression.fine_tuning import check_same_data, fine_tuning_config
 from train.config.loading import Config
+from train.data.splits import Splits
 from tritonkit.networks.network import save_network
-from tritonkit.spec import Lineage
+from tritonkit.spec import Lineage, ModelSpec
 
 
 def further(make_network: MakeNetwork, folder: Path, *overrides: str, **changes: Any) -> Config:
@@ -32,6 +33,15 @@ def test_masks_keep_their_meaning_when_the_splits_of_a_run_are_read(make_network
     assert {name: getattr(data, name) for name in keys} == {
         "labels": ("sky", "tree"), "ignore_index": 7, "mask_values": {"sky": (0,), "tree": (1,)},
     }  # fmt: skip
+
+
+def test_data_that_differs_from_the_data_of_the_checkpoint_gets_a_warning(
+    spec: ModelSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = spec.model_copy(update={"lineage": Lineage(data_fingerprint="5f")})
+    for fingerprint in ("5f", "6a"):
+        check_same_data(Splits((), (), (), (), spec, fingerprint), "photos", spec)
+        assert ("photos: is not the data" in capsys.readouterr().err) == (fingerprint == "6a")
 
 
 @pytest.mark.parametrize("overrides", [(), ("devices=3", "trackers=[tensorboard]")])
