@@ -70,7 +70,7 @@ def _restart_hint(run: RunFolder) -> str:
     config = run.path / "config.yaml"
     best = sorted(run.states.glob("best-*.ckpt"), key=lambda path: path.stat().st_mtime)
     command = f"Start again with: train fit {config}"
-    if not best:
+    if not best or read_state(best[-1]).get(PRUNED_KEY):  # `model.weights` cannot read fewer channels from a state
         return command
     return f"{command} model.pretrained=false model.weights={best[-1]}, which starts from the best epoch"
 

@@ -25,6 +25,7 @@ import torch
 from safetensors.numpy import load_file
 
 from tests.fixture_types import Command
+from train.engine.state_files import PRUNED_KEY
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["train.cli", "train.engine.fit"])
@@ -50,6 +51,7 @@ DYING = """
 import os, signal
 from pathlib import Path
 from lightning.pytorch.callbacks import Callback
+from train.engine.state_files import PRUNED_KEY
 from tritonkit.plugins import register
 
 
@@ -232,6 +234,20 @@ def test_resume_names_the_state_when_it_cannot_be_read(
     assert error["message"].startswith(f"{run / 'lightning' / 'last.ckpt'}: ")
     assert f"train fit {run / 'config.yaml'}" in error["message"]
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("is_pruned", [False, True])
+def test_restart_from_the_best_epoch_is_proposed_when_no_channels_were_removed(
+    stopped: Path, tmp_path: Path, command: Command, is_pruned: bool
+) -> None:
+    run = tmp_path / "1"
+    shutil.copytree(stopped, run)
+    (run / "lightning" / "last.ckpt").write_bytes(b"")
+    (best,) = (run / "lightning").glob("best-*")
+    torch.save(torch.load(best, weights_only=True) | {PRUNED_KEY: is_pruned}, best)
+    result = command("train", "resume", run)
+    assert result.exit_code == 2, result.output
+    assert (f"model.weights={best}" in result.output.replace("\n    ", "")) == (not is_pruned)
 
 
 @pytest.mark.parametrize(
