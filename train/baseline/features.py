@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from train.config.loading import Precision
+from train.engine.plan import AUTOCAST
 from tritonkit.errors import ConfigError, SpecError
 from tritonkit.networks.network import Network
 from tritonkit.system.console import track_progress
-
-_AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 def linear_heads(network: Network) -> dict[str, nn.Linear]:
@@ -49,7 +48,7 @@ def frozen_features(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's stub
-    dtype = _AUTOCAST.get(precision)
+    dtype = AUTOCAST.get(precision)
     features: list[Tensor] = []
     layer = next(iter(heads.values()))  # all heads take the same features
     with (

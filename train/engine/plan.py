@@ -42,7 +42,8 @@ from tritonkit.system.console import warn
 from tritonkit.tasks import task_for
 
 T = TypeVar("T")
-_AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+"""What torch.autocast calculates in, for each precision that is mixed."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ def _step(plan: TrainingPlan, size: int) -> None:
     optimizer = make_optimizer(network.train(), config.optimizer)
     _average = None if config.ema is None else copy.deepcopy(network)
     rounding = nullcontext() if config.quantization is None else FakeQuantizer(network, config.quantization)
-    dtype = _AUTOCAST.get(plan.precision)
+    dtype = AUTOCAST.get(plan.precision)
     with torch.random.fork_rng():
         images = torch.randint(256, (size, preprocess.height, preprocess.width, 3), dtype=torch.uint8, device=device)
         images, targets = BatchMix(config.augment, len(network.spec.labels))(images, _on(targets, device), seed=0)

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tritonkit.system.console import duration
 from tritonkit.system.standard_streams import quiet_loggers
 
 
@@ -64,14 +65,6 @@ class EpochLogger(Callback):
     @staticmethod
     def _epoch(trainer: Trainer) -> str:
         return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-
-
-def duration(seconds: float) -> str:
-    """Write a time with its two largest units: `12 s`, `3 min 29 s`, `2 h 5 min`."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import shutil
@@ -10,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isfinite, nan
 from pathlib import Path
 
 import yaml
 
 from train.config.loading import Config, load_config
-from train.data import SUMMARY_FILE
+from train.data import SPLITS, SUMMARY_FILE
 from tritonkit.errors import ConfigError
 
 
@@ -153,7 +155,7 @@ class RunFolder:
     @property
     def splits(self) -> Path:
         """The folder with `train.csv`, `val.csv`, `test.csv`, and `data.json`."""
-        return self.path / "splits"
+        return self.path / SPLITS
 
     @property
     def data_summary(self) -> Path:
@@ -186,6 +188,15 @@ class RunFolder:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         self._config.write_text(text, encoding="utf-8")
 
+    def epochs(self) -> list[dict[str, float]]:
+        """Return the finite numbers of each row of `metrics.csv`; none if it is missing or broken."""
+        try:
+            with self.metrics.open(newline="", encoding="utf-8") as file:
+                rows = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+        except (OSError, UnicodeDecodeError, csv.Error):
+            return []
+        return [{name: value for name, value in row.items() if isfinite(value)} for row in rows if "epoch" in row]
+
     def load_config(self) -> Config:
         """Read the configuration of the run. Raises ConfigError."""
         return load_config(self._config)
@@ -210,3 +221,10 @@ def git_revision() -> str | None:
     command = [git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
     return process.stdout.strip() or None
+
+
+def _number(text: object) -> float:
+    try:
+        return float(str(text))
+    except ValueError:
+        return nan

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -110,7 +108,7 @@ def write_report(run: RunFolder, target: Path | None = None) -> RunReport:
             part=files.part,
             metrics=files.metrics,
             val_metrics=files.part_metrics("val") if files.part == "test" else {},
-            pictures=files.pictures,
+            image_counts=files.image_counts,
             images={name: url for name, path in _images(run, files.evaluation) if (url := _embedded(path)) is not None},
             exports=_exports(run, files, target.parent),
             export_failed=bool(files.config.get("export")) and files.is_finished,
@@ -126,7 +124,7 @@ def write_report(run: RunFolder, target: Path | None = None) -> RunReport:
         run=run.path,
         finished=files.is_finished,
         part=files.part,
-        images=files.evaluation.images if files.evaluation else files.pictures.get(files.part or ""),
+        images=files.evaluation.images if files.evaluation else files.image_counts.get(files.part or ""),
         metrics={
             name: ReportedMetric(value=value, **(intervals[name].model_dump() if name in intervals else {}))
             for name, value in files.metrics.items()
@@ -145,7 +143,7 @@ class _RunFiles:
     spec: ModelSpec | None
     """Of the best checkpoint; None before the run is finished."""
     evaluation: RunEvaluation | None
-    pictures: dict[str, int] = field(default_factory=dict)
+    image_counts: dict[str, int] = field(default_factory=dict)
     """Number of images of each part."""
 
     @classmethod
@@ -160,10 +158,10 @@ class _RunFiles:
             run=run,
             config=config,
             config_text=config_file.read_text(encoding="utf-8"),
-            epochs=_epochs(run.metrics),
+            epochs=run.epochs(),
             spec=read_spec(run.checkpoint("best")) if is_finished else None,
             evaluation=RunEvaluation.read(run.evaluation) if is_finished else None,
-            pictures=summary.get("pictures", {}),
+            image_counts=summary.get("pictures", {}),
         )
 
     @property
@@ -207,24 +205,6 @@ class _RunFiles:
         """The best network's metrics on a part, as its checkpoint says."""
         metrics = self.spec.lineage.metrics if self.spec else {}
         return {name.removeprefix(f"{part}_"): value for name, value in metrics.items() if name.startswith(f"{part}_")}
-
-
-def _epochs(path: Path) -> list[dict[str, float]]:
-    """The rows of `metrics.csv`; none if it is missing."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [dict(row) for row in csv.DictReader(file)]
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return []
-    measured = [{name: _number(value) for name, value in row.items()} for row in rows]
-    return [{name: value for name, value in row.items() if math.isfinite(value)} for row in measured if "epoch" in row]
-
-
-def _number(text: Any) -> float:
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def _images(run: RunFolder, evaluation: RunEvaluation | None) -> Iterator[tuple[str, Path]]:
@@ -295,7 +275,7 @@ def _lineage(files: _RunFiles) -> dict[str, str | None]:
     data = files.config.get("data")
     return {
         "Data": public_name(str(data.get("path"))) if isinstance(data, dict) else None,
-        "Images": ", ".join(f"{part} {count:,}" for part, count in files.pictures.items() if count),
+        "Images": ", ".join(f"{part} {count:,}" for part, count in files.image_counts.items() if count),
         "Data fingerprint": (lineage.data_fingerprint if lineage else None) or fingerprint,
         "Git revision": lineage.git_revision if lineage else None,
         "Seed": str(files.config["seed"]) if "seed" in files.config else None,

@@ -20,6 +20,7 @@ from tritonkit.evaluation.tasks.multilabel import MultilabelEvaluation
 from tritonkit.evaluation.tasks.segmentation import SegmentationEvaluation
 from tritonkit.repository.verdict import Verdict
 from tritonkit.spec import ModelSpec
+from tritonkit.system.console import duration
 
 _TEMPLATE = "run_page.html.jinja"
 _PARTS = {"test": "test", "val": "validation"}
@@ -56,7 +57,7 @@ class Contents:
     """Of the best epoch on the part."""
     val_metrics: Mapping[str, float]
     """Where the part is test: the same metrics on val."""
-    pictures: Mapping[str, int]
+    image_counts: Mapping[str, int]
     images: Mapping[str, str]
     """Data URLs by name."""
     exports: Sequence[Export]
@@ -109,7 +110,7 @@ def render(contents: Contents) -> str:
         .render(
             run=contents,
             part=part,
-            count=evaluation.images if evaluation else contents.pictures.get(contents.part or ""),
+            count=evaluation.images if evaluation else contents.image_counts.get(contents.part or ""),
             best=best,
             headline=_headline(contents),
             sentence=_sentence(contents, part),
@@ -123,14 +124,6 @@ def render(contents: Contents) -> str:
             legend=COMPARISON_LEGEND,
         )
     )
-
-
-def duration(seconds: float) -> str:
-    """A duration in words: `74 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _best_epoch(contents: Contents) -> Mapping[str, float] | None:

@@ -167,6 +167,14 @@ def quality_tables(quality: Mapping[str, Mapping[str, float]], title: str = "") 
         table(("metric", *models), rows)
 
 
+def duration(seconds: float) -> str:
+    """Write a time with its two largest units: `12 s`, `3 min 29 s`, `2 h 5 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], paths: Container[str] = PATH_COLUMNS) -> None:
     """Print a table on stdout, as wide as the terminal, or as wide as its text where stdout is not a terminal.
 

@@ -16,7 +16,6 @@ from PIL import Image
 
 from tests.errors import raises
 from train.config.loading import Config, load_config
-from train.engine.progress import duration
 from train.engine.tracking.confusion import summed
 from train.engine.tracking.mlflow_run import flat, translate_mlflow_errors
 from train.engine.tracking.sender import Sender
@@ -24,6 +23,7 @@ from train.reports.confusion import write_confusion_image, write_confusion_table
 from train.tracking import check_trackers, mlflow_environment, server_name
 from tritonkit.errors import ConfigError, ExternalError
 from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
+from tritonkit.system.console import duration
 
 
 def write(path: Path, trackers: Any) -> Path:

@@ -5,7 +5,6 @@ Loads without torch, and imports mlflow only to send. MLflow reads its server an
 
 from __future__ import annotations
 
-import csv
 import errno
 import fcntl
 import getpass
@@ -194,16 +193,12 @@ def _parameters(session: _Session, values: Mapping[str, str]) -> Iterator[Step]:
 
 def _metrics(session: _Session) -> Iterator[Step]:
     """One request for each epoch, with the time at which the epoch ended; at the end the best epoch's metrics."""
-    path = session.run.metrics
-    rows: list[dict[str, str]] = []
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    fallback = path.stat().st_mtime if rows else 0.0
+    rows = session.run.epochs()
+    fallback = session.run.metrics.stat().st_mtime if rows else 0.0
     for row in rows:
-        epoch, time_s = int(row.pop("epoch")), float(row.pop("time", "") or fallback)
+        epoch, time_s = int(row.pop("epoch")), row.pop("time", fallback)
         if epoch > session.record.epoch:
-            values = {_name(key): float(value) for key, value in row.items() if value}
+            values = {_name(key): value for key, value in row.items()}
             yield lambda e=epoch, t=time_s, v=values: _log_epoch(session, v, e, t)  # type: ignore[misc]
     best = session.run.checkpoint("best")
     if best.is_file():
