@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Serve a model in real containers, with Compose and with `server up --runtime docker`, and compare the answers with
-# those of the ONNX file. Train and export in containers too. The script starts its own Docker engine and keeps downloads in .cache/docker. Needs root and
-# Debian 12; prints "skipped: …" elsewhere.
+# those of the ONNX file. Train and export in containers too. The script starts its own Docker engine and keeps downloads
+# in .cache/docker. Needs root and Debian 12; prints "skipped: …" elsewhere.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH:/usr/sbin:/sbin"

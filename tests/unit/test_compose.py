@@ -72,6 +72,12 @@ def test_tool_runs_without_root_in_the_current_folder_and_ends(services: dict[st
     assert service["environment"]["TRITONKIT_CACHE"].startswith("${PWD:-/work}/")  # the rest is gone after the run
     assert service["shm_size"] == services["triton"]["shm_size"]
     assert "ports" not in service
+    documented = (ROOT / "docs/docker.md").read_text()
+    credentials = set(service["environment"]) - {"TRITONKIT_CACHE"}
+    assert {"MLFLOW_TRACKING_TOKEN", "AWS_PROFILE", "AZURE_STORAGE_ACCOUNT_KEY"} <= credentials
+    for variable in credentials:
+        assert service["environment"][variable] is None  # unset outside: unset inside, not empty
+        assert f"`{variable}`" in documented
 
 
 def test_image_of_the_tools_has_the_packages_of_the_development_environment() -> None:
