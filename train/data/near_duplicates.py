@@ -1,4 +1,4 @@
-"""Images of two parts that show the same picture in other bytes, such as a copy in another size or format."""
+"""Images of two parts that have the same content in other bytes, such as a copy in another size or format."""
 
 from __future__ import annotations
 

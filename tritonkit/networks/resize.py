@@ -11,7 +11,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def resize_layers(network: nn.Module, shapes: Shapes) -> None:
-    """Replace each tensor that has another shape by zeros of the wanted shape, and set the sizes of its layer.
+    """Replace each tensor whose shape differs from that in `shapes` by zeros, and set the sizes of its layer.
 
     A depthwise convolution keeps one group a channel; other grouped convolutions keep their number of groups. Shapes
     with another number of axes are ignored: loading the weights reports them.

@@ -40,9 +40,9 @@ def settings_with_prefix(*prefixes: str) -> dict[str, str]:
     return found
 
 
-def _pairs(path: Path, wanted: str) -> Iterator[tuple[str, str]]:
-    """Yield names and values of a file; `wanted` names what is looked for in errors."""
-    for line in _lines(path, wanted):
+def _pairs(path: Path, purpose: str) -> Iterator[tuple[str, str]]:
+    """Yield names and values of a file; `purpose` names, in errors, what is read from it."""
+    for line in _lines(path, purpose):
         key, separator, value = line.strip().removeprefix("export ").partition("=")
         if separator:
             quote = value.strip()[:1]

@@ -1,8 +1,9 @@
 """Measure what int8 takes from a checkpoint, and how much of it fine-tuning with fake quantization brings back.
 
-Three checkpoints are measured on the test images of the run: the given one, one after `train quantize`, and one after
-the same epochs of the same training without fake quantization, the control. Each is measured in fp32, and as the first
-int8 graph that the builder tries for ONNX Runtime, for OpenVINO and for TensorRT; ONNX Runtime stands in for TensorRT.
+Three checkpoints are measured on the validation images of the run, which also select the best epoch: the given one,
+one after `train quantize`, and one after the same epochs of the same training without fake quantization, the control.
+Each is measured in fp32, and as the first int8 graph that the builder tries for ONNX Runtime, for OpenVINO and for
+TensorRT; ONNX Runtime stands in for TensorRT.
 Exits with 1 if an int8 graph regains less than half of its loss, or less than the control.
 """
 
