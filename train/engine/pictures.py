@@ -19,8 +19,9 @@ from train.engine.history import History
 from train.engine.plan import TrainingPlan
 from train.engine.publish import select_golden_samples
 from train.engine.run_folder import RunFolder
+from train.reports.confusion import write_confusion_image
 from train.reports.overlays import class_overlay, model_input_geometry, side_by_side
-from train.reports.plots import draw_confusion, draw_curves
+from train.reports.plots import draw_curves
 from train.reports.sheets import INK, RIGHT, WRONG, SheetCell, write_sheet
 from tritonkit.evaluation.evaluate import AnsweredBatch
 from tritonkit.evaluation.tasks.base import BatchTargets
@@ -113,7 +114,7 @@ class ConfusionCounter:
             path = self._run.confusion(head)
             with warn_if_drawing_fails(path):
                 title = f"{self._plan.config.name}, {head}" if head else self._plan.config.name
-                draw_confusion(path, confusion, f"{title}: best epoch, validation")
+                write_confusion_image(path, confusion, f"{title}: best epoch, validation")
 
 
 def draw_predictions(plan: TrainingPlan, run: RunFolder) -> None:

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from train.reports.plots import compact
 from train.reports.sheets import INK, MUTED, load_font
 from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
 from tritonkit.system.files import atomic_write
 
-_SIDE, _CELL = 640, (1, 48)
+_SIDE, _CELL = 640, (1, 96)
 """The side of the matrix in pixels, and the smallest and largest cell."""
 _MARGIN, _TITLE = 12, 30
 _MIN_LABELLED, _MIN_COUNTED = 11, 24
@@ -75,3 +74,12 @@ def _upright(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
     image = Image.new("RGB", (max(1, round(font.getlength(text))), 15), "white")
     ImageDraw.Draw(image).text((0, 7), text, fill=INK, font=font, anchor="lm")
     return image.rotate(90, expand=True)
+
+
+def compact(count: int) -> str:
+    """Shorten a count to at most four digits: 940, 9400, 94k, 9.4M."""
+    if count < 10_000:
+        return str(count)
+    if count < 1_000_000:
+        return f"{count / 1000:.0f}k"
+    return f"{count / 1_000_000:.1f}M" if count < 10_000_000 else f"{count / 1_000_000:.0f}M"

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from train.reports.confusion import compact
 from train.reports.evaluation import ConfusionCounts
-from train.reports.plots import compact
 
 MAX_TABLE = 20
 """Largest number of rows of a matrix that is shown as a table."""

@@ -14,8 +14,9 @@ from tests.integration.train.conftest import CopyDigits, WriteConfig, WriteTable
 from train.config.loading import load_config
 from train.engine.fit import FitResult, fit, resume
 from train.evaluate import evaluate
+from train.reports.confusion import write_confusion_image
 from train.reports.overlays import class_overlay, comparison_overlay
-from train.reports.plots import draw_confusion, draw_curves
+from train.reports.plots import draw_curves
 from train.reports.sheets import SheetCell, write_sheet
 from tritonkit.evaluation.evaluate import measure
 from tritonkit.evaluation.labelled_images import read_labelled
@@ -225,8 +226,8 @@ def test_plots_take_many_classes_and_odd_labels(tmp_path: Path) -> None:
     few, many = (ConfusionMatrix(labels[:n], labels[:n], np.eye(n, dtype=np.int64) * 12345) for n in (2, 60))
     rows = [{"epoch": 1, "lr": 0.1, "train_loss": 2.0, **{f"val_head.{n}": n / 20 for n in range(14)}}]
 
-    draw_confusion(tmp_path / "few.png", few, "$few")
-    draw_confusion(tmp_path / "many.png", many, "many")
+    write_confusion_image(tmp_path / "few.png", few, "$few")
+    write_confusion_image(tmp_path / "many.png", many, "many")
     draw_curves(tmp_path / "curves.png", rows, "val_head.3", "one epoch")
     write_sheet(tmp_path / "sheet.png", [SheetCell(Image.new("RGB", (640, 8)), labels[0] * 9)], "wide", "")
 
