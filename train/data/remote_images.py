@@ -11,6 +11,7 @@ from train.data import SPLIT_FILES
 from train.tasks import training_task
 from tritonkit.evaluation.labelled_tables import read_labelled_tables
 from tritonkit.evaluation.samples.sample import IMAGE, MASK
+from tritonkit.plugins import load_plugins
 from tritonkit.remotes import is_address
 
 
@@ -21,6 +22,7 @@ def fetch_missing_images(splits: Path, config: Config) -> None:
     """
     places = [str(place) for place in (config.data.path, config.data.masks) if place is not None]
     if any(map(is_address, places)) and not all(path.is_file() for path in _paths(splits.parent)):
+        load_plugins(config.plugins)
         read_labelled_tables(config.data, training_task(config))
 
 
