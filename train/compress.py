@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.compression.fine_tuning import check_same_data, fine_tuning_config, local_run_checkpoint
 from train.config.loading import Config
 from train.config.pruning_functions import CHANNELS
 from train.data import SPLITS
-from train.engine.fit import FitResult, fit
+from train.engine.fit import FitResult
 from train.evaluate import evaluate
+from train.fine_tuning import fine_tune, fine_tuning_config, local_run_checkpoint
 from train.served_rate import check_commands, served_rates
 from tritonkit.checkpoint import read_spec
 from tritonkit.errors import InputError, TritonkitError
@@ -79,12 +79,11 @@ def compress(options: CompressOptions) -> CompressResult:
 
     Raises InputError before anything is trained, whatever `fit` raises, and the errors of `served_rates`.
     """
-    config = compression_config(options)
+    checkpoint = local_run_checkpoint(options.checkpoint)
+    config = compression_config(options, checkpoint)
     if options.serve:
         check_commands()
-    checkpoint = local_run_checkpoint(options.checkpoint)
-    spec = read_spec(checkpoint)
-    result = fit(config, lambda plan: check_same_data(plan.splits, config.data.path, spec))
+    result = fine_tune(checkpoint, config)
     rates: dict[str, list[float]] = {BEFORE: [], AFTER: []}
     if options.serve:
         checkpoints = {BEFORE: checkpoint, AFTER: result.checkpoint}
@@ -96,9 +95,8 @@ def compress(options: CompressOptions) -> CompressResult:
     return _result(options, checkpoint, result, rates)
 
 
-def compression_config(options: CompressOptions) -> Config:
-    """Return the configuration of the training after the pruning. Raises InputError."""
-    checkpoint = options.checkpoint
+def compression_config(options: CompressOptions, checkpoint: Path) -> Config:
+    """Return the configuration of the training after the pruning. checkpoint: the local one. Raises InputError."""
     if not 0 < options.sparsity < 1:
         raise InputError(
             f"--sparsity {options.sparsity}: expected a share between 0 and 1, without both: "
@@ -106,12 +104,12 @@ def compression_config(options: CompressOptions) -> Config:
             code="option.sparsity",
         )
     pruning = {"function": options.method, "amount": options.sparsity, "layers": list(options.layers), "when": "start"}
-    trained = read_spec(local_run_checkpoint(checkpoint)).lineage.config.get("epochs")
+    trained = read_spec(checkpoint).lineage.config.get("epochs")
     half = max(1, round(trained / 2)) if isinstance(trained, int) else 1
     changes: dict[str, Any] = {"pruning": [pruning], "epochs": options.epochs or half}
     if options.output is not None:
         changes["output"] = str(options.output)
-    return fine_tuning_config(checkpoint, options.data, changes, options.overrides)
+    return fine_tuning_config(checkpoint, str(options.checkpoint), options.data, changes, options.overrides)
 
 
 def _result(
@@ -156,10 +154,10 @@ def conclusion(method: str, speed_up: float | None, before: Sequence[float], aft
         return f"Triton serves {speed_up:.2f} times the images per second."
     if method == CHANNELS:
         return (
-            f"Triton serves {speed_up:.2f} times the images per second, which is no gain: for a network this small, "
-            "requests take longer than the network itself."
+            f"Triton serves {speed_up:.2f} times the images per second, which is no clear gain: in a small network, "
+            "requests take longer than the network itself. Measure longer with --rounds and --window-s, or prune more."
         )
     return (
-        f"Triton serves {speed_up:.2f} times the images per second, which is no gain: zeros bring no speed without a "
-        f"runtime that skips them, and the ones of Triton calculate with them. --method {CHANNELS} brings speed."
+        f"Triton serves {speed_up:.2f} times the images per second, which is no clear gain: zeros bring no speed "
+        f"without a runtime that skips them, and Triton's calculate with them. --method {CHANNELS} brings speed."
     )

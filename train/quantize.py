@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.compression.fake_quantization import Int8Simulation
-from train.compression.fine_tuning import check_same_data, fine_tuning_config, local_run_checkpoint
 from train.config.sections import QuantizationConfig
 from train.data import SPLITS
-from train.engine.fit import fit
 from train.evaluate import evaluate
-from tritonkit.checkpoint import read_spec
+from train.fine_tuning import fine_tune, fine_tuning_config, local_run_checkpoint
 from tritonkit.evaluation.evaluate import MetricValues
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.spec import Frozen
@@ -51,10 +49,9 @@ def quantize(
     activations: as in `QuantizationConfig`. Raises InputError before the training, and whatever `fit` raises.
     """
     changes = {"epochs": epochs, "quantization": {"activations": activations}}
-    config = fine_tuning_config(checkpoint, data, changes, overrides, LR_FACTOR)
     local = local_run_checkpoint(checkpoint)
-    spec = read_spec(local)
-    result = fit(config, lambda plan: check_same_data(plan.splits, config.data.path, spec))
+    config = fine_tuning_config(local, str(checkpoint), data, changes, overrides, LR_FACTOR)
+    result = fine_tune(local, config)
     images = Golden.load(result.run / GOLDEN_FILE).images
     splits, quantization = result.run / SPLITS, config.quantization or QuantizationConfig()
     measures, measured_on = [], ""

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from train.export import environment_with
-from tritonkit.errors import CheckFailedError, ConfigError, ExternalError
+from tritonkit.errors import CheckFailedError, ConfigError, ExternalError, TritonkitError
 from tritonkit.golden import GOLDEN_FILE
 
 BATCH, CONCURRENCY = 8, 4
@@ -51,9 +53,10 @@ def served_rates(
             shutil.copy(artifact.with_name(GOLDEN_FILE), samples / name / artifact.parent.name)
         http, grpc, metrics = _free_ports()
         ports = ("--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics)
-        report("starting Triton")
-        _run(plugins, "server", "up", "--repository", repository, *ports)
+        down = partial(_run, plugins, "server", "down", "--grpc-port", grpc)
         try:
+            report("starting Triton")
+            _run(plugins, "server", "up", "--repository", repository, *ports)
             load = ("--batch", BATCH, "--concurrency", CONCURRENCY, "--window-s", window_s, "--max-windows", 6)
             target = ("--url", f"127.0.0.1:{grpc}", "--repository", samples)
             for number in range(rounds):
@@ -61,8 +64,11 @@ def served_rates(
                     report(f"measuring, round {number + 1} of {rounds}: {name}")
                     (level,) = _run(plugins, "bench", "run", name, *target, *load)["levels"]
                     rates[name].append(round(level["images_per_s"], 1))
-        finally:
-            _run(plugins, "server", "down", "--grpc-port", grpc)
+        except BaseException:
+            with suppress(TritonkitError):  # the first error is shown
+                down()
+            raise
+        down()
     return rates
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,7 +98,7 @@ def _print(result: CompressResult) -> None:
         rows.append((name, format(old, form), format(new, form), f"x {new / old:.2f}"))
     rows.append(("zeros", f"{before.zeros:.0%}", f"{after.zeros:.0%}", ""))
     if result.speed_up is not None:
-        rates = [f"{sorted(each.images_per_s)[len(each.images_per_s) // 2]:,.0f}" for each in (before, after)]
+        rates = [f"{statistics.median(each.images_per_s):,.0f}" for each in (before, after)]
         rows.append(("served images per second", *rates, f"x {result.speed_up:.2f}"))
     print_text(f"{result.method} {result.sparsity:.0%}, metrics on {result.measured_on}")
     table(("", "before", "after", "change"), rows)

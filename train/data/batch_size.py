@@ -30,7 +30,7 @@ def largest_on_gpu(step: Callable[[int], None], limit: int) -> int:
         finally:
             garbage_collection_cuda()
         fitting = size
-    return _checked(fitting)
+    return _require_fit(fitting)
 
 
 def largest_on_cpu(step: Callable[[int], None], limit: int, available: int, processes: int = 1) -> int:
@@ -44,17 +44,19 @@ def largest_on_cpu(step: Callable[[int], None], limit: int, available: int, proc
     each = max(second - first, 0) / max(large - small, 1)
     fixed = max(first - each * small, 0)
     share = available / processes
-    return _checked(max((size for size in _powers_of_two(limit) if fixed + each * size <= share), default=0))
+    return _require_fit(max((size for size in _powers_of_two(limit) if fixed + each * size <= share), default=0))
 
 
 def free_memory() -> int:
     """Return the free bytes of the machine, or of the container if that has a limit."""
     available = int(psutil.virtual_memory().available)
-    try:  # cgroup v2: docs.kernel.org
-        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # no such file, or "max"
+    group = Path("/sys/fs/cgroup")  # version 2: docs.kernel.org/admin-guide/cgroup-v2.html
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"]
+    except (OSError, ValueError, KeyError):  # no such file, or "max"
         return available
-    return min(available, limit - used)
+    return min(available, limit - used + int(cached))  # cached files, such as the images, give way
 
 
 def _powers_of_two(limit: int) -> Iterator[int]:
@@ -64,7 +66,7 @@ def _powers_of_two(limit: int) -> Iterator[int]:
         size *= 2
 
 
-def _checked(size: int) -> int:
+def _require_fit(size: int) -> int:
     if not size:
         raise ConfigError(
             f"batch_size: auto: not even {SMALLEST} images fit into the memory; use a smaller image.size or model",

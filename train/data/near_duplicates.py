@@ -45,7 +45,7 @@ class Thumbnails:
             for path, other in self._copies(_paths(parts[first]), _paths(parts[second]))
         ]
         hint = "metrics on images that training has seen are too good; keep the copies of an image in one part"
-        return summarized("images that show the same picture as one of another part", pairs, hint)
+        return summarized("images with the content of an image of another part", pairs, hint)
 
     def _copies(self, paths: Sequence[Path], candidates: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
         """Return each candidate that shows one of the images, with that image."""

@@ -33,7 +33,7 @@ from train.engine.plan import TrainingPlan, plan_run, with_batch_size
 from train.engine.progress import EpochLogger, quiet_lightning
 from train.engine.publish import publish
 from train.engine.run_folder import RunFolder
-from train.engine.run_report import reported
+from train.engine.run_report import report_at_end
 from train.engine.state_files import (
     AtomicCheckpointIO,
     BestEpochCheckpoint,
@@ -100,15 +100,17 @@ def resume(folder: Path) -> FitResult:
     with open_trackers(config) as trackers, run.lock(), translate_failures(run, config), quiet_lightning():
         run.delete_partial_files()
         state = last_state(run)
-        check_same_config(state, config, run)
+        if state is not None:
+            check_same_config(state, config, run)
         fetch_missing_images(run.splits, config)
         plan = plan_run(config, DataConfig(path=run.splits, test_ratio=0), is_resumed=state is not None)
         if plan.splits.fingerprint != run.fingerprint():
             raise DataError(
                 f"{run.splits}: the images have changed since the run was started; start a new run", code="data.changed"
             )
-        restore_channels(plan.network, state)
-        check_same_network(state, plan.network, run)
+        if state is not None:
+            restore_channels(plan.network, state)
+            check_same_network(state, plan.network, run)
         if config.batch_size == "auto":
             plan = with_batch_size(plan)
             run.save_config(plan.config)
@@ -139,7 +141,7 @@ def export_and_report(
 ) -> FitResult:
     """Export the best checkpoint of a run if its configuration has an export, write its page, and show warnings."""
     checkpoint = run.checkpoint("best")
-    with reported(run):
+    with report_at_end(run):
         exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
     for warning in warnings:
         warn(f"warning: {warning}")
@@ -156,7 +158,8 @@ def _train(plan: TrainingPlan, run: RunFolder, trackers: Trackers) -> tuple[list
     """
     epoch = _next_epoch(plan, run)
     if epoch < plan.config.total_epochs:
-        draw_batches(plan, run, _loaders(plan, epoch)[0])
+        if not run.batches.is_file():
+            draw_batches(plan, run, _loaders(plan, epoch)[0])
         if plan.processes.count > 1 and not plan.processes.is_member:
             # -P: a file of the working directory, such as random.py, must not replace a module of Python.
             launch([sys.executable, "-P", "-m", "train.engine.worker", str(run.path)], plan.processes, trackers.poll)
@@ -167,6 +170,7 @@ def _train(plan: TrainingPlan, run: RunFolder, trackers: Trackers) -> tuple[list
     load_weights(plan.network, network_weights(state), origin=str(run.last_state))
     scores: dict[str, Tensor] = state["callbacks"][_best_epochs(plan, run).state_key]["best_k_models"]
     paths = [run.states / Path(path).name for path in sorted(scores, key=lambda path: -float(scores[path]))]
+    paths = paths[: plan.config.keep_best]
     # Lightning deletes a replaced best state before it writes the last state; a kill in between loses the file.
     rows = state["callbacks"][History.__qualname__]["rows"]
     return [path for path in paths if path.is_file()] or [run.last_state], rows

@@ -25,7 +25,7 @@ from train.reports.plots import draw_curves
 from train.reports.sheets import INK, RIGHT, WRONG, SheetCell, write_sheet
 from tritonkit.evaluation.evaluate import AnsweredBatch
 from tritonkit.evaluation.tasks.base import BatchTargets
-from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
+from tritonkit.evaluation.tasks.confusion import ConfusionMatrix, add_matrices
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.spec import Outputs
 from tritonkit.system.console import warn
@@ -47,7 +47,7 @@ def warn_if_drawing_fails(path: Path) -> Iterator[None]:
 
 
 def draw_batches(plan: TrainingPlan, run: RunFolder, loader: DataLoader[Any]) -> None:
-    """Draw the first images of the first epoch as the network gets them, with their truths."""
+    """Draw the first images of the next epoch as the network gets them, with their truths."""
     with warn_if_drawing_fails(run.batches):
         pictures: Any = loader.dataset
         cells = [
@@ -104,9 +104,7 @@ class ConfusionCounter:
         """Add answers and their collated targets."""
         with warn_if_drawing_fails(self._run.confusion("")):
             targets = self._plan.task.golden_targets(batch_targets)
-            matrices = self._plan.task.confusion(outputs, targets, self._plan.splits.task_spec)
-            for head, confusion in matrices.items():
-                self.matrices[head] = self.matrices[head] + confusion if head in self.matrices else confusion
+            add_matrices(self.matrices, self._plan.task.confusion(outputs, targets, self._plan.splits.task_spec))
 
     def draw(self) -> None:
         """Draw `confusion.png`, or one matrix for each head that has classes."""

@@ -61,7 +61,7 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """Open the folder of a run. Raises ConfigError for any other folder."""
         run = cls(path)
-        if not (run._config.is_file() and run.data_summary.is_file()):
+        if not (run.config_file.is_file() and run.data_summary.is_file()):
             raise ConfigError(
                 f"{path}: is not a run folder; expected config.yaml and splits/{SUMMARY_FILE} in it",
                 code="run.not_a_run",
@@ -135,8 +135,7 @@ class RunFolder:
     @property
     def started(self) -> datetime | None:
         """When the run was started: the time of its summary of the data, which is never written again."""
-        summary = self.splits / SUMMARY_FILE
-        return datetime.fromtimestamp(summary.stat().st_mtime, UTC) if summary.is_file() else None
+        return datetime.fromtimestamp(self.data_summary.stat().st_mtime, UTC) if self.data_summary.is_file() else None
 
     @property
     def evaluation(self) -> Path:
@@ -186,7 +185,7 @@ class RunFolder:
     def save_config(self, config: Config) -> None:
         """Write the resolved configuration; `train fit` accepts it."""
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        self._config.write_text(text, encoding="utf-8")
+        self.config_file.write_text(text, encoding="utf-8")
 
     def epochs(self) -> list[dict[str, float]]:
         """Return the finite numbers of each row of `metrics.csv`; none if it is missing or broken."""
@@ -199,7 +198,7 @@ class RunFolder:
 
     def load_config(self) -> Config:
         """Read the configuration of the run. Raises ConfigError."""
-        return load_config(self._config)
+        return load_config(self.config_file)
 
     def fingerprint(self) -> str:
         """Read the fingerprint of the run's data. Raises ConfigError."""
@@ -209,7 +208,8 @@ class RunFolder:
             raise ConfigError(f"{self.data_summary}: cannot be read ({error})", code="run.broken_summary") from error
 
     @property
-    def _config(self) -> Path:
+    def config_file(self) -> Path:
+        """The resolved configuration."""
         return self.path / "config.yaml"
 
 

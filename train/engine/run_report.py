@@ -17,7 +17,6 @@ from urllib.parse import quote
 from PIL import Image
 
 from train.config.document import Document
-from train.data import SUMMARY_FILE
 from train.engine.run_folder import RunFolder
 from train.export import PUBLISHED_FILE, SERVED_FOLDER
 from train.reports import run_page
@@ -64,7 +63,7 @@ class RunReport(Frozen):
 
 
 @contextmanager
-def reported(run: RunFolder) -> Iterator[None]:
+def report_at_end(run: RunFolder) -> Iterator[None]:
     """Write the page about the run when the block ends, also after an error. A failure to write it is a warning."""
     try:
         yield
@@ -79,7 +78,7 @@ def open_run(path: Path) -> RunFolder:
     """Open a run by its folder or by a checkpoint in it. Raises ConfigError."""
     folders = [path] if path.is_dir() else [*path.parents[:2]] if path.exists() else []
     for folder in folders:
-        if (folder / "config.yaml").is_file():
+        if RunFolder(folder).config_file.is_file():
             return RunFolder(folder)
     raise ConfigError(
         f"{path}: is not a run folder, and not a checkpoint in one; expected a folder such as runs/digits/1 with the "
@@ -148,12 +147,12 @@ class _RunFiles:
 
     @classmethod
     def read(cls, run: RunFolder) -> _RunFiles:
-        config_file = run.path / "config.yaml"
+        config_file = run.config_file
         config = Document.read(config_file).values
         is_finished = run.checkpoint("best").is_file()
         summary: dict[str, Any] = {}
         with suppress(OSError, ValueError):
-            summary = json.loads((run.splits / SUMMARY_FILE).read_text(encoding="utf-8"))
+            summary = json.loads(run.data_summary.read_text(encoding="utf-8"))
         return cls(
             run=run,
             config=config,

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from train.compression.channels import resize_network
@@ -67,7 +68,7 @@ def read_state(path: Path, required: Sequence[str] = ("state_dict",)) -> State:
 
 
 def _restart_hint(run: RunFolder) -> str:
-    config = run.path / "config.yaml"
+    config = run.config_file
     best = sorted(run.states.glob("best-*.ckpt"), key=lambda path: path.stat().st_mtime)
     command = f"Start again with: train fit {config}"
     if not best or read_state(best[-1]).get(PRUNED_KEY):  # `model.weights` cannot read fewer channels from a state
@@ -81,12 +82,17 @@ def network_weights(state: State) -> dict[str, Tensor]:
     return {key.removeprefix("network."): tensor for key, tensor in weights.items() if key.startswith("network.")}
 
 
-def check_same_config(state: State | None, config: Config, run: RunFolder) -> None:
+def check_same_config(state: State, config: Config, run: RunFolder) -> None:
     """Raise ConfigError if the network, loss or optimizer differ from those the run was started with."""
-    if state is None:
-        return
     # A run of an earlier version lacks new keys: it ran with their defaults.
-    original = {**Config.model_validate(state[CONFIG_KEY]).model_dump(mode="json"), **state[CONFIG_KEY]}
+    try:
+        original = {**Config.model_validate(state[CONFIG_KEY]).model_dump(mode="json"), **state[CONFIG_KEY]}
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{run.last_state}: was written by another version of tritonkit, whose configuration has other keys. "
+            f"{_restart_hint(run)}",
+            code="checkpoint.other_version",
+        ) from error
     current = config.model_dump(mode="json")
     changed = [
         f"{name} is {value!r:.60}, was {old!r:.60}"
@@ -99,7 +105,7 @@ def check_same_config(state: State | None, config: Config, run: RunFolder) -> No
             "; the network differs from the trained one" if any(text.startswith("model") for text in changed) else ""
         )
         raise ConfigError(
-            f"{run.path / 'config.yaml'}: {'; '.join(changed)}{network}. A resumed run must keep "
+            f"{run.config_file}: {'; '.join(changed)}{network}. A resumed run must keep "
             "these values: restore them, or start a new run with train fit",
             code="run.config_changed",
         )
@@ -112,24 +118,22 @@ def _differences(key: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     return [(key, old, new)] if old != new else []
 
 
-def check_same_network(state: State | None, network: nn.Module, run: RunFolder) -> None:
+def check_same_network(state: State, network: nn.Module, run: RunFolder) -> None:
     """Raise ConfigError if the state's weights are of another network, such as one with other labels."""
-    if state is None:
-        return
     trained, current = network_weights(state), network.state_dict()
     same = [key for key in trained if key in current and trained[key].shape == current[key].shape]
     if len(same) == len(trained) == len(current):
         return
     raise ConfigError(
         f"{run.last_state}: the network differs from the trained one: {len(same)} of its {len(current)} tensors are "
-        f"equal. Restore {run.path / 'config.yaml'}, or start a new run with train fit",
+        f"equal. Restore {run.config_file}, or start a new run with train fit",
         code="run.network_changed",
     )
 
 
-def restore_channels(network: Network, state: State | None) -> None:
+def restore_channels(network: Network, state: State) -> None:
     """Remove the channels that the network of a state lacks."""
-    if state is not None and state.get(PRUNED_KEY):
+    if state.get(PRUNED_KEY):
         resize_network(network, {key: tensor.shape for key, tensor in network_weights(state).items()})
 
 
@@ -148,11 +152,15 @@ class PrunedEarlyStopping(FromEpoch, EarlyStopping):
 
 
 class BestEpochCheckpoint(FromEpoch, ModelCheckpoint):
-    """Keeps the states of the best epochs, even if the run folder was moved."""
+    """Keeps the states of the best epochs, even if the run folder was moved or fewer are to be kept from now on."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        scores = {self._in_folder(path): score for path, score in state_dict["best_k_models"].items()}
-        paths = {key: self._in_folder(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
+        best = sorted(state_dict["best_k_models"].items(), key=lambda item: -float(item[1]))[: self.save_top_k]
+        scores = {self._in_folder(path): score for path, score in best}
+        paths = {"best_model_path": self._in_folder(state_dict["best_model_path"])}
+        if scores:
+            paths["kth_best_model_path"], last = list(scores.items())[-1]
+            state_dict = {**state_dict, "kth_value": last}
         super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath})
 
     def _in_folder(self, path: str) -> str:

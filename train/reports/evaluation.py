@@ -21,7 +21,7 @@ from tritonkit.errors import DataError
 from tritonkit.evaluation.evaluate import AnsweredBatch, MetricValues
 from tritonkit.evaluation.labelled_images import known_labels
 from tritonkit.evaluation.tasks import EvaluationTask
-from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
+from tritonkit.evaluation.tasks.confusion import ConfusionMatrix, add_matrices
 from tritonkit.pages.contact_sheet import ContactSheetTile
 from tritonkit.spec import Frozen, ModelSpec
 from tritonkit.system.console import warn
@@ -100,13 +100,13 @@ class EvaluationCollector:
 
     def add(self, batch: AnsweredBatch) -> None:
         """Add a batch of answers."""
-        self._guarded(lambda: self._add(batch))
+        self._warn_on_error(lambda: self._add(batch))
 
     def save(self, metrics: MetricValues) -> None:
         """Write the evaluation. metrics: as measured on the same batches."""
-        self._guarded(lambda: self._save(metrics))
+        self._warn_on_error(lambda: self._save(metrics))
 
-    def _guarded(self, step: Callable[[], None]) -> None:
+    def _warn_on_error(self, step: Callable[[], None]) -> None:
         if self._has_failed:
             return
         try:
@@ -124,8 +124,7 @@ class EvaluationCollector:
         self._labels.update(
             label for sample in batch.samples if not sample.gallery for label in self._task.classes(sample.truth)
         )
-        for head, matrix in self._task.confusion(batch.outputs, targets, self._spec).items():
-            self._confusion[head] = self._confusion[head] + matrix if head in self._confusion else matrix
+        add_matrices(self._confusion, self._task.confusion(batch.outputs, targets, self._spec))
 
     def _save(self, metrics: MetricValues) -> None:
         known = set(known_labels(self._spec))

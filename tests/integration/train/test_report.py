@@ -149,7 +149,7 @@ def test_report_says_what_is_missing_when_an_older_version_made_the_run(copied: 
     page = Text(report.report)
     assert report.metrics["accuracy"].low is None
     assert f"{report.metrics['accuracy'].value:.4f}" in page.text
-    assert "The run keeps no answers" in page.text
+    assert "No evaluation of the best network" in page.text
     assert "https://example.org/a.csv" in page.text
     assert "secret" not in page.text
     assert page.tags.count("img") == 2  # predictions, and the confusion matrix of val

@@ -22,10 +22,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from safetensors.numpy import load_file
 
 from tests.fixture_types import Command
-from train.engine.state_files import PRUNED_KEY
+from train.engine.state_files import PRUNED_KEY, BestEpochCheckpoint
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["train.cli", "train.engine.fit"])
@@ -51,7 +52,8 @@ DYING = """
 import os, signal
 from pathlib import Path
 from lightning.pytorch.callbacks import Callback
-from train.engine.state_files import PRUNED_KEY
+from lightning.pytorch import Trainer
+from train.engine.state_files import PRUNED_KEY, BestEpochCheckpoint
 from tritonkit.plugins import register
 
 
@@ -272,3 +274,17 @@ def test_resume_is_refused_when_the_configuration_makes_another_model(
     assert error["code"] == "run.config_changed"
     assert f"{config}: {expected}" in error["message"]
     assert result.stderr.count("\n") == 1
+
+
+def test_only_the_best_epochs_are_kept_on_when_fewer_are_to_be_kept(tmp_path: Path) -> None:
+    scores = {f"best-epoch={epoch}.ckpt": torch.tensor(score) for epoch, score in ((1, 0.7), (2, 0.9), (3, 0.8))}
+    kept = BestEpochCheckpoint(tmp_path, monitor="val_accuracy", mode="max", save_top_k=3).state_dict() | {
+        "best_k_models": scores, "best_model_path": "best-epoch=2.ckpt", "kth_value": torch.tensor(0.7),
+    }  # fmt: skip
+    for count, worst in ((1, 2), (2, 3)):
+        callback = BestEpochCheckpoint(tmp_path, monitor="val_accuracy", mode="max", save_top_k=count)
+        callback.load_state_dict(kept)
+        assert len(callback.best_k_models) == count
+        assert callback.kth_best_model_path == str(tmp_path / f"best-epoch={worst}.ckpt")
+        assert callback.kth_value == scores[f"best-epoch={worst}.ckpt"]
+        assert not callback.check_monitor_top_k(Trainer(logger=False), torch.tensor(0.75))

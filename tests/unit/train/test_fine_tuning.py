@@ -9,9 +9,9 @@ import pytest
 
 from tests.fixture_types import MakeNetwork
 from tests.train_configs import tiny_config
-from train.compression.fine_tuning import check_same_data, fine_tuning_config
 from train.config.loading import Config
 from train.data.splits import Splits
+from train.fine_tuning import check_same_data, fine_tuning_config
 from tritonkit.networks.network import save_network
 from tritonkit.spec import Lineage, ModelSpec
 
@@ -23,7 +23,8 @@ def further(make_network: MakeNetwork, folder: Path, *overrides: str, **changes:
     save_network(folder / "best.safetensors", network, network.spec.model_copy(update={"lineage": lineage}))
     (folder / "splits").mkdir()
     (folder / "splits" / "data.json").write_text("{}")
-    return fine_tuning_config(folder / "best.safetensors", None, {}, overrides)
+    checkpoint = folder / "best.safetensors"
+    return fine_tuning_config(checkpoint, str(checkpoint), None, {}, overrides)
 
 
 def test_masks_keep_their_meaning_when_the_splits_of_a_run_are_read(make_network: MakeNetwork, tmp_path: Path) -> None:

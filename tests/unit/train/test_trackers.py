@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.errors import raises
 from train.config.loading import Config, load_config
-from train.engine.tracking.confusion import summed
+from train.engine.tracking.confusion import sum_over_processes
 from train.engine.tracking.mlflow_run import flat, translate_mlflow_errors
 from train.engine.tracking.sender import Sender
 from train.reports.confusion import write_confusion_image, write_confusion_table
@@ -143,7 +143,7 @@ def test_training_goes_on_when_the_sender_dies_in_an_answer(
 def _sum_in_process(rank: int, folder: Path) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     counted = ConfusionMatrix(("a", "b"), ("a", "b"), np.eye(2, dtype=np.int64))
-    total = summed({"": counted} if rank else {}, 2)  # the first process could not count
+    total = sum_over_processes({"": counted} if rank else {}, 2)  # the first process could not count
     np.save(folder / f"{rank}.npy", total[""].counts)
 
 

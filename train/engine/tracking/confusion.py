@@ -14,7 +14,7 @@ from train.engine.pictures import ConfusionCounter, warn_if_drawing_fails
 from train.engine.plan import TrainingPlan
 from train.engine.run_folder import RunFolder
 from train.reports.confusion import write_confusion_image, write_confusion_table
-from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
+from tritonkit.evaluation.tasks.confusion import ConfusionMatrix, add_matrices
 
 
 class EpochConfusion(Callback):
@@ -36,7 +36,7 @@ class EpochConfusion(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not later: at the end of the epoch the first process sums up metrics in callbacks that the others lack.
-        self._matrices = summed(self._counter.matrices, trainer.world_size)
+        self._matrices = sum_over_processes(self._counter.matrices, trainer.world_size)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -48,13 +48,13 @@ class EpochConfusion(Callback):
                 write_confusion_image(image, confusion, title)
 
 
-def summed(matrices: Mapping[str, ConfusionMatrix], processes: int) -> dict[str, ConfusionMatrix]:
+def sum_over_processes(matrices: Mapping[str, ConfusionMatrix], processes: int) -> dict[str, ConfusionMatrix]:
     """Add up the matrices of all processes. All take part, also one that could not count and has none."""
     if processes == 1:
         return dict(matrices)
     gathered: list[Any] = [None] * processes
     torch.distributed.all_gather_object(gathered, dict(matrices))
     total: dict[str, ConfusionMatrix] = {}
-    for head, confusion in (pair for each in gathered for pair in each.items()):
-        total[head] = total[head] + confusion if head in total else confusion
+    for each in gathered:
+        add_matrices(total, each)
     return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,12 @@ class ConfusionMatrix:
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
         return replace(self, counts=self.counts + other.counts)
+
+
+def add_matrices(total: dict[str, ConfusionMatrix], matrices: Mapping[str, ConfusionMatrix]) -> None:
+    """Add the matrices of each head to those of `total`, in place."""
+    for head, matrix in matrices.items():
+        total[head] = total[head] + matrix if head in total else matrix
 
 
 def confusion_matrix(

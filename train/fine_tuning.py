@@ -1,4 +1,4 @@
-"""The configuration to train a checkpoint further: that of its own run, with a few changes."""
+"""Trains a checkpoint further, in a new run with the configuration of its own run and a few changes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from train.config.pruning_functions import CHANNELS
 from train.data import SPLIT_FILES, SPLITS, SUMMARY_FILE
 from train.data.remote_images import fetch_missing_images
 from train.data.splits import Splits
+from train.engine.fit import FitResult, fit
 from tritonkit.checkpoint import read_spec
 from tritonkit.errors import DataError, InputError
 from tritonkit.evaluation.labelled_images import known_labels
@@ -29,7 +30,8 @@ _KEYS_OF_HOST = ("trackers", "devices", "num_nodes")
 
 
 def fine_tuning_config(
-    checkpoint: Path | str,
+    checkpoint: Path,
+    address: str,
     data: str | Path | None,
     changes: Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -37,13 +39,13 @@ def fine_tuning_config(
 ) -> Config:
     """Return the configuration of a run that starts from a checkpoint of `train fit`, in one stage, without an export.
 
-    data: replaces `data.path`; None for the splits next to the checkpoint, so that test images stay test images.
+    address: what the new run calls the checkpoint, a path or a remote address. data: replaces `data.path`; None for
+    the splits next to the checkpoint, so that test images stay test images.
     changes: top-level keys and their values. lr_factor: on the learning rate of the checkpoint's run. Its trackers,
     devices and num_nodes are not taken over. Raises CheckpointError, InputError, and ConfigError for wrong overrides.
     """
-    local = local_run_checkpoint(checkpoint)
     try:
-        config = Config.model_validate(read_spec(local).lineage.config)
+        config = Config.model_validate(read_spec(checkpoint).lineage.config)
     except ValidationError as error:
         raise InputError(
             f"{checkpoint}: contains no training configuration, so it cannot be trained further; expected a checkpoint "
@@ -51,7 +53,7 @@ def fine_tuning_config(
             code="checkpoint.no_config",
         ) from error
     values = config.model_dump(mode="json")
-    splits = local.parent / SPLITS
+    splits = checkpoint.parent / SPLITS
     if data is not None:
         values["data"]["path"] = str(data)
     elif (splits / SUMMARY_FILE).is_file():
@@ -63,13 +65,13 @@ def fine_tuning_config(
             f"{checkpoint}: no splits/{SUMMARY_FILE} next to it; set --data to the images that it was trained on",
             code="data.no_splits",
         )
-    values["model"] |= {"pretrained": False, "weights": str(checkpoint)}
+    values["model"] |= {"pretrained": False, "weights": address}
     values["optimizer"]["lr"] *= lr_factor
     values = {key: value for key, value in values.items() if key not in _KEYS_OF_HOST}
     # Removed channels stay removed; zeros are the smallest weights, so they become the same ones again.
     zeros = [each | {"when": "start"} for each in values["pruning"] if each["function"] != CHANNELS]
     values |= {"pruning": zeros, "frozen_epochs": 0, "frozen_lr": None, "patience": None, "export": None, **changes}
-    return resolve_config(Document(values, {}), overrides, str(checkpoint))
+    return resolve_config(Document(values, {}), overrides, address)
 
 
 def local_run_checkpoint(checkpoint: Path | str) -> Path:
@@ -77,8 +79,14 @@ def local_run_checkpoint(checkpoint: Path | str) -> Path:
     return local_artifact(checkpoint, *SPLIT_FILES, f"{SPLITS}/{SUMMARY_FILE}")
 
 
+def fine_tune(checkpoint: Path, config: Config) -> FitResult:
+    """Run a configuration of `fine_tuning_config`. Raises what `fit` raises, and DataError if the labels differ."""
+    spec = read_spec(checkpoint)
+    return fit(config, lambda plan: check_same_data(plan.splits, config.data.path, spec))
+
+
 def check_same_data(splits: Splits, data: str | Path, spec: ModelSpec) -> None:
-    """Compare the data of a run that starts from a checkpoint with the data of that checkpoint, whose spec is given.
+    """Compare the data of a new run with the data of the checkpoint that it starts from. spec: of the checkpoint.
 
     Raises DataError if the labels differ: the layer of the answers would start from random weights. Warns if the images
     differ: some that the checkpoint was trained on may now be test images.
