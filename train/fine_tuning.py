@@ -88,8 +88,8 @@ def fine_tune(checkpoint: Path, config: Config) -> FitResult:
 def check_same_data(splits: Splits, data: str | Path, spec: ModelSpec) -> None:
     """Compare the data of a new run with the data of the checkpoint that it starts from. spec: of the checkpoint.
 
-    Raises DataError if the labels differ: the layer of the answers would start from random weights. Warns if the images
-    differ: some that the checkpoint was trained on may now be test images.
+    Raises DataError for other labels, because the layer of the answers would start from random weights. Warns of other
+    images, because some that the checkpoint was trained on may now be test images.
     """
     data = public_name(str(data))
     planned, expected = known_labels(splits.task_spec), known_labels(spec)

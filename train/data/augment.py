@@ -14,7 +14,7 @@ from tritonkit.tasks.segmentation import IGNORED
 
 
 def make_augmentation(config: AugmentConfig, fill: tuple[int, int, int]) -> v2.Transform | None:
-    """Create the transform of images uint8 [3, H, W] and masks [H, W]; None if it would change nothing.
+    """Create the transform of images, plain uint8 tensors [3, H, W], and masks [H, W]; None if it would change nothing.
 
     Pixels from outside the image get the colour `fill`, and are ignored in masks.
     """
@@ -60,7 +60,7 @@ def _moves(config: AugmentConfig, fill: tuple[int, int, int]) -> list[v2.Transfo
             translate=(config.shift, config.shift),
             scale=(1 - config.scale, 1 + config.scale),
             interpolation=v2.InterpolationMode.BILINEAR,
-            fill={tv_tensors.Image: list(fill), tv_tensors.Mask: IGNORED},
+            fill={Tensor: list(fill), tv_tensors.Mask: IGNORED},
         )
     ]
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import tv_tensors
 
 from tests.train_configs import tiny_config
 from train.config.loading import load_config
@@ -20,6 +21,7 @@ from train.tasks import training_task
 from train.tasks.builtin import SegmentationTraining
 from train.tasks.losses import OneVsRestCrossEntropy
 from tritonkit.errors import ConfigError
+from tritonkit.tasks.segmentation import IGNORED
 
 GOOD = "{name: cats, data: {path: pictures}, model: {name: resnet18}, image: {size: 64}}"
 SINGLE = [("rare",)] * 5 + [("common",)] * 91
@@ -162,3 +164,13 @@ def test_ignored_value_is_refused_when_a_class_has_it_or_a_loss_sets_it(tmp_path
     path.write_text(GOOD)
     with pytest.raises(ConfigError, match="ignore_index"):
         load_config(path, overrides)
+
+
+def test_border_of_a_moved_image_gets_the_fill_colour_and_that_of_its_mask_is_ignored() -> None:
+    augment = make_augmentation(AugmentConfig(rotate=45, color=0), (10, 200, 100))
+    assert augment is not None
+    image = torch.tensor((10, 200, 100), dtype=torch.uint8)[:, None, None].expand(3, 32, 32)
+    moved, mask = augment(image, tv_tensors.Mask(torch.zeros(32, 32, dtype=torch.uint8)))
+    for each in (moved, augment(image)):
+        assert (each.int() - image.int()).abs().max() <= 1  # the interpolation rounds
+    assert set(mask.unique().tolist()) == {0, IGNORED}
