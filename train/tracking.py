@@ -26,7 +26,7 @@ def mlflow_environment() -> dict[str, str]:
 
 
 @contextmanager
-def applied(environment: Mapping[str, str]) -> Iterator[None]:
+def environment_variables(environment: Mapping[str, str]) -> Iterator[None]:
     """Set these variables while the block runs: MLflow reads nothing else."""
     before = dict(os.environ)
     os.environ.update(environment)

@@ -28,13 +28,13 @@ def sync(
     """
     from train.engine.run_folder import RunFolder
     from train.engine.tracking.mlflow_run import sync as sync_run
-    from train.tracking import applied, check_server_is_set, mlflow_environment
+    from train.tracking import check_server_is_set, environment_variables, mlflow_environment
     from tritonkit.system.standard_streams import quiet_loggers
 
     folder = RunFolder.open(run_path(run))
     environment = mlflow_environment()
     check_server_is_set(environment)
-    with applied({**_TIMEOUTS, **environment, **_QUIET}), quiet_loggers("mlflow", "urllib3"):
+    with environment_variables({**_TIMEOUTS, **environment, **_QUIET}), quiet_loggers("mlflow", "urllib3"):
         result = sync_run(folder, lambda steps: track_progress(steps, f"sending {run}", len(steps)))
     if as_json:
         print_json(result)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
+import sqlalchemy.exc
 import torch
 import yaml
+from mlflow.utils.validation import _validate_metric
 from PIL import Image
 
 from tests.errors import raises
 from train.config.loading import Config, load_config
 from train.engine.tracking.confusion import sum_over_processes
-from train.engine.tracking.mlflow_run import flat, translate_mlflow_errors
+from train.engine.tracking.mlflow_run import flat, mlflow_name, translate_mlflow_errors
 from train.engine.tracking.sender import Sender
 from train.reports.confusion import write_confusion_image, write_confusion_table
 from train.tracking import check_trackers, mlflow_environment, server_name
@@ -118,9 +123,10 @@ def test_address_is_accepted_when_it_has_no_secret(tmp_path: Path, address: str)
         (ConnectionRefusedError(), "tracking.unreachable"),
         (OSError(errno.EHOSTUNREACH, "No route to host"), "tracking.unreachable"),
         (requests.ConnectionError(), "tracking.unreachable"),
+        (sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("connection refused")), "tracking.unreachable"),
     ],
 )
-def test_server_is_blamed_when_the_network_failed_and_not_the_disk(error: OSError, code: str) -> None:
+def test_server_is_blamed_when_the_network_failed_and_not_the_disk(error: Exception, code: str) -> None:
     with raises(ExternalError, code), translate_mlflow_errors():
         raise error
 
@@ -138,6 +144,68 @@ def test_training_goes_on_when_the_sender_dies_in_an_answer(
     sender.send()
     sender.finish()
     assert capsys.readouterr().err.count("the process that sends to MLflow has ended") == 1
+
+
+def _answer(url: str | None = None, **error: Any) -> dict[str, Any]:
+    return {"error": {**error, "is_input": False} if error else None, "url": url}
+
+
+AWAY = _answer(message="cannot be reached", code="tracking.unreachable")
+STILL_AWAY = _answer(message="cannot be reached, once more", code="tracking.unreachable")
+REFUSED = _answer(message="refuses the credentials", code="tracking.credentials")
+MISSING = "MLflow does not have all of this run"
+
+
+@pytest.mark.parametrize(
+    ("answers", "warnings"),
+    [
+        ((AWAY, STILL_AWAY, _answer("http://h/run")), ["cannot be reached. The training goes on"]),
+        ((AWAY, AWAY, STILL_AWAY), ["cannot be reached. The training goes on", MISSING]),
+        ((AWAY, REFUSED, REFUSED), ["cannot be reached. The training goes on", "refuses the credentials", MISSING]),
+        ((AWAY, STILL_AWAY, REFUSED), ["cannot be reached. The training goes on", "refuses the credentials"]),
+    ],
+)
+def test_each_error_of_mlflow_is_shown_once_when_it_lasts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answers: tuple[dict[str, Any], ...],
+    warnings: list[str],
+) -> None:
+    """The answers to `check`, `start` and `finish`."""
+    lines = "".join(f"read -r request; echo '{json.dumps(answer)}'\n" for answer in answers)
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{lines}")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    sender = Sender({})
+    sender.check("roses")
+    sender.start(tmp_path)
+    assert sender.finish() == (answers[-1]["error"] is None)
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == len(warnings)
+    assert all(f"warning: {start}" in line for start, line in zip(warnings, shown, strict=True))
+    assert all(line.endswith(f"train sync {tmp_path}") for line in shown[1:])
+
+
+def test_answer_names_the_type_when_an_error_is_unexpected() -> None:
+    command = [sys.executable, "-P", "-m", "train.engine.tracking.sender"]
+    process = subprocess.run(command, input="{}\n", capture_output=True, text=True, check=True)
+    assert json.loads(process.stdout)["error"]["message"] == "KeyError: 'run'"
+
+
+def test_names_are_distinct_and_accepted_by_mlflow_when_labels_are_not() -> None:
+    labels = [".", "..", "/", "//", "+", "*", "_", "a/", "/a", "a//b", "a/../b", "..a", "@", "_at_", "é", "x" * 300]
+    names = [f"val_f1/{label}" for label in [*labels, "x" * 299, "cat", "a/b c"]]
+    tags = [".", "..", "/", "..a"]
+    accepted = [mlflow_name(name) for name in [*tags, *names]]
+    for name in accepted:
+        for prefix in ("", "best_", "resumed."):
+            _validate_metric(prefix + name, 0.5, 0, 0)
+            assert len(prefix + name) <= 250
+    assert len(set(accepted)) == len(accepted)
+    assert accepted[-2:] == ["val_f1/cat", "val_f1/a/b c"]
+    assert mlflow_name("val_recall@1") == "val_recall_at_1"
 
 
 def _sum_in_process(rank: int, folder: Path) -> None:

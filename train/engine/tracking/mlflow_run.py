@@ -1,4 +1,4 @@
-"""Makes a run folder and its run in MLflow equal: `sync` sends what MLflow does not have yet, and nothing twice.
+"""Sends a run folder to MLflow: `sync` sends only what MLflow lacks.
 
 Loads without torch, and imports mlflow only to send. MLflow reads its server and credentials from the environment.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import getpass
+import hashlib
 import json
 import os
 import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,17 +30,19 @@ from tritonkit.spec import Frozen
 from tritonkit.system.files import file_sha256
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, Run
     from mlflow.tracking import MlflowClient
 
 RUN_TAG = "tritonkit.run"
-_BATCH = 100
-"""MLflow's limit of parameters and of tags in a request; it takes 1,000 metrics."""
 _LONGEST_PARAMETER, _LONGEST_TAG = 6000, 5000
+_LONGEST_NAME = 240  # of MLflow's 250, so that `best_` and `resumed.` fit in front
 _LOCAL_FOLDERS = ("lightning", "tensorboard")
 _CREDENTIAL_CODES = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 _S3_CREDENTIAL_CODES = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "InvalidToken")
-_LIBRARIES = ("mlflow", "boto3", "botocore", "requests", "urllib3", "s3transfer", "google", "azure")
+_LIBRARIES = (
+    *("mlflow", "boto3", "botocore", "requests", "urllib3", "s3transfer", "google", "azure"),
+    *("sqlalchemy", "alembic"),  # they wrap the errors of a database's driver
+)
 _NETWORK_ERRORS = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 
 Step = Callable[[], None]
@@ -55,7 +58,7 @@ class SyncResult(Frozen):
     url: str | None
     """The page of the run; None if MLflow is not a web server."""
     sent: int
-    """Number of requests with parameters, tags or metrics, and of files."""
+    """Number of groups of parameters, tags or metrics, and of files."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,8 @@ def sync(run: RunFolder, track: Track = iter, verify: bool = True) -> SyncResult
         from mlflow.tracking import MlflowClient
 
         session = _Session(MlflowClient(), run, MlflowRecord.read(run.mlflow_record))
-        name = tracker.experiment or config.name
-        experiment = _experiment(session.client, name)
-        session = _with_run(session, experiment, tracker.run_name or f"{config.name}/{run.path.absolute().name}")
+        run_name = tracker.run_name or f"{config.name}/{run.path.absolute().name}"
+        session, experiment = _with_run(session, tracker.experiment or config.name, run_name)
         if verify:
             stored = set(_stored_files(session.client, str(session.record.run_id)))
             session.record.artifacts = {p: sha for p, sha in session.record.artifacts.items() if p in stored}
@@ -97,7 +99,7 @@ def sync(run: RunFolder, track: Track = iter, verify: bool = True) -> SyncResult
     page = f"{server_name()}/#/experiments/{experiment.experiment_id}/runs/{session.record.run_id}"
     return SyncResult(
         run_id=str(session.record.run_id),
-        experiment=name,
+        experiment=experiment.name,
         url=page if page.startswith("http") else None,
         sent=len(steps),
     )
@@ -127,27 +129,38 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _experiment(client: MlflowClient, name: str) -> Experiment:
-    found = client.get_experiment_by_name(name)
+    from mlflow.exceptions import MlflowException
+
+    found, problem = client.get_experiment_by_name(name), "is deleted"
     if found is None:
-        with suppress(Exception):  # another process created it; what else is wrong shows below
+        try:
             client.create_experiment(name)
+        except MlflowException as error:
+            if error.error_code == "INVALID_PARAMETER_VALUE":
+                problem = f"cannot be created ({first_line(error):.200})"
+            elif error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process created it
+                raise
         found = client.get_experiment_by_name(name)
     if found is None or found.lifecycle_stage == "deleted":
         raise ConfigError(
-            f"MLflow at {server_name()}: the experiment {name!r} is deleted, or cannot be created; restore it, or set "
-            "`experiment` of the tracker to another name",
+            f"MLflow at {server_name()}: the experiment {name!r} {problem}; restore it, or set `experiment` of the "
+            "tracker to another name",
             code="tracking.experiment",
         )
     return found
 
 
-def _with_run(session: _Session, experiment: Experiment, run_name: str) -> _Session:
-    """Find the run of the record in MLflow, or create it. A run that MLflow lost or deleted is sent anew."""
+def _with_run(session: _Session, experiment_name: str, run_name: str) -> tuple[_Session, Experiment]:
+    """Find the run of the record in MLflow, or create it in the experiment of this name; return its experiment too.
+
+    A run that MLflow lost or deleted is sent anew. One that it has stays in its experiment.
+    """
     client, run, record = session.client, session.run, session.record
     if record.run_id is not None:
-        if _is_active(client, record.run_id):
-            return session
+        if (active := _active_run(client, record.run_id)) is not None:
+            return session, client.get_experiment(active.info.experiment_id)
         record = MlflowRecord()
+    experiment = _experiment(client, experiment_name)
     record.write(run.mlflow_record)  # with the key, before MLflow has it
     found = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{record.key}'", max_results=1)
     tags = {
@@ -160,18 +173,20 @@ def _with_run(session: _Session, experiment: Experiment, run_name: str) -> _Sess
     created = found[0] if found else client.create_run(experiment.experiment_id, started_ms, tags, run_name)
     record.run_id = created.info.run_id
     record.write(run.mlflow_record)
-    return _Session(client, run, record)
+    return _Session(client, run, record), experiment
 
 
-def _is_active(client: MlflowClient, run_id: str) -> bool:
+def _active_run(client: MlflowClient, run_id: str) -> Run | None:
+    """Return the run; None if MLflow lost or deleted it."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+        found = client.get_run(run_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return False
+        return None
+    return found if found.info.lifecycle_stage == "active" else None
 
 
 def _user() -> str:
@@ -184,10 +199,10 @@ def _user() -> str:
 def _parameters(session: _Session, values: Mapping[str, str]) -> Iterator[Step]:
     """MLflow never changes a parameter: what changed before a run was resumed becomes a tag `resumed.KEY`."""
     sent = session.record.parameters
-    cut = {_name(key): value[:_LONGEST_PARAMETER] for key, value in values.items()}
+    cut = {mlflow_name(key): value[:_LONGEST_PARAMETER] for key, value in values.items()}
     changed = {f"resumed.{name}": value for name, value in cut.items() if sent.get(name, value) != value}
-    for batch in _batches({name: value for name, value in cut.items() if name not in sent}):
-        yield lambda batch=batch: _log(session, parameters=batch)  # type: ignore[misc]
+    if new := {name: value for name, value in cut.items() if name not in sent}:
+        yield lambda: _log(session, parameters=new)
     yield from _new_tags(session, changed)
 
 
@@ -198,11 +213,11 @@ def _metrics(session: _Session) -> Iterator[Step]:
     for row in rows:
         epoch, time_s = int(row.pop("epoch")), row.pop("time", fallback)
         if epoch > session.record.epoch:
-            values = {_name(key): value for key, value in row.items()}
+            values = {mlflow_name(key): value for key, value in row.items()}
             yield lambda e=epoch, t=time_s, v=values: _log_epoch(session, v, e, t)  # type: ignore[misc]
     best = session.run.checkpoint("best")
     if best.is_file():
-        final = {f"best_{_name(key)}": value for key, value in read_spec(best).lineage.metrics.items()}
+        final = {f"best_{mlflow_name(key)}": value for key, value in read_spec(best).lineage.metrics.items()}
         if final != session.record.metrics:
             yield lambda: _log_final(session, final, len(rows), best.stat().st_mtime)
 
@@ -236,12 +251,12 @@ def _tags(session: _Session, configured: Mapping[str, str]) -> Iterator[Step]:
 
 def _new_tags(session: _Session, tags: Mapping[str, str]) -> Iterator[Step]:
     new = {
-        _name(key): value[:_LONGEST_TAG]
+        mlflow_name(key): value[:_LONGEST_TAG]
         for key, value in tags.items()
-        if session.record.tags.get(_name(key)) != value[:_LONGEST_TAG]
+        if session.record.tags.get(mlflow_name(key)) != value[:_LONGEST_TAG]
     }
-    for batch in _batches(new):
-        yield lambda batch=batch: _log(session, tags=batch)  # type: ignore[misc]
+    if new:
+        yield lambda: _log(session, tags=new)
 
 
 def _files(session: _Session) -> Iterator[Step]:
@@ -313,15 +328,20 @@ def _log(
     session.record.tags |= tags or {}
 
 
-def _batches(values: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    items = list(values.items())
-    for start in range(0, len(items), _BATCH):
-        yield dict(items[start : start + _BATCH])
+def mlflow_name(name: str) -> str:
+    """Return a name that MLflow accepts for a parameter, metric or tag: `recall@5` becomes `recall_at_5`.
 
-
-def _name(name: str) -> str:
-    """Return a name that MLflow accepts for a parameter, metric or tag: `recall@5` becomes `recall_at_5`."""
-    return re.sub(r"[^/\w.\- :]", "_", name.replace("@", "_at_"))[:250]
+    Where more is replaced, as in the label of `f1/+`, a hash of the name keeps it apart from that of `f1/*`. MLflow
+    also refuses what differs from a normal path: empty parts, `.` and `..`.
+    """
+    metric, slash, label = name.partition("/")
+    readable = metric.replace("@", "_at_") + slash + label
+    parts = re.sub(r"[^/\w.\- :]", "_", readable).split("/")
+    accepted = "/".join(part if part.strip(".") and not part.startswith("..") else "_" for part in parts)
+    if accepted == readable and len(accepted) <= _LONGEST_NAME:
+        return accepted
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{accepted[: _LONGEST_NAME - 9]}-{digest}"
 
 
 @contextmanager
@@ -341,7 +361,7 @@ def translate_mlflow_errors() -> Iterator[None]:
     except TritonkitError:
         raise
     except Exception as error:
-        translated = _translated(list(_chain(error)))
+        translated = _tritonkit_error(list(_chain(error)))
         if translated is None:
             raise
         raise translated from error
@@ -353,14 +373,14 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _translated(chain: Sequence[BaseException]) -> TritonkitError | None:
+def _tritonkit_error(chain: Sequence[BaseException]) -> TritonkitError | None:
     codes = {str(getattr(each, "error_code", "")) for each in chain}
     s3_codes = {str(getattr(each, "response", {}).get("Error", {}).get("Code")) for each in chain if _is_s3(each)}
     kinds, text = {type(each).__name__ for each in chain}, re.sub(r"//[^/@\s]*@", "//", first_line(chain[0]))
     server = f"MLflow at {server_name()}"
     if missing := next((each.name for each in chain if isinstance(each, ModuleNotFoundError)), None):
         return ConfigError(
-            f"{server}: its store of files needs the Python module {missing}; install it with: pip install {missing}",
+            f"{server}: needs the Python module {missing}; install it with: pip install {missing}",
             code="install.missing_module",
         )
     if "NoSuchBucket" in s3_codes:

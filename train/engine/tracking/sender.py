@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from train.tracking import URI, server_name
-from tritonkit.errors import ConfigError, InputError
+from tritonkit.errors import ConfigError, InputError, TritonkitError
 from tritonkit.system.console import warn
 
 _SHORT_TIMEOUTS = {
@@ -35,7 +35,10 @@ _LOW_PRIORITY = 19
 
 
 class Sender:
-    """The side of the training. Only `check`, `start` and `finish` wait, each for a limited time."""
+    """Starts the process that sends a run to MLflow, and exchanges requests with it.
+
+    Only `check`, `start` and `finish` wait, each for a limited time.
+    """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own module
@@ -47,7 +50,9 @@ class Sender:
             start_new_session=True,  # Ctrl-C is for the training
         )
         self._server, self._run = server_name(environment.get(URI, "")), Path("RUN")
-        self._is_waiting = self._has_warned = False
+        self._is_waiting = False
+        self._warned: set[str] = set()
+        """The codes of the errors that the user has seen. The sentence of one error differs from request to request."""
         self.url: str | None = None
         """The page of the run in MLflow, once it is known."""
 
@@ -59,15 +64,13 @@ class Sender:
         self._request({"experiment": experiment})
         error = self._answer(_START_S)
         if self._is_waiting:
-            error = {"message": f"MLflow at {self._server} does not answer within {_START_S:.0f} s", "is_input": False}
+            error = self._error(f"does not answer within {_START_S:.0f} s")
         if error is not None and error["is_input"]:
             self.stop()
             raise ConfigError(error["message"], code=error["code"])
-        if error is not None:
-            self._warn(
-                f"{error['message']}. The training goes on; checkpoints written before MLflow answers do not name "
-                "their run in it"
-            )
+        self._report(
+            error, "The training goes on; checkpoints written before MLflow answers do not name their run in it"
+        )
 
     def start(self, run: Path) -> None:
         """Create the run in MLflow, so that checkpoints can name it."""
@@ -82,17 +85,19 @@ class Sender:
         if not self._is_waiting:
             self._request({"run": str(self._run)})
 
-    def finish(self) -> None:
-        """Send the rest, within a minute."""
+    def finish(self) -> bool:
+        """Send the rest, within a minute. Return whether MLflow has all of the run, and say so if it has not."""
         deadline = time.monotonic() + _LAST_S
         error = self._answer(_LAST_S) if self._is_waiting else None
         if not self._is_waiting:
             self._request({"run": str(self._run), "verify": True})
             error = self._answer(max(0.0, deadline - time.monotonic()))
         if self._is_waiting:
-            error = {"message": f"MLflow at {self._server} did not take all files within {_LAST_S:.0f} s"}
-        self._report(error)
+            error = self._error(f"did not take all files within {_LAST_S:.0f} s")
         self.stop()
+        if error is not None and not self._report(error):
+            warn(f"warning: MLflow does not have all of this run. {self._advice}")
+        return error is None
 
     def abandon(self) -> None:
         """Let the process send the rest of a stopped training by itself."""
@@ -119,19 +124,26 @@ class Sender:
         try:
             answer = json.loads(output.readline())
         except ValueError:  # nothing, or half a line of a killed process
-            return {"message": "the process that sends to MLflow has ended", "is_input": False}
+            return {"message": "the process that sends to MLflow has ended", "code": "", "is_input": False}
         self.url = answer["url"] or self.url
         error: dict[str, Any] | None = answer["error"]
         return error
 
-    def _report(self, error: Mapping[str, Any] | None) -> None:
-        if error is not None:
-            self._warn(error["message"])
+    def _error(self, problem: str) -> dict[str, Any]:
+        """Return the error of a request without an answer."""
+        return {"message": f"MLflow at {self._server} {problem}", "code": "tracking.unreachable", "is_input": False}
 
-    def _warn(self, message: str) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            warn(f"warning: {message}. Send what is missing later with: train sync {self._run}")
+    def _report(self, error: Mapping[str, Any] | None, advice: str = "") -> bool:
+        """Show an error, unless one of its kind was shown; return whether it is shown. Default advice: the command."""
+        if error is None or error["code"] in self._warned:
+            return False
+        self._warned.add(error["code"])
+        warn(f"warning: {error['message']}. {advice or self._advice}")
+        return True
+
+    @property
+    def _advice(self) -> str:
+        return f"Send what is missing later with: train sync {self._run}"
 
 
 def main() -> None:
@@ -151,8 +163,10 @@ def main() -> None:
                 run = RunFolder(Path(request["run"]))
                 url = sync(run, verify=request.get("verify", False)).url
         except Exception as failure:  # noqa: BLE001 - the training must get an answer
-            code = getattr(failure, "code", "tracking.unreachable")
-            error = {"message": str(failure), "code": code, "is_input": isinstance(failure, InputError)}
+            message, code = f"{type(failure).__name__}: {failure}", "internal.error"
+            if isinstance(failure, TritonkitError):
+                message, code = str(failure), failure.code
+            error = {"message": message, "code": code, "is_input": isinstance(failure, InputError)}
         if run is None:
             os.nice(_LOW_PRIORITY)  # importing mlflow, before, holds up the training
         answers.write(json.dumps({"error": error, "url": url}) + "\n")

@@ -1,4 +1,4 @@
-"""The trackers of a run: what the training calls, whichever of them are configured."""
+"""Starts, feeds and closes the configured trackers of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from train.engine.tracking.confusion import EpochConfusion
 from train.engine.tracking.event_files import EventFileLogger
 from train.engine.tracking.mlflow_run import flat
 from train.engine.tracking.sender import Sender
-from train.tracking import mlflow_environment
+from train.tracking import check_trackers, mlflow_environment
 from tritonkit.system.console import warn
 
 
@@ -82,8 +82,10 @@ class Trackers:
 def open_trackers(config: Config) -> Iterator[Trackers]:
     """Connect to MLflow before anything is written; at the end send the rest to it.
 
-    Raises ConfigError if MLflow refuses the credentials, or if the bucket of its files is missing.
+    Raises ConfigError if a tracker cannot work here, if MLflow refuses the credentials, or if the bucket of its files
+    is missing.
     """
+    check_trackers(config)
     if config.mlflow is None:
         yield Trackers(config, None)
         return
@@ -94,8 +96,7 @@ def open_trackers(config: Config) -> Iterator[Trackers]:
     except BaseException:
         sender.abandon()
         raise
-    sender.finish()
-    if sender.url is not None:
+    if sender.finish() and sender.url is not None:
         warn(f"mlflow: {sender.url}")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from lightning.pytorch import Callback
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -57,6 +58,23 @@ class Refusing(Quiet, BaseHTTPRequestHandler):
         self.end_headers()
 
     do_POST = do_GET  # noqa: N815 - the name that the server looks for
+
+
+class ReadOnly(Quiet, BaseHTTPRequestHandler):
+    """An MLflow server without experiments, whose user may not create one."""
+
+    def do_GET(self) -> None:
+        self._refuse(404, "RESOURCE_DOES_NOT_EXIST")
+
+    def do_POST(self) -> None:
+        self._refuse(403, "PERMISSION_DENIED")
+
+    def _refuse(self, status: int, code: str) -> None:
+        body = json.dumps({"error_code": code, "message": "no"}).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
 
 def record(run: Path) -> dict[str, Any]:
@@ -129,7 +147,14 @@ def test_sync_sends_each_thing_once_when_called_again(
     assert json.loads(command("train", "sync", copied, "--json").stdout)["sent"] == 2
     tags = run_in_mlflow(copied).data.tags
     assert (tags["resumed.epochs"], found.data.params["epochs"]) == ("9", "8")
+    # A run stays in its experiment. MLflow takes 100 tags at a time.
+    tracker = {"name": "mlflow", "experiment": "other", "tags": {f"tag {number}": "x" for number in range(120)}}
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "trackers": [tracker]}))
+    moved = json.loads(command("train", "sync", copied, "--json").stdout)
+    assert (moved["run_id"], moved["experiment"]) == (found.info.run_id, "tiny")
+    assert run_in_mlflow(copied).data.tags["tag 119"] == "x"
     # The answer to the creation of the run was lost, or the run was deleted.
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "trackers": ["mlflow"]}))
     kept = {**record(copied), "run_id": None}
     (copied / "mlflow.json").write_text(json.dumps(kept))
     command("train", "sync", copied)
@@ -152,10 +177,28 @@ def test_sync_says_what_is_wrong_when_the_server_refuses_or_is_away(
         result = command("train", "sync", copied, "--json")
         assert (result.exit_code, error_codes(result)) == (2, {"tracking.credentials"})
         assert "pw" not in result.output
+    with listening(ThreadingHTTPServer(ANY_PORT, ReadOnly)) as site:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{site.server_port}")
+        result = command("train", "sync", copied, "--json")
+        assert (result.exit_code, error_codes(result)) == (2, {"tracking.credentials"})
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     result = command("train", "sync", copied, "--json")
     assert (result.exit_code, error_codes(result)) == (3, {"tracking.unreachable"})
+
+
+def test_resume_needs_a_server_when_the_run_is_tracked(
+    copied: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (copied / "best.safetensors").unlink()  # as a stopped run
+    config = copied / "config.yaml"
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "trackers": ["mlflow"]}))
+    before = set(tmp_path.iterdir())
+    result = command("train", "resume", copied, "--json")
+    assert (result.exit_code, "tracking.no_server" in error_codes(result)) == (2, True), result.output
+    assert set(tmp_path.iterdir()) == before
 
 
 @pytest.fixture(scope="module")
