@@ -170,9 +170,9 @@ def test_border_of_a_moved_image_gets_the_fill_colour_and_that_of_its_mask_is_ig
     fill = (10, 200, 100)
     augment = make_augmentation(AugmentConfig(rotate=45, color=0), fill)
     assert augment is not None
-    torch.manual_seed(0)
     image, mask = torch.zeros(3, 32, 32, dtype=torch.uint8), tv_tensors.Mask(torch.zeros(32, 32, dtype=torch.uint8))
-    moved, moved_mask = augment(image, mask)
-    for each in (moved, augment(image)):
-        assert fill in {tuple(pixel) for pixel in each.flatten(1).T.tolist()}
-    assert set(moved_mask.unique().tolist()) == {0, IGNORED}
+    torch.manual_seed(0)
+    pairs = [augment(image, mask) for _ in range(5)]
+    for images in ([moved for moved, _ in pairs], [augment(image) for _ in range(5)]):
+        assert fill in {tuple(pixel) for pixel in torch.cat(images, dim=1).flatten(1).T.tolist()}
+    assert set(torch.cat([moved for _, moved in pairs]).unique().tolist()) == {0, IGNORED}
