@@ -69,15 +69,22 @@ def test_tool_runs_without_root_in_the_current_folder_and_ends(services: dict[st
     assert (service["read_only"], service["cap_drop"], service["restart"]) == (True, ["ALL"], "no")
     assert service["volumes"] == ["${PWD:-.}:${PWD:-/work}"]
     assert service["working_dir"] == "${PWD:-/work}"
-    assert service["environment"]["TRITONKIT_CACHE"].startswith("${PWD:-/work}/")  # the rest is gone after the run
+    caches = {"TRITONKIT_CACHE", "HF_HOME", "TORCH_HOME"}
+    for variable in caches:
+        assert service["environment"][variable].startswith("${PWD:-/work}/.cache/")  # the rest is gone after the run
     assert service["shm_size"] == services["triton"]["shm_size"]
     assert "ports" not in service
-    documented = (ROOT / "docs/docker.md").read_text()
-    credentials = set(service["environment"]) - {"TRITONKIT_CACHE"}
-    assert {"MLFLOW_TRACKING_TOKEN", "AWS_PROFILE", "AZURE_STORAGE_ACCOUNT_KEY"} <= credentials
+    credentials = set(service["environment"]) - caches
+    assert {"MLFLOW_TRACKING_TOKEN", "AWS_PROFILE", "AZURE_STORAGE_ACCOUNT_KEY", "FSSPEC_S3"} <= credentials
+    assert credentials == variables_in("training.md", "Trackers") | variables_in("remotes.md", "Credentials")
     for variable in credentials:
         assert service["environment"][variable] is None  # unset outside: unset inside, not empty
-        assert f"`{variable}`" in documented
+
+
+def variables_in(page: str, section: str) -> set[str]:
+    """The settings of stores and trackers that a section of the docs names."""
+    text = (ROOT / "docs" / page).read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"\b(?:MLFLOW|AWS|FSSPEC|GOOGLE|AZURE)_[A-Z0-9_]+", text))
 
 
 def test_image_of_the_tools_has_the_packages_of_the_development_environment() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import time
@@ -22,6 +23,8 @@ from tritonkit.system.console import TRACEBACK_VARIABLE
 _POLL_S = 0.1
 _PATIENCE_S = 3.0
 """How long the other processes may take to end after one has failed."""
+_GLOO = re.compile(r"\bgloo/(transport|rendezvous)/[\w/]+\.(cc|h):\d+")
+"""The place in gloo's source with which its errors begin; other errors hold paths of the user, such as `igloo/3.jpg`."""
 
 
 def launch(command: Sequence[str], processes: Processes, while_waiting: Callable[[], None] = lambda: None) -> None:
@@ -34,7 +37,7 @@ def launch(command: Sequence[str], processes: Processes, while_waiting: Callable
     port, threads = find_free_network_port(), max(1, torch.get_num_threads() // processes.on_host)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with ExitStack() as stack:
-        stdin = stack.enter_context(_lifeline())
+        stdin = stack.enter_context(_parent_pipe())
         workers: list[_Worker] = []
         stack.callback(_end, workers)
         for rank in range(processes.on_host):
@@ -60,7 +63,9 @@ def launch(command: Sequence[str], processes: Processes, while_waiting: Callable
 
 def is_peer_lost(error: BaseException) -> bool:
     """Whether an error says no more than that another process of the training has ended."""
-    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and _GLOO.search(str(error)) is not None
+    )
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def _end(workers: Sequence[_Worker]) -> None:
 
 
 @contextmanager
-def _lifeline() -> Iterator[int]:
+def _parent_pipe() -> Iterator[int]:
     """Yield the reading end of a pipe whose other end is closed when the block or this process ends."""
     reading, writing = os.pipe()
     try:

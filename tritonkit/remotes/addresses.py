@@ -10,7 +10,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 DVC = "dvc://"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_ADDRESS = re.compile(rf"{_SCHEME.pattern}\S*")
+# It ends at white space, or at a quote after which no address goes on.
+_ADDRESS = re.compile(rf"""{_SCHEME.pattern}(?:[^\s'"]|['"](?=[\w&=@%]))*""")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 _SIGNATURES = {"sig", "signature", "x-amz-signature", "x-goog-signature"}
 # Query fields that belong to a signature: AWS signature versions 2 and 4, CloudFront, Google (the prefixes are below),
@@ -98,15 +99,21 @@ def public_values(document: Any) -> Any:
     return document
 
 
+def public_text(text: str) -> str:
+    """Return the text with the public name of each address in it."""
+    return _ADDRESS.sub(lambda address: public_name(address[0]), text)
+
+
 def without_secrets(text: str, address: str) -> str:
-    """Remove user and password from a library's message about an address."""
-    public_text = text.replace(address, public_name(address))
+    """Remove the secrets of an address from a library's message about it, which may quote the address differently."""
+    shown = public_text(text.replace(address, public_name(address)))
     match = _USER.search(address, len(DVC) if address.startswith(DVC) else 0)
-    user = match.group() if match else ""
+    user = match[0][:-1] if match else ""
     if user:
-        public_text = public_text.replace(user, "")
-    password = user.rstrip("@").partition(":")[2]
-    return public_text.replace(password, "***") if password else public_text
+        shown = shown.replace(f"{user}@", "")
+    for password in filter(None, (user.partition(":")[2], unquote(user.partition(":")[2]))):
+        shown = shown.replace(password, "***")
+    return shown
 
 
 def address_path(address: str) -> str:

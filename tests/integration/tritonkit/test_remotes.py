@@ -49,8 +49,11 @@ class FileSite(Quiet, BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         content, given = self.server.content, self.headers.get("Range")
         self.server.requests.append((self.command, given))
+        if self.server.status:
+            self.answer(self.server.status, 0)
+            return
         if self.path != "/model.bin":
-            self.answer(401 if self.path == "/private" else 404, 0)
+            self.answer({"/private": 401, "/signed": 403}.get(self.path.partition("?")[0], 404), 0)
             return
         start, end = (int(number) for number in given.removeprefix("bytes=").split("-")) if given else (0, len(content))
         part = content[start : end + 1]
@@ -73,6 +76,7 @@ def site() -> Iterator[Any]:
     server: Any = ThreadingHTTPServer(ANY_PORT, FileSite)
     server.handle_error = lambda *_: None
     server.content, server.requests, server.broken_at = os.urandom(CHUNK * 5 // 2), [], -1
+    server.status = None
     with listening(server):
         server.address = f"http://127.0.0.1:{server.server_port}/model.bin"
         yield server
@@ -111,7 +115,22 @@ def test_copy_is_used_while_the_source_is_unchanged_and_when_it_is_away(
     site.shutdown()
     site.socket.close()
     assert local_path(site.address) == path
-    assert "using the copy" in capsys.readouterr().err
+    warning = capsys.readouterr().err
+    assert warning.count("warning: ") == 1
+    assert "cannot be reached" in warning
+    assert "using the copy" in warning
+
+
+def test_warning_gives_the_reason_when_a_copy_replaces_its_source(
+    site: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.content = b"weights"
+    path = local_path(site.address)
+    site.status = 503
+    assert local_path(site.address) == path
+    warning = capsys.readouterr().err
+    assert "503" in warning
+    assert "using the copy" in warning
 
 
 def test_partial_file_of_another_version_is_not_continued(site: Any) -> None:
@@ -159,6 +178,17 @@ def test_absent_forbidden_and_unreachable_are_different_errors(site: Any) -> Non
     for error in (absent, forbidden, unreachable):
         assert "pass@" not in str(error.value)
         assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["sig", "X-Amz-Signature"])
+def test_error_shows_no_signature_when_the_library_quotes_the_address_differently(site: Any, field: str) -> None:
+    address = site.address.replace("/model.bin", f"/signed?sv=2024&se=2027-01-01T10%3A00%3A00Z&{field}=5f%2Fb%3Aa9%3D")
+    with raises(InputError, "remote.forbidden") as forbidden:
+        local_path(address)
+    assert "Forbidden" in str(forbidden.value)
+    assert not [part for part in ("5f", "a9", "2027", f"{field}=") if part in str(forbidden.value)], str(
+        forbidden.value
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from tests.programs import run_python
 from tests.web import ANY_PORT, Quiet, listening
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import MAX_BYTES
-from tritonkit.remotes.addresses import public_name, public_values, without_secrets
+from tritonkit.remotes.addresses import public_name, public_text, public_values, without_secrets
 
 NO_SUCH_FILE = "no file has this name"
 SHORT = FetchPolicy(attempts=3, pause_s=0.02, read_s=0.3)
@@ -262,11 +262,29 @@ def test_document_shows_no_credentials_of_its_addresses() -> None:
     assert public_values(document) == {"data": {"path": "https://h/a.zip", "labels": ["a", "b"]}, "epochs": 3}
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "no answer from http://ada:pw@1@mlflow:5000/api, try again",
+            "no answer from http://mlflow:5000/api, try again",
+        ),
+        ("403, url='https://h/a?sv=1&sig=a/b:c%3D'", "403, url='https://h/a'"),
+        ('url="https://h/it\'s?sig=a"', 'url="https://h/it\'s"'),
+        ("path: 'https://h/a?sig=x'\nepochs: 3", "path: 'https://h/a'\nepochs: 3"),
+        ("mail ada@example.com // that", "mail ada@example.com // that"),
+    ],
+)
+def test_text_shows_no_credentials_of_its_addresses(text: str, shown: str) -> None:
+    assert public_text(text) == shown
+
+
 def test_errors_of_libraries_show_no_credentials() -> None:
     address = "sftp://u:p4ss@h/a.png"
     assert without_secrets(f"{address}: login of u with p4ss failed", address) == (
         "sftp://h/a.png: login of u with *** failed"
     )
+    assert without_secrets("login with p@ss failed", "sftp://u:p%40ss@h/a.png") == "login with *** failed"
 
 
 def test_picture_that_drips_is_not_waited_for_for_ever(site: str) -> None:

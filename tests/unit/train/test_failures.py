@@ -11,6 +11,7 @@ from tests.train_configs import tiny_config
 from train.engine.failures import machine_failure, translate_failure
 from tritonkit.errors import ConfigError, DataError
 
+GLOO = "/__w/pytorch/pytorch/third_party/gloo/gloo/transport"
 IN_WORKER = "Caught {0} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  x\n{0}: {1}"
 
 
@@ -28,6 +29,11 @@ IN_WORKER = "Caught {0} in DataLoader worker process 0.\nOriginal Traceback (mos
         (OSError(errno.ENOSPC, "No space left on device", "runs/metrics.csv"), "machine.disk", "runs/metrics.csv: "),
         (OSError(errno.EMFILE, "Too many open files"), "machine.open_files", "ulimit -n"),
         (OSError(errno.EAGAIN, "Resource temporarily unavailable"), "machine.processes", "workers"),
+        (
+            RuntimeError(f"[{GLOO}/tcp/pair.cc:537] Connection closed by peer"),
+            "training.process_lost",
+            "another process",
+        ),
         (MemoryError(), "machine.memory", "batch_size 32 and 2 workers"),
     ],
 )
@@ -56,6 +62,7 @@ def test_error_of_a_worker_has_no_traceback_when_translated() -> None:
 
 
 def test_error_stays_unchanged_when_it_is_not_of_the_machine() -> None:
-    for error in (DataError("data"), OSError(errno.ENOENT, "No such file", "x"), ValueError("odd")):
+    igloo = RuntimeError("cannot identify image file /data/igloo/transport/3.jpg")
+    for error in (DataError("data"), OSError(errno.ENOENT, "No such file", "x"), ValueError("odd"), igloo):
         assert machine_failure(error, tiny_config()) is None
         assert translate_failure(error, tiny_config()) is None

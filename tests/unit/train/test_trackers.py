@@ -251,6 +251,7 @@ def test_settings_come_from_env_file_when_environment_lacks_them(
     assert environment["AWS_ACCESS_KEY_ID"] == "mine"
     assert "GRPC_PORT" not in environment
     assert server_name(environment["MLFLOW_TRACKING_URI"]) == "http://h:5000"
+    assert server_name("http://u:p@w@h:5000") == "http://h:5000"
     check_trackers(config_with(tmp_path, ["csv", "mlflow"]))
 
 
