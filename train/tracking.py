@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 from train.config.loading import Config
 from tritonkit.errors import ConfigError, InputError, Problem
+from tritonkit.remotes.addresses import public_name
 from tritonkit.system.env_file import settings_with_prefix
 from tritonkit.system.files import check_can_write
 
@@ -75,7 +75,7 @@ def check_server_is_set(environment: Mapping[str, str]) -> None:
 
 def server_name(uri: str | None = None) -> str:
     """Return the address of the MLflow server, without a password; default: that of the environment."""
-    return re.sub(r"//[^/@\s]*@", "//", os.environ.get(URI, "") if uri is None else uri)
+    return public_name(os.environ.get(URI, "") if uri is None else uri)
 
 
 def require_mlflow() -> None:

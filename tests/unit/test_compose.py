@@ -69,11 +69,13 @@ def test_tool_runs_without_root_in_the_current_folder_and_ends(services: dict[st
     assert (service["read_only"], service["cap_drop"], service["restart"]) == (True, ["ALL"], "no")
     assert service["volumes"] == ["${PWD:-.}:${PWD:-/work}"]
     assert service["working_dir"] == "${PWD:-/work}"
-    assert service["environment"]["TRITONKIT_CACHE"].startswith("${PWD:-/work}/")  # the rest is gone after the run
+    caches = {"TRITONKIT_CACHE", "HF_HOME", "TORCH_HOME"}
+    for cache in caches:
+        assert service["environment"][cache].startswith("${PWD:-/work}/")  # the rest is gone after the run
     assert service["shm_size"] == services["triton"]["shm_size"]
     assert "ports" not in service
     documented = (ROOT / "docs/docker.md").read_text()
-    credentials = set(service["environment"]) - {"TRITONKIT_CACHE"}
+    credentials = set(service["environment"]) - caches
     assert {"MLFLOW_TRACKING_TOKEN", "AWS_PROFILE", "AZURE_STORAGE_ACCOUNT_KEY"} <= credentials
     for variable in credentials:
         assert service["environment"][variable] is None  # unset outside: unset inside, not empty

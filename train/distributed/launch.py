@@ -34,7 +34,7 @@ def launch(command: Sequence[str], processes: Processes, while_waiting: Callable
     port, threads = find_free_network_port(), max(1, torch.get_num_threads() // processes.on_host)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with ExitStack() as stack:
-        stdin = stack.enter_context(_lifeline())
+        stdin = stack.enter_context(_parent_pipe())
         workers: list[_Worker] = []
         stack.callback(_end, workers)
         for rank in range(processes.on_host):
@@ -60,7 +60,8 @@ def launch(command: Sequence[str], processes: Processes, while_waiting: Callable
 
 def is_peer_lost(error: BaseException) -> bool:
     """Whether an error says no more than that another process of the training has ended."""
-    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    is_of_gloo = isinstance(error, RuntimeError) and "gloo/transport/" in str(error)  # names its source file
+    return is_of_gloo or isinstance(error, torch.distributed.DistError)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _end(workers: Sequence[_Worker]) -> None:
 
 
 @contextmanager
-def _lifeline() -> Iterator[int]:
+def _parent_pipe() -> Iterator[int]:
     """Yield the reading end of a pipe whose other end is closed when the block or this process ends."""
     reading, writing = os.pipe()
     try:

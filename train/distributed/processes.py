@@ -1,4 +1,4 @@
-"""How many processes train, and which of them this one is. Loads without torch."""
+"""The number of training processes, and the rank of this one. Loads without torch."""
 
 from __future__ import annotations
 

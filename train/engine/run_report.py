@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from tritonkit.checkpoint import read_spec
 from tritonkit.errors import ConfigError, TritonkitError
 from tritonkit.evaluation.tasks import EVALUATION_TASKS
 from tritonkit.evaluation.tasks.heads import HeadsEvaluation
-from tritonkit.remotes.addresses import public_name
+from tritonkit.remotes.addresses import public_name, public_text
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.verdict import Verdict
 from tritonkit.spec import Frozen, ModelSpec
@@ -36,8 +35,6 @@ VERDICT_PAGE = "verdict.html"
 _MAX_IMAGE_BYTES = 400_000
 _IMAGE_WIDTH = 1440
 _MAX_CONFIG = 20_000
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"]+")
-"""An address in the configuration; the page is sent to others, so it must hold no secret of one."""
 
 
 class ReportedMetric(Frozen):
@@ -112,7 +109,7 @@ def write_report(run: RunFolder, target: Path | None = None) -> RunReport:
             exports=_exports(run, files, target.parent),
             export_failed=bool(files.config.get("export")) and files.is_finished,
             lineage=_lineage(files),
-            config=_ADDRESS.sub(lambda address: public_name(address[0]), files.config_text[:_MAX_CONFIG]),
+            config=public_text(files.config_text[:_MAX_CONFIG]),
         )
     )
     with atomic_write(target) as temporary:

@@ -54,9 +54,9 @@ def _prepare(folder: Path) -> tuple[TrainingPlan, RunFolder]:
 def _join(prepare: Callable[[], tuple[TrainingPlan, RunFolder]], processes: Processes) -> None:
     try:
         with quiet_lightning():
-            with _silent_beside_another(processes):
+            with _quiet_unless_first(processes):
                 plan, run = prepare()
-            with translate_failures(run, plan.config):
+            with translate_failures(None, plan.config):  # the first process tells how to resume
                 train_here(plan, run)
     except TritonkitError as error:
         warn(f"error: process {processes.rank} of {processes.count}: {error}")
@@ -64,8 +64,8 @@ def _join(prepare: Callable[[], tuple[TrainingPlan, RunFolder]], processes: Proc
 
 
 @contextmanager
-def _silent_beside_another(processes: Processes) -> Iterator[None]:
-    """Print nothing if the first process of the host prints the same; an error is then an exit code alone."""
+def _quiet_unless_first(processes: Processes) -> Iterator[None]:
+    """Hide the output of all processes of a host but the first. An error ends them with its exit code alone."""
     if processes.local_rank == 0:
         yield
         return

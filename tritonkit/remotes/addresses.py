@@ -11,6 +11,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 DVC = "dvc://"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _ADDRESS = re.compile(rf"{_SCHEME.pattern}\S*")
+_IN_TEXT = re.compile(rf"{_SCHEME.pattern}[^\s'\"]+")
+"""An address in a text, perhaps in quotes."""
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 _SIGNATURES = {"sig", "signature", "x-amz-signature", "x-goog-signature"}
 # Query fields that belong to a signature: AWS signature versions 2 and 4, CloudFront, Google (the prefixes are below),
@@ -98,15 +100,20 @@ def public_values(document: Any) -> Any:
     return document
 
 
+def public_text(text: str) -> str:
+    """Return a text with the public name of each address in it."""
+    return _IN_TEXT.sub(lambda found: public_name(found[0]), text)
+
+
 def without_secrets(text: str, address: str) -> str:
-    """Remove user and password from a library's message about an address."""
-    public_text = text.replace(address, public_name(address))
+    """Remove the secrets of an address from a library's message about it."""
+    cleaned = public_text(text.replace(address, public_name(address)))  # a library may write it in another way
     match = _USER.search(address, len(DVC) if address.startswith(DVC) else 0)
     user = match.group() if match else ""
     if user:
-        public_text = public_text.replace(user, "")
+        cleaned = cleaned.replace(user, "")
     password = user.rstrip("@").partition(":")[2]
-    return public_text.replace(password, "***") if password else public_text
+    return cleaned.replace(password, "***") if password else cleaned
 
 
 def address_path(address: str) -> str:

@@ -142,10 +142,10 @@ class _Copy:
         try:
             with translate_errors(self.address):
                 is_folder, sources = find()
-        except ExternalError:
+        except ExternalError as error:
             if not record.complete:
                 raise
-            warn(f"warning: {self.name}: the store cannot be reached; using the copy in {self.folder}")
+            warn(f"warning: {error}; using the copy in {self.folder}")
             return record
         return self._renew(record, is_folder, sources)
 

@@ -26,6 +26,7 @@ from train.engine.tracking.record import MlflowRecord
 from train.tracking import require_mlflow, server_name
 from tritonkit.checkpoint import read_spec
 from tritonkit.errors import ConfigError, ExternalError, TritonkitError, first_line
+from tritonkit.remotes.addresses import public_text
 from tritonkit.spec import Frozen
 from tritonkit.system.files import file_sha256
 
@@ -376,7 +377,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _tritonkit_error(chain: Sequence[BaseException]) -> TritonkitError | None:
     codes = {str(getattr(each, "error_code", "")) for each in chain}
     s3_codes = {str(getattr(each, "response", {}).get("Error", {}).get("Code")) for each in chain if _is_s3(each)}
-    kinds, text = {type(each).__name__ for each in chain}, re.sub(r"//[^/@\s]*@", "//", first_line(chain[0]))
+    kinds, text = {type(each).__name__ for each in chain}, public_text(first_line(chain[0]))
     server = f"MLflow at {server_name()}"
     if missing := next((each.name for each in chain if isinstance(each, ModuleNotFoundError)), None):
         return ConfigError(
