@@ -11,7 +11,7 @@ from typing import get_args
 from xml.etree import ElementTree
 
 from builder.interface import Interface, interface_of
-from builder.onnx.export import onnx_interface, spec_in_onnx
+from builder.onnx.interface import onnx_interface, spec_in_onnx
 from builder.onnx.precision import onnx_precision
 from tritonkit.errors import ArtifactError
 from tritonkit.repository.build_record import BuildRecord

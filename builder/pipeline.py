@@ -13,7 +13,7 @@ from pathlib import Path
 
 from builder.build import Verified, build_verified
 from builder.interface import check_interface
-from builder.onnx.export import onnx_interface
+from builder.onnx.interface import onnx_interface
 from builder.plan import ExportPlan, plan
 from builder.repository.encoded import remove_companions, update_companions
 from builder.repository.manifest import manifest_of

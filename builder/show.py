@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.artifacts import inspect_artifact
-from builder.onnx.export import spec_in_onnx
+from builder.onnx.interface import spec_in_onnx
 from tritonkit.checkpoint import read_spec
 from tritonkit.errors import InputError
 from tritonkit.repository.build_record import BuildRecord

@@ -44,7 +44,7 @@ client infer "$data/photos" --model imagenet --url "$url" \
   --output "$demo/photos.jsonl" --gallery "$demo/photos.html"
 
 step "6. measure it"
-bench run imagenet --url "$url" --repository "$demo/model_repository" --concurrency 1:32 \
+bench run imagenet --url "$url" --repository "$demo/model_repository" --concurrency 1:16 \
   --window-s 1 --max-windows 5 --output "$demo/record.json"
 bench report "$demo/record.json" --html "$demo/report.html"
 

@@ -11,7 +11,7 @@ from builder.failures import CannotBuildError
 from builder.formats.base import ArtifactBuilder, BuildJob
 from builder.formats.onnx import Onnx
 from builder.formats.worst_case_runner import WorstCaseRunner
-from builder.onnx.export import onnx_interface
+from builder.onnx.interface import onnx_interface
 from tritonkit.errors import ArtifactError
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
 from tritonkit.runtimes.base import Runner

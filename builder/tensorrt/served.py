@@ -11,7 +11,7 @@ from typing import Any
 
 from builder.config.triton_config import config_for, config_to_text
 from builder.failures import BuildStoppedError, CannotBuildError
-from builder.onnx.export import onnx_interface
+from builder.onnx.interface import onnx_interface
 from builder.tensorrt.container import docker_here, docker_reason
 from tritonkit.errors import TritonkitError
 from tritonkit.images.preprocess import ImageArray

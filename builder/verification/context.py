@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.interface import describe_difference, interface_of
-from builder.onnx.export import onnx_interface
+from builder.onnx.interface import onnx_interface
 from builder.sources.base import Source, TrainedReference
 from builder.sources.images import builtin_golden, golden_from_images
 from builder.verification.diagnosis import with_causes

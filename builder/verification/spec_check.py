@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from builder.onnx.export import spec_in_onnx
+from builder.onnx.interface import spec_in_onnx
 from tritonkit.errors import Problem, SpecError
 from tritonkit.spec import ModelSpec, TaskSpec
 

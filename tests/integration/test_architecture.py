@@ -33,6 +33,7 @@ LIGHT_IMPORTS = {
     "builder, tritonkit": {"numpy", "PIL", "pydantic", "torch", "tritonclient"},
     "client": {"numpy", "PIL", "pydantic", "tritonclient"},
     "tritonkit.export_options": {"torch", "onnxruntime"},
+    "builder.repository.lint, builder.repository.promote, builder.show": {"torch", "timm"},
     "train.config.loading, train.config.example": {"torch", "lightning"},
 }
 HELPED = [["train", "fit"], ["train", "test"], ["bench", "run"]]

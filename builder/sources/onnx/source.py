@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from builder.interface import describe_difference, interface_of
-from builder.onnx.export import onnx_interface, spec_in_onnx
 from builder.onnx.file import read_onnx
+from builder.onnx.interface import onnx_interface, spec_in_onnx
 from builder.onnx.precision import inline_functions, reduced_or_quantized_precision
 from builder.sources.foreign_spec import decide_output, describe_graph, graph_spec, normalize_of, preprocess_of
 from builder.sources.graph import ForeignGraphRunner, GraphSource

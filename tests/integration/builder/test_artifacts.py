@@ -14,7 +14,7 @@ import pytest
 from builder.artifacts import inspect_artifact
 from builder.formats import BuildJob, builder_for
 from builder.interface import interface_of
-from builder.onnx.export import onnx_interface
+from builder.onnx.interface import onnx_interface
 from builder.precision.cast import cast_graph
 from builder.repository.lint import check_repository
 from builder.show import show

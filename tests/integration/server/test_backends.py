@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from builder.config.triton_config import config_for, config_to_text
 from builder.formats import BuildJob, builder_for
-from builder.onnx.export import onnx_interface
+from builder.onnx.interface import onnx_interface
 from builder.sources.base import NetworkSource
 from server.process import Server
 from tests.fixture_types import Command, NetworkOf, Ports
