@@ -24,7 +24,7 @@ _POLL_S = 0.1
 _PATIENCE_S = 3.0
 """How long the other processes may take to end after one has failed."""
 _GLOO = re.compile(r"\bgloo/(transport|rendezvous)/[\w/]+\.(cc|h):\d+")
-"""The place in gloo's source with which its errors begin; other errors hold paths of the user, such as `igloo/3.jpg`."""
+"""The place in gloo's source with which its errors begin; other errors hold paths of the user, such as `igloo/`."""
 
 
 def launch(command: Sequence[str], processes: Processes, while_waiting: Callable[[], None] = lambda: None) -> None:

@@ -33,12 +33,12 @@ def join_fit(read_config: Callable[[], Config], processes: Processes) -> None:
         config = read_config()
         return plan_run(config), RunFolder(config.output / config.name)
 
-    _join(prepare, processes, None)
+    _join(prepare, processes)
 
 
 def join_resume(folder: Path, processes: Processes) -> None:
     """Take part in a `resume` of torchrun's processes."""
-    _join(lambda: _prepare(folder), processes, RunFolder(folder))
+    _join(lambda: _prepare(folder), processes)
 
 
 def _prepare(folder: Path) -> tuple[TrainingPlan, RunFolder]:
@@ -51,15 +51,12 @@ def _prepare(folder: Path) -> tuple[TrainingPlan, RunFolder]:
     return plan, run
 
 
-def _join(
-    prepare: Callable[[], tuple[TrainingPlan, RunFolder]], processes: Processes, next_run: RunFolder | None
-) -> None:
-    """Train; `next_run` is the run that an error says how to resume, None where only the first process knows it."""
+def _join(prepare: Callable[[], tuple[TrainingPlan, RunFolder]], processes: Processes) -> None:
     try:
         with quiet_lightning():
             with _quiet_unless_first(processes):
                 plan, run = prepare()
-            with translate_failures(next_run, plan.config):
+            with translate_failures(None, plan.config):  # the first process tells how to resume
                 train_here(plan, run)
     except TritonkitError as error:
         warn(f"error: process {processes.rank} of {processes.count}: {error}")
@@ -68,10 +65,7 @@ def _join(
 
 @contextmanager
 def _quiet_unless_first(processes: Processes) -> Iterator[None]:
-    """Hide the output of all processes of a host but the first.
-
-    An error ends them with its exit code, without a message.
-    """
+    """Hide the output of all processes of a host but the first. An error ends them with its exit code alone."""
     if processes.local_rank == 0:
         yield
         return
