@@ -174,6 +174,7 @@ def test_error_of_a_later_process_names_no_run_when_torchrun_started_it(config: 
             console_script("train"),
             "fit",
             str(config),
+            "plugins=[full_disk]",
             "callbacks=[full_disk:FullDisk]",
         ],
         cwd=config.parent,
