@@ -26,7 +26,7 @@ from train.engine.tracking.record import MlflowRecord
 from train.tracking import require_mlflow, server_name
 from tritonkit.checkpoint import read_spec
 from tritonkit.errors import ConfigError, ExternalError, TritonkitError, first_line
-from tritonkit.remotes.addresses import public_text
+from tritonkit.remotes.addresses import public_name, public_text
 from tritonkit.spec import Frozen
 from tritonkit.system.files import file_sha256
 
@@ -386,7 +386,7 @@ def _tritonkit_error(chain: Sequence[BaseException]) -> TritonkitError | None:
         )
     if "NoSuchBucket" in s3_codes:
         return ConfigError(
-            f"{server}: the bucket of its files does not exist at {os.environ.get('MLFLOW_S3_ENDPOINT_URL', 'AWS')}; "
+            f"{server}: the bucket of its files does not exist at {public_name(os.environ.get('MLFLOW_S3_ENDPOINT_URL', 'AWS'))}; "
             f"create it, or correct MLFLOW_S3_ENDPOINT_URL ({text:.200})",
             code="tracking.no_bucket",
         )
