@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.compression.layers import last_layers, prunable_layers, select_layers
 from train.config.pruning import PruningConfig
@@ -16,6 +16,7 @@ from tritonkit.errors import ConfigError, first_line
 from tritonkit.networks.network import Network, load_weights
 from tritonkit.networks.resize import Shapes, resize_layers
 from tritonkit.spec import Architecture
+from tritonkit.system.console import warn
 
 
 def check_torch_pruning() -> None:
@@ -39,8 +40,10 @@ def remove_channels(network: Network, config: PruningConfig) -> None:
     import torch_pruning
 
     before = sum(parameter.numel() for parameter in network.parameters())
-    selected = list(select_layers(network, config).values())
-    kept = [*last_layers(network), *(each for each in prunable_layers(network).values() if each not in selected)]
+    layers = select_layers(network, config)
+    selected, widths = list(layers.values()), _widths(layers)
+    last = last_layers(network)
+    kept = [*last, *(each for each in prunable_layers(network).values() if each not in selected)]
     image = torch.randint(0, 256, (2, *network.spec.input.shape), dtype=torch.uint8)
     training = network.training
     try:
@@ -65,10 +68,22 @@ def remove_channels(network: Network, config: PruningConfig) -> None:
     network.train(training)
     if sum(parameter.numel() for parameter in network.parameters()) == before:
         raise ConfigError(
-            f"pruning: the selected layers of {network.spec.architecture.name} lose no channel, because a last layer "
-            "keeps its outputs; select other `layers`",
+            f"pruning: the selected layers of {network.spec.architecture.name} lose no channel: a last layer keeps its "
+            f"outputs, and a layer that would keep none at an amount of {config.amount} keeps all; select other "
+            "`layers`, or a smaller amount",
             code="pruning.nothing_removed",
         )
+    whole = [name for name, width in _widths(layers).items() if width == widths[name] and layers[name] not in last]
+    if whole:
+        warn(
+            f"warning: pruning: {len(whole)} of {len(layers)} layers keep all channels: {', '.join(whole):.120}. One "
+            f"that would keep none at an amount of {config.amount} keeps all, and so do those that are added to it"
+        )
+
+
+def _widths(layers: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Return the number of output channels of each layer."""
+    return {name: next(layer.parameters()).shape[0] for name, layer in layers.items()}
 
 
 def _logits(network: Network, images: Tensor) -> Any:

@@ -9,7 +9,11 @@ from matplotlib.ticker import MaxNLocator
 
 WIDTH, HEIGHT = 360, 210
 """About the width of a phone, so that text is drawn there at its own size."""
-_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 10, 24
+_RIGHT, _TOP, _BOTTOM = 10, 10, 24
+_CHARACTER = 6.2
+"""Width of a digit at the page's font size."""
+_MIN_SPAN = 0.02
+"""Smallest span of the values on the axis, as a share of them: a smaller change must not look like a large one."""
 COLORS = 9
 """Number of line colours of the page, `--line-1` and so on."""
 
@@ -38,9 +42,10 @@ class LineChart:
     y_ticks: tuple[tuple[float, str], ...]
     marked: float | None
     """The place of a marked value of x, such as the best epoch."""
+    left: float
+    """The place of the vertical axis, with room for its labels."""
     width: int = WIDTH
     height: int = HEIGHT
-    left: int = _LEFT
     bottom: int = HEIGHT - _BOTTOM
 
 
@@ -50,14 +55,17 @@ def line_chart(title: str, series: Mapping[str, Points], marked: float | None = 
     if not series:
         return None
     xs, ys = ([point[axis] for points in series.values() for point in points] for axis in (0, 1))
-    y_values = MaxNLocator(nbins=4).tick_values(min(ys), max(ys))
+    missing = max(_MIN_SPAN * max(map(abs, ys)) or 1.0, max(ys) - min(ys)) - (max(ys) - min(ys))
+    y_values = MaxNLocator(nbins=4).tick_values(min(ys) - missing / 2, max(ys) + missing / 2)
+    y_texts = [f"{y:.6g}" for y in map(float, y_values)]
+    left = 12 + _CHARACTER * max(map(len, y_texts))
     x_low, x_high, y_low, y_high = min(xs), max(xs), float(y_values[0]), float(y_values[-1])
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = 0.5 if x_high == x_low else (x - x_low) / (x_high - x_low)
         up = (y - y_low) / (y_high - y_low)
-        width, height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-        return round(_LEFT + across * width, 1), round(HEIGHT - _BOTTOM - up * height, 1)
+        width, height = WIDTH - left - _RIGHT, HEIGHT - _TOP - _BOTTOM
+        return round(left + across * width, 1), round(HEIGHT - _BOTTOM - up * height, 1)
 
     lines = []
     for number, (name, points) in enumerate(series.items()):
@@ -72,6 +80,7 @@ def line_chart(title: str, series: Mapping[str, Points], marked: float | None = 
         title,
         tuple(lines),
         tuple((place(x, y_low)[0], f"{x:.0f}") for x in x_values or [x_low]),
-        tuple((place(x_low, y)[1], f"{y:.6g}") for y in map(float, y_values)),
+        tuple((place(x_low, y)[1], text) for y, text in zip(map(float, y_values), y_texts, strict=True)),
         None if marked is None else place(marked, y_low)[0],
+        left,
     )

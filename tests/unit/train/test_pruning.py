@@ -204,6 +204,14 @@ def test_removal_is_refused_when_no_channel_would_go(make_network: MakeNetwork) 
         remove_channels(make_network("test_resnet"), HALF.model_copy(update={"layers": ("fc",)}))
 
 
+def test_layers_that_would_keep_no_channel_are_named(
+    make_network: MakeNetwork, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for amount in (0.5, 0.99):
+        remove_channels(make_network("resnet18"), HALF.model_copy(update={"amount": amount}))
+        assert ("keep all channels: conv1, layer1.0.conv1" in capsys.readouterr().err) == (amount == 0.99)
+
+
 @pytest.mark.parametrize("sparsity", [0.0, 1.0, 1.5, -0.1])
 def test_compression_is_refused_when_everything_or_nothing_would_go(checkpoint: Path, sparsity: float) -> None:
     with raises(InputError, "option.sparsity", str(sparsity)):

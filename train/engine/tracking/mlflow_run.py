@@ -385,9 +385,10 @@ def _tritonkit_error(chain: Sequence[BaseException]) -> TritonkitError | None:
             code="install.missing_module",
         )
     if "NoSuchBucket" in s3_codes:
+        store = os.environ.get("MLFLOW_S3_ENDPOINT_URL", "AWS")
         return ConfigError(
-            f"{server}: the bucket of its files does not exist at {public_name(os.environ.get('MLFLOW_S3_ENDPOINT_URL', 'AWS'))}; "
-            f"create it, or correct MLFLOW_S3_ENDPOINT_URL ({text:.200})",
+            f"{server}: the bucket of its files does not exist at {public_name(store)}; create it, or correct "
+            f"MLFLOW_S3_ENDPOINT_URL ({text:.200})",
             code="tracking.no_bucket",
         )
     if s3_codes & set(_S3_CREDENTIAL_CODES) or "NoCredentialsError" in kinds:
