@@ -97,6 +97,8 @@ class Document:
                 )
         section[key[-1]] = value
         self.source_text |= {key: _text(node), **{inner: text for inner, _, text in _lines(node, key)}}
+        for inner in [each for each in self.origins if each[: len(key)] == key]:
+            del self.origins[inner]  # replaced with the value around it
         self.origins[key] = f"override {public_name(text)!r}"
         return None
 

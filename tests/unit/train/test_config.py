@@ -161,3 +161,9 @@ def test_config_is_refused_when_the_file_is_missing(tmp_path: Path) -> None:
 def test_example_is_a_valid_config() -> None:
     path = ROOT / "examples" / "digits.yaml"
     assert load_config(path).data.path == Path(".cache/data/digits")
+
+
+def test_error_names_the_override_when_it_replaced_a_list_of_the_file(tmp_path: Path) -> None:
+    error = config_error(tmp_path, f"{GOOD}\ntrackers:\n  - csv\n  - tensorboard\n", "trackers=[csv, wandb]")
+    assert "override 'trackers=[csv, wandb]', trackers.1" in str(error)
+    assert "line " not in str(error)
