@@ -32,10 +32,10 @@ _ABSENT = {"RevError", "ResourceNotFoundError", "NoSuchBucket"}
 _SCHEMES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "http", "https", "dvc"}
 """The schemes whose libraries our extras install."""
 _HINTS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket set "
+    "s3": "set or correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket set "
     "FSSPEC_S3='{\"anon\": true}'",
-    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default login",
-    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_CONNECTION_STRING",
+    "gs": "set or correct GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default login",
+    "az": "set or correct AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_CONNECTION_STRING",
 }
 _ALIASES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az"}
 

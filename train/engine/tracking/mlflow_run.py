@@ -409,7 +409,10 @@ def _tritonkit_error(chain: Sequence[BaseException]) -> TritonkitError | None:
             code="tracking.local_file",
         )
     if any(_is_network(each) for each in chain):
-        return ExternalError(f"{server}: cannot be reached, or does not work: {text:.300}", code="tracking.unreachable")
+        # A library's text ends with the reason, if it is not too long for that.
+        reasons = (each.strerror for each in reversed(chain) if isinstance(each, OSError) and each.strerror)
+        reason = next(reasons, f"{text:.300}")
+        return ExternalError(f"{server}: cannot be reached, or does not work: {reason}", code="tracking.unreachable")
     return None
 
 
