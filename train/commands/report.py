@@ -34,9 +34,10 @@ def report(
     folder = run_path(run)
     check_is_html(html)
     check_can_write(html)
-    from train.engine.run_report import open_run, write_report
+    from train.engine.run_folder import RunFolder
+    from train.engine.run_report import write_report
 
-    written = write_report(open_run(folder), html)
+    written = write_report(RunFolder.open(folder), html)
     if as_json:
         print_json(written)
         return

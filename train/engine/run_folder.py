@@ -59,14 +59,15 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Open the folder of a run. Raises ConfigError for any other folder."""
-        run = cls(path)
-        if not (run.config_file.is_file() and run.data_summary.is_file()):
-            raise ConfigError(
-                f"{path}: is not a run folder; expected config.yaml and splits/{SUMMARY_FILE} in it",
-                code="run.not_a_run",
-            )
-        return run
+        """Open a run by its folder or by a checkpoint in it. Raises ConfigError for any other path."""
+        for run in map(cls, [path] if path.is_dir() else path.parents[:2] if path.is_file() else []):
+            if run.config_file.is_file() and run.data_summary.is_file():
+                return run
+        raise ConfigError(
+            f"{path}: is not a run folder, and not a checkpoint in one; expected a folder such as runs/digits/1 with "
+            f"config.yaml and {SPLITS}/{SUMMARY_FILE}",
+            code="run.not_a_run",
+        )
 
     @contextmanager
     def lock(self) -> Iterator[None]:

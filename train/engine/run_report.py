@@ -21,7 +21,7 @@ from train.export import PUBLISHED_FILE, SERVED_FOLDER
 from train.reports import run_page
 from train.reports.evaluation import RunEvaluation
 from tritonkit.checkpoint import read_spec
-from tritonkit.errors import ConfigError, TritonkitError
+from tritonkit.errors import TritonkitError
 from tritonkit.evaluation.tasks import EVALUATION_TASKS
 from tritonkit.evaluation.tasks.heads import HeadsEvaluation
 from tritonkit.remotes.addresses import public_name, public_text
@@ -69,19 +69,6 @@ def report_at_end(run: RunFolder) -> Iterator[None]:
             write_report(run)
         except Exception as error:  # noqa: BLE001 - a report must not end a training
             warn(f"{run.report}: not written: {type(error).__name__}: {error}")
-
-
-def open_run(path: Path) -> RunFolder:
-    """Open a run by its folder or by a checkpoint in it. Raises ConfigError."""
-    folders = [path] if path.is_dir() else [*path.parents[:2]] if path.exists() else []
-    for folder in folders:
-        if RunFolder(folder).config_file.is_file():
-            return RunFolder(folder)
-    raise ConfigError(
-        f"{path}: is not a run folder, and not a checkpoint in one; expected a folder such as runs/digits/1 with the "
-        "config.yaml of the run",
-        code="run.not_a_run",
-    )
 
 
 def write_report(run: RunFolder, target: Path | None = None) -> RunReport:
