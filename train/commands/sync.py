@@ -15,7 +15,7 @@ _QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 @reports_errors
 def sync(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, finished or not, or a checkpoint in it.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, or a checkpoint in it.")],
     as_json: JsonOption = False,
 ) -> None:
     """Send to MLflow what it does not have of a run: parameters, metrics, images, the best checkpoint, the verdict.
