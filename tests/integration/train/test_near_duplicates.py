@@ -48,6 +48,6 @@ def test_copies_are_listed_when_another_part_has_them_in_other_bytes(
             Image.new("L", image.size, grey).save(parts / part / "7" / "flat.png")
     read(parts)
     output = capfd.readouterr().err
-    assert "one of another part (2):" in output
+    assert "an image of another part (2):" in output
     assert f"{parts / 'val' / '7' / 'again.jpg'} in val shows {first} in train" in output
     assert f"{parts / 'test' / '7' / 'larger.png'} in test shows {second} in train" in output

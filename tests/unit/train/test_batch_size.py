@@ -18,7 +18,10 @@ def allocate(size: int) -> None:
     assert memory[0, 0]
 
 
-def test_batch_fits_into_the_free_memory_when_the_machine_has_little() -> None:
+@pytest.mark.parametrize("has_free_heap", [False, True])
+def test_batch_fits_into_the_free_memory_when_the_machine_has_little(has_free_heap: bool) -> None:
+    blocks = [np.ones(16 * MIB, np.uint8) for _ in range(20 * has_free_heap)]
+    del blocks[:-1]  # the last one keeps the others' memory from going back to the system
     assert largest_on_cpu(allocate, limit=256, available=200 * MIB) == 16
     assert largest_on_cpu(allocate, limit=256, available=400 * MIB, processes=2) == 16
     assert largest_on_cpu(allocate, limit=8, available=4000 * MIB) == 8
