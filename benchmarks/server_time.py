@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.records.record import ServerTime
 from tritonkit.triton.client import Statistics, TritonClient
 
 
-def read_counters(server: TritonClient, models: Sequence[str]) -> dict[str, Statistics]:
-    """Return the counters of models, each summed over its versions. Raises InferenceError."""
-    return {model: Statistics.total(server.statistics(model).values()) for model in models}
+def read_counters(server: TritonClient, versions: Mapping[str, str]) -> dict[str, Statistics]:
+    """Return the counters of models. versions: by model; empty is the sum of all. Raises InferenceError."""
+    return {model: Statistics.total(server.statistics(model, version).values()) for model, version in versions.items()}
 
 
 def server_time(model: str, counted: Mapping[str, Statistics]) -> ServerTime | None:

@@ -6,11 +6,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.limit import MAX_DRIFT
 from benchmarks.records.record import Level, Record, best_of
 
 PIPE_WIDTH = 120
 """Columns for output to a file or a pipe."""
-MAX_DRIFT = 0.1
+MAX_LATE_SHARE = 0.01
 
 
 def print_record(record: Record) -> None:
@@ -29,7 +30,8 @@ def print_record(record: Record) -> None:
             level.load,
             f"{level.images_per_s:,.1f}",
             "" if level.share_of_limit is None else f"{level.share_of_limit:.0%}",
-            *(f"{latency:,.2f}" for latency in (level.p50_ms, level.p90_ms, level.p95_ms, level.p99_ms)),
+            *(f"{latency:,.2f}" for latency in (level.p50_ms, level.p90_ms, level.p95_ms)),
+            "refused" if level.refused else f"{level.p99_ms:,.2f}",
             _number(level.server.mean_batch if level.server else None, ".2f"),
             _number(level.server.queue_us if level.server else None, ",.0f"),
             f"{level.requests:,}",
@@ -46,16 +48,25 @@ def remarks(record: Record) -> list[str]:
     """Return remarks about the reliability of the results, one sentence each."""
     lines = [f"INCOMPLETE: {missing_levels(record)}"] if record.incomplete else []
     lines.append(_limit(record))
+    bound_ms = record.load.p99_bound_ms
+    if bound_ms is not None and record.levels:
+        found = record.best.load if record.best.meets(bound_ms) else "no rate"
+        lines.append(f"Server: {found} is the highest measured with p99 of at most {bound_ms:g} ms")
     if record.load.generated:
         lines.append("generated input: random values, so the outputs mean nothing")
     if any(level.errors for level in record.levels):
         first = next(level.first_error for level in record.levels if level.first_error)
         lines.append(f"ERRORS: {sum(level.errors for level in record.levels)} requests failed; the first: {first}")
-    if not all(level.stable for level in record.levels):
+    for level in record.levels:
+        lines += [f"{level.load}: {text}" for text in (level.remark, level.incomplete) if text]
+        lines += [f"{level.load}: p99 is REFUSED: {level.refused}"] if level.refused else []
+    if bound_ms is None and any(not level.stable and not level.incomplete for level in record.levels):
         lines.append(
             f"unstable: no three windows in a row agreed within 10 % in {record.load.max_windows}; "
             "the figures are those of the last three. Is the machine busy with something else?"
         )
+    if record.limit and record.limit.exceeded:
+        lines.append(f"limit exceeded: {record.limit.exceeded}")
     if record.limit and abs(record.limit.drift) > MAX_DRIFT:
         lines.append(f"drift: the limit changed by {record.limit.drift:+.0%} between before and after the load")
     return lines
@@ -68,8 +79,15 @@ def missing_levels(record: Record) -> str:
 
 def notes(level: Level) -> str:
     """Return the problems of a level in a few words; empty if there are none."""
-    words = [f"{level.errors} errors"] * bool(level.errors) + ["unstable"] * (not level.stable)
-    return ", ".join(words)
+    late_share = level.slip.late_share if level.slip else 0.0
+    words = (
+        (f"{level.errors} errors", level.errors > 0),
+        ("unstable", not level.stable and not level.incomplete),
+        ("incomplete", level.incomplete is not None),
+        ("client is the limit", level.client.is_limit),
+        (f"{late_share:.0%} sent late", late_share > MAX_LATE_SHARE),
+    )
+    return ", ".join(word for word, applies in words if applies)
 
 
 def _number(value: float | None, form: str) -> str:
@@ -81,6 +99,8 @@ def _limit(record: Record) -> str:
     if limit is None:
         return f"limit: none, {record.limit_missing}"
     threads = f"{limit.threads} threads" if limit.threads else "all cores"
+    if limit.sessions > 1:
+        threads = f"{limit.sessions} parallel sessions"
     before = best_of(limit.before).images_per_s
     after = f"{best_of(limit.after).images_per_s:,.1f}" if limit.after else "not measured"
     return (
