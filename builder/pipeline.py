@@ -114,7 +114,7 @@ def final_verdict(plan: ExportPlan, verified: Verified) -> Verified:
 
 def write_version(plan: ExportPlan, verified: Verified) -> None:
     """Write the files of the version next to the artifact: page, golden sample, verdict, spec and manifest."""
-    source, verdict, spec, folder = plan.job.source, verified.verdict, plan.context.spec, verified.job.folder
+    verdict, spec, folder = verified.verdict, plan.context.spec, verified.job.folder
     # A failed verdict can be forced, but not a file that Triton would not load.
     check_interface(spec, onnx_interface(verified.job.graph))
     answers = _write_page(plan, verified, folder / VERDICT_PAGE)
