@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.optimization.choice import figures_text, pareto_front, rate, shown_load
+from builder.optimization.choice import pareto_front, rate, shown_load
 from builder.optimization.measurement import MAX_WINDOWS
 from builder.optimization.scatter import scatter
 from tritonkit import pages
@@ -37,7 +37,7 @@ def render_page(optimization: Optimization) -> str:
         metrics=list(dict.fromkeys(name for candidate in optimization.candidates for name in candidate.quality))[:1],
         rounds=max((len(load.rounds) for candidate in optimization.candidates for load in candidate.loads), default=0),
         max_windows=MAX_WINDOWS,
-        figures_text=figures_text,
+        machine=_machine(optimization),
     )
 
 
@@ -57,6 +57,17 @@ def _facts(optimization: Optimization) -> list[tuple[str, str]]:
     if (ratio := _speed_up(winner, optimization)) is not None:
         facts.insert(1, (f"{ratio:.2f} x", "the speed of onnx fp32"))
     return facts
+
+
+def _machine(optimization: Optimization) -> list[tuple[str, str]]:
+    """What the record of `bench run` says about the machine, each with its title."""
+    titles = {"cpu": "CPU", "cores": "Cores", "memory_gib": "Memory, GiB", "gpus": "GPUs", "triton": "Triton"}
+    values = {title: optimization.machine.get(key) for key, title in titles.items()}
+    return [
+        (title, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+        for title, value in values.items()
+        if value
+    ]
 
 
 def _speed_up(winner: Candidate, optimization: Optimization) -> float | None:
