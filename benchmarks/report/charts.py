@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from benchmarks.record import Record
+from benchmarks.records.record import Record
 
 COLOURS = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#0891b2", "#dc2626", "#65a30d")
 INK, FAINT, GRID = "#1e293b", "#64748b", "#e2e8f0"
@@ -105,7 +105,7 @@ def _series(name: str, colour: str, dash: str = "solid") -> dict[str, object]:
 
 
 def _with_concurrency_axis(figure: go.Figure, records: Sequence[Record]) -> go.Figure:
-    return _with_doubling_axis(figure, {level.concurrency for record in records for level in record.levels})
+    return _with_doubling_axis(figure, {level.concurrency or 0 for record in records for level in record.levels})
 
 
 def _with_doubling_axis(figure: go.Figure, values: set[int]) -> go.Figure:
