@@ -96,7 +96,7 @@ class Preparation:
     def plan(self, request: ExportRequest, builder: ArtifactBuilder, folder: Path | None = None) -> ExportPlan:
         """Plan a version in one format and precision.
 
-        folder: the version folder to write into; default: the one that is published. Raises InputError or
+        folder: the version folder to write into; None is the one that is published. Raises InputError or
         ExternalError where the build cannot succeed here, CheckFailedError where the server could not load it.
         """
         staged, precision = self.staged, request.target.precision

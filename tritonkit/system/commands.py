@@ -55,8 +55,8 @@ def run_command(name: str, *arguments: object, environment: Mapping[str, str] | 
         reason = json.loads(process.stdout)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         reason = process.stderr.strip() or f"exit code {process.returncode}"
-    error = _ERRORS.get(process.returncode, ExternalError)
-    raise error(f"`{name} {arguments[0]}` failed: {reason}", code="command.failed")
+    error_class = _ERRORS.get(process.returncode, ExternalError)
+    raise error_class(f"`{name} {arguments[0]}` failed: {reason}", code="command.failed")
 
 
 @contextmanager
