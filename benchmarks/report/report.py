@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from benchmarks.records.record import Level, Record
 from benchmarks.report import charts, level_charts
-from benchmarks.report.breakdown import batch_shares, breakdown_ms, by_load, slowest_step
+from benchmarks.report.breakdown import batch_shares, by_load, known_parts, slowest_step
 from benchmarks.report.columns import LevelTable, level_tables
 from benchmarks.report.figures import CHART_OPTIONS, colour_of
 from benchmarks.report.remarks import key_figures, load_words, remarks
@@ -144,7 +144,7 @@ def _levels_with_percentiles(series: Sequence[charts.Series]) -> list[tuple[str,
 
 def _charts_of(record: Record) -> Iterator[Chart]:
     """Yield the charts that show one record."""
-    if any(breakdown_ms(level, record.load.batch) for level in record.levels):
+    if known_parts(record):
         yield Chart(
             "Where the time goes",
             "Means of a request, from Triton's statistics and the client's clock.",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -37,9 +35,10 @@ def print_record(record: Record) -> None:
 def _rich_table(table: LevelTable, best: int) -> Table:
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(table.headings):
-        is_text = heading == "notes"
-        justify: Literal["left", "right"] = "left" if is_text else "right"
-        drawn.add_column(heading, justify=justify, style="yellow" if is_text else "", no_wrap=number == 0)
+        if heading == NOTES:
+            drawn.add_column(heading, style="yellow")
+        else:
+            drawn.add_column(heading, justify="right", no_wrap=number == 0, overflow="fold")
     for number, row in enumerate(table.rows):
         drawn.add_row(*row, style="bold" if number == best else "")
     return drawn

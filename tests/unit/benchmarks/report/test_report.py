@@ -93,7 +93,7 @@ def test_the_page_says_how_to_measure_again_and_how_it_was_counted(record: Recor
 def test_the_parts_of_the_time_add_up_to_the_mean(open_record: Record) -> None:
     level = open_record.levels[0]
     parts = breakdown_ms(level, batch=1)
-    assert list(parts) == [
+    assert [part for part, ms in parts.items() if ms] == [
         *("late send", "network", "decoder queue", "decoder compute", "colours queue", "colours compute", "other")
     ]
     assert sum(parts.values()) == pytest.approx(level.mean_ms)
