@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.record import Environment
+from benchmarks.records.record import Environment
 from tritonkit.system.gpu import query_gpus
 
 PACKAGES = ("tritonkit", "numpy", "onnxruntime", "tritonclient")

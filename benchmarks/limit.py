@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.load import batches_of
-from benchmarks.record import Limit, LimitPoint, best_of
+from benchmarks.load.level import batches_of
+from benchmarks.records.record import Limit, LimitPoint, best_of
 from tritonkit.errors import ArtifactError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes import open_artifact

@@ -20,8 +20,8 @@ from benchmarks.inputs import (
     load_sample_images,
 )
 from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
-from benchmarks.load import LevelMeasurement, SupportsInfer, Timing, batches_of, measure_level
-from benchmarks.record import Level, LimitPoint, LoadSettings, MeasuredModel, Record
+from benchmarks.load.level import LevelMeasurement, SupportsInfer, Timing, batches_of, measure_level
+from benchmarks.records.record import Level, LimitPoint, LoadSettings, MeasuredModel, Record
 from tritonkit.errors import InputError
 from tritonkit.runtimes.formats import ONNX
 from tritonkit.system.console import warn

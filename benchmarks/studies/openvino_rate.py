@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.load import Timing, batches_of, measure_level
+from benchmarks.load.level import Timing, batches_of, measure_level
 from benchmarks.studies.calibration import calibrated_network
 from benchmarks.studies.local_triton import publish_network, serve
 from benchmarks.studies.study import Result, command, in_turns, medians

@@ -16,9 +16,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from benchmarks.charts import throughput_figure
-from benchmarks.record import read_record
-from benchmarks.report import CHART_OPTIONS
+from benchmarks.report.charts import throughput_figure
+from benchmarks.records.record import read_record
+from benchmarks.report.report import CHART_OPTIONS
 from benchmarks.studies.study import report_checks
 from tritonkit import pages
 from tritonkit.images.preprocess import decode_image

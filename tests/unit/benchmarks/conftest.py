@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from benchmarks.record import Environment, Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
+from benchmarks.records.record import Environment, Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
 from tests.tiny_graphs import SIDE, colour_spec, save_colour_graph
 from tritonkit.spec import ModelSpec
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.cli import app
-from benchmarks.record import Record, check_writable, write_record
+from benchmarks.records.record import Record, check_writable, write_record
 from tests.errors import raises
 from tritonkit.errors import ExternalError
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
-from benchmarks.record import LimitPoint
+from benchmarks.records.record import LimitPoint
 from tests.errors import raises
 from tritonkit.errors import ArtifactError
 from tritonkit.spec import ModelSpec, TensorSpec

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from benchmarks.record import Record
+from benchmarks.records.record import Record
 
 COLOURS = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#0891b2", "#dc2626", "#65a30d")
 INK, FAINT, GRID = "#1e293b", "#64748b", "#e2e8f0"

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks.environment import read_environment
-from benchmarks.record import Record, read_record, write_record
+from benchmarks.records.record import Record, read_record, write_record
 from tests.errors import raises
 from tritonkit.errors import InputError
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.record import Level, Record, best_of
+from benchmarks.records.record import Level, Record, best_of
 
 PIPE_WIDTH = 120
 """Columns for output to a file or a pipe."""

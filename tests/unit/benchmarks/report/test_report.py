@@ -3,8 +3,8 @@ from __future__ import annotations
 from datetime import timedelta
 from html.parser import HTMLParser
 
-from benchmarks.record import Record
-from benchmarks.report import report_html, unique_names
+from benchmarks.records.record import Record
+from benchmarks.report.report import report_html, unique_names
 
 
 class Page(HTMLParser):

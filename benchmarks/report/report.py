@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from benchmarks import charts
-from benchmarks.record import Record
-from benchmarks.table import notes, remarks
+from benchmarks.records.record import Record
+from benchmarks.report import charts
+from benchmarks.report.table import notes, remarks
 from tritonkit import pages
 from tritonkit.errors import InputError
 from tritonkit.system.files import atomic_write

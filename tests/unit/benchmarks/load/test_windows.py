@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.windows import RequestTimes, Window, is_stable, merge_windows, percentile, split_into_windows
+from benchmarks.load.windows import RequestTimes, Window, is_stable, merge_windows, percentile, split_into_windows
 
 SECOND = 1_000_000_000
 

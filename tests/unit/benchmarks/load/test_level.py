@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.load import Timing, batches_of, concurrency_levels, measure_level
+from benchmarks.load.level import Timing, batches_of, concurrency_levels, measure_level
 from tests.errors import raises
 from tritonkit.errors import InferenceError, InputError
 from tritonkit.runtimes.base import Runner

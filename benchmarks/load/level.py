@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.windows import (
+from benchmarks.load.windows import (
     STABLE_WINDOWS,
     Figures,
     RequestTimes,

@@ -1,0 +1,1 @@
+"""Load on a served model: who sends when, and what is counted."""

@@ -1,0 +1,1 @@
+"""Records of benchmarks: the immutable result of a run, read and written as JSON."""
