@@ -105,7 +105,7 @@ def _series(name: str, colour: str, dash: str = "solid") -> dict[str, object]:
 
 
 def _with_concurrency_axis(figure: go.Figure, records: Sequence[Record]) -> go.Figure:
-    return _with_doubling_axis(figure, {level.concurrency for record in records for level in record.levels})
+    return _with_doubling_axis(figure, {level.concurrency or 0 for record in records for level in record.levels})
 
 
 def _with_doubling_axis(figure: go.Figure, values: set[int]) -> go.Figure:

@@ -21,17 +21,17 @@ def print_record(record: Record) -> None:
     title = f"{record.name} at {record.subject.url}, batch {record.load.batch}, {record.started_utc:%Y-%m-%d %H:%M} UTC"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
     latencies = ("p50 ms", "p90 ms", "p95 ms", "p99 ms")
-    for heading in ("concurrency", "images/s", "of limit", *latencies, "mean batch", "queue µs", "requests"):
+    for heading in ("load", "images/s", "of limit", *latencies, "mean batch", "queue µs", "requests"):
         table.add_column(heading, justify="right")
     table.add_column("notes", style="yellow")
     for level in record.levels:
         table.add_row(
-            str(level.concurrency),
+            level.load,
             f"{level.images_per_s:,.1f}",
             "" if level.share_of_limit is None else f"{level.share_of_limit:.0%}",
             *(f"{latency:,.2f}" for latency in (level.p50_ms, level.p90_ms, level.p95_ms, level.p99_ms)),
-            "" if level.mean_batch is None else f"{level.mean_batch:.2f}",
-            "" if level.queue_us is None else f"{level.queue_us:,.0f}",
+            _number(level.server.mean_batch if level.server else None, ".2f"),
+            _number(level.server.queue_us if level.server else None, ",.0f"),
             f"{level.requests:,}",
             notes(level),
             style="bold" if level is record.best else "",
@@ -63,13 +63,17 @@ def remarks(record: Record) -> list[str]:
 
 def missing_levels(record: Record) -> str:
     """Return how many levels an incomplete record has, and why the others are missing."""
-    return f"{len(record.levels)} of {len(record.load.concurrency)} levels; {record.incomplete}"
+    return f"{len(record.levels)} of {record.load.planned_levels} levels; {record.incomplete}"
 
 
 def notes(level: Level) -> str:
     """Return the problems of a level in a few words; empty if there are none."""
     words = [f"{level.errors} errors"] * bool(level.errors) + ["unstable"] * (not level.stable)
     return ", ".join(words)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _limit(record: Record) -> str:

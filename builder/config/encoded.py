@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from tritonclient.grpc import model_config_pb2
 
-from builder.config.triton_config import fit_sizes
 from tritonkit.triton.backends import ModelConfig
 from tritonkit.triton.companions import ENCODED_INPUT, ENCODED_OF, decoder_of, ensemble_of
+from tritonkit.triton.model_config import fit_sizes
 
 _LATEST = -1
 """Triton's number for the newest version that the policy of the model loads."""

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2
 
-from tritonkit.errors import InputError
 from tritonkit.export_options import ServingOptions
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.repository.config_rules import ACCELERATORS, config_problems
+from tritonkit.repository.config_rules import ACCELERATORS
 from tritonkit.spec import TensorSpec
 from tritonkit.system.files import atomic_write
 from tritonkit.triton.backends import ModelConfig
@@ -63,17 +62,6 @@ def apply_serving(config: ModelConfig, serving: ServingOptions, image: TensorSpe
         config.ClearField("response_cache")
         config.response_cache.enable = serving.response_cache
     _set_warmup(config, serving, image)
-
-
-def check_config(config: ModelConfig) -> None:
-    """Raise InputError that lists all settings that Triton would refuse."""
-    if problems := list(config_problems(config)):
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        raise InputError(
-            f"{config.name}: Triton would refuse this configuration:\n{lines}",
-            code="config.refused_by_triton",
-            problems=problems,
-        )
 
 
 def _set_instances(config: ModelConfig, serving: ServingOptions) -> None:

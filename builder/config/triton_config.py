@@ -9,18 +9,18 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, get_args
 
-from google.protobuf import text_format
 from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 
 from builder.config.config_merge import merge_config
-from builder.config.serving_config import apply_serving, check_config, fit_graphs
+from builder.config.serving_config import apply_serving, fit_graphs
 from builder.interface import Interface, check_interface
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.export_options import UNCHANGED_SERVING, ServingOptions
+from tritonkit.repository.config_rules import check_config
 from tritonkit.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
 from tritonkit.triton.backends import BackendFiles, ModelConfig, backend_files
-from tritonkit.triton.model_config import LAST_VERSION, config_from_text
+from tritonkit.triton.model_config import LAST_VERSION, fit_sizes
 
 ONNX = BackendFiles()
 
@@ -92,17 +92,6 @@ def config_for(
     return config
 
 
-def config_to_text(config: ModelConfig) -> str:
-    """The text of `config.pbtxt`. Raises ArtifactError where reading it back gives another configuration."""
-    text: str = text_format.MessageToString(config, as_utf8=True)
-    if config_from_text(text, origin=config.name) != config:
-        raise ArtifactError(
-            f"{config.name}: its configuration changes when it is written as text and read back",
-            code="config.round_trip",
-        )
-    return text
-
-
 def tensors_of(entries: Any) -> tuple[TensorSpec, ...]:
     """Convert the `input` or `output` of a configuration to tensor specs.
 
@@ -122,17 +111,6 @@ def tensors_of(entries: Any) -> tuple[TensorSpec, ...]:
             ) from error
         tensors.append(tensor)
     return tuple(tensors)
-
-
-def fit_sizes(config: ModelConfig, max_batch: int) -> None:
-    """Remove preferred batches and CUDA graphs above the maximum, which Triton would refuse."""
-    if config.HasField("dynamic_batching"):
-        sizes = config.dynamic_batching.preferred_batch_size
-        sizes[:] = [size for size in sizes if size <= max_batch]
-    specs = config.optimization.cuda.graph_spec if config.optimization.HasField("cuda") else []
-    for index in reversed(range(len(specs))):
-        if specs[index].batch_size > max_batch:
-            del specs[index]
 
 
 def _data_type(tensor: TensorSpec) -> int:

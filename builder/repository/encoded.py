@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.config.encoded import decoder_config, ensemble_config
-from builder.config.triton_config import config_to_text
 from builder.repository.manifest import manifest_of
 from builder.repository.publish import CompanionModels
 from tritonkit.errors import ArtifactError, InputError
@@ -23,7 +22,7 @@ from tritonkit.repository.manifest import Manifest
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.triton.backends import ModelConfig
 from tritonkit.triton.companions import companion_owner, decoder_of, ensemble_of
-from tritonkit.triton.model_config import CONFIG_FILE, read_config
+from tritonkit.triton.model_config import CONFIG_FILE, config_to_text, read_config
 
 PREPROCESS_FILE = "preprocess.json"
 """The file with the model's `Preprocess` in the decoder's version folder."""

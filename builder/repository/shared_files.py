@@ -12,7 +12,7 @@ from pathlib import Path
 
 from builder.artifacts import ArtifactInfo, inspect_artifact
 from builder.config.serving_config import uses_golden_image, write_warmup
-from builder.config.triton_config import config_for, config_to_text
+from builder.config.triton_config import config_for
 from builder.interface import describe_difference, interface_of
 from tritonkit.errors import ArtifactError, InputError, TritonkitError
 from tritonkit.export_options import UNCHANGED_SERVING, ServingOptions
@@ -25,6 +25,7 @@ from tritonkit.system.files import atomic_write
 from tritonkit.triton.backends import ModelConfig, backend_files
 from tritonkit.triton.model_config import (
     CONFIG_FILE,
+    config_to_text,
     last_version,
     policy_text,
     read_config,

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from builder.config.triton_config import config_for, config_to_text
+from builder.config.triton_config import config_for
 from builder.failures import BuildStoppedError, CannotBuildError
 from builder.onnx.interface import onnx_interface
 from builder.tensorrt.container import docker_here, docker_reason
@@ -22,7 +22,7 @@ from tritonkit.spec import ModelSpec, Outputs
 from tritonkit.system.docker_engine import Docker, all_gpus, remove_container, run_container
 from tritonkit.triton.backends import BackendFiles
 from tritonkit.triton.client import TritonClient
-from tritonkit.triton.model_config import CONFIG_FILE
+from tritonkit.triton.model_config import CONFIG_FILE, config_to_text
 from tritonkit.triton.runner import TritonRunner
 
 READY_S = 180.0

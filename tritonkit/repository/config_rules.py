@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from tritonkit.errors import Problem
+from tritonkit.errors import InputError, Problem
 from tritonkit.runtimes.formats import ONNX, TRT
 from tritonkit.triton.backends import ModelConfig, backend_of, default_file, platform_backend
 from tritonkit.triton.model_config import shapes_fit
@@ -35,6 +35,17 @@ def config_problems(config: ModelConfig) -> Iterator[Problem]:
     """All settings that Triton would refuse, or ignore without a message."""
     yield from load_problems(config)
     yield from ignored_settings(config)
+
+
+def check_config(config: ModelConfig) -> None:
+    """Raise InputError that lists all settings that Triton would refuse."""
+    if problems := list(config_problems(config)):
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise InputError(
+            f"{config.name}: Triton would refuse this configuration:\n{lines}",
+            code="config.refused_by_triton",
+            problems=problems,
+        )
 
 
 def load_problems(config: ModelConfig) -> Iterator[Problem]:

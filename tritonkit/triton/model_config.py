@@ -49,6 +49,19 @@ def config_from_text(text: str, origin: str) -> ModelConfig:
         ) from error
 
 
+def config_to_text(config: ModelConfig) -> str:
+    """The text of `config.pbtxt`. Raises ArtifactError where reading it back gives another configuration."""
+    from google.protobuf import text_format
+
+    text: str = text_format.MessageToString(config, as_utf8=True)
+    if config_from_text(text, origin=config.name) != config:
+        raise ArtifactError(
+            f"{config.name}: its configuration changes when it is written as text and read back",
+            code="config.round_trip",
+        )
+    return text
+
+
 def read_config(model_folder: Path) -> ModelConfig:
     """Read the `config.pbtxt` of a model folder. Raises ArtifactError."""
     return read_config_file(model_folder / CONFIG_FILE)
@@ -144,6 +157,17 @@ def versions_loaded(config: ModelConfig, versions: Sequence[int]) -> set[int]:
         return set(versions) & set(policy.specific.versions)
     count = policy.latest.num_versions if policy.HasField("latest") else 1
     return set(sorted(versions, reverse=True)[:count])
+
+
+def fit_sizes(config: ModelConfig, max_batch: int) -> None:
+    """Remove preferred batches and CUDA graphs above the maximum, which Triton would refuse."""
+    if config.HasField("dynamic_batching"):
+        sizes = config.dynamic_batching.preferred_batch_size
+        sizes[:] = [size for size in sizes if size <= max_batch]
+    specs = config.optimization.cuda.graph_spec if config.optimization.HasField("cuda") else []
+    for index in reversed(range(len(specs))):
+        if specs[index].batch_size > max_batch:
+            del specs[index]
 
 
 def configured_batch_sizes(config: ModelConfig) -> tuple[int, ...]:

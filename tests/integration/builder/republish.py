@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from builder.config.triton_config import config_for, config_to_text
+from builder.config.triton_config import config_for
 from builder.interface import interface_of
 from builder.repository.encoded import update_companions
 from builder.repository.publish import publication
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.spec import METADATA_KEY, ModelSpec
-from tritonkit.triton.model_config import CONFIG_FILE, read_config
+from tritonkit.triton.model_config import CONFIG_FILE, config_to_text, read_config
 
 
 def republish(repository: Path, preprocess: Preprocess) -> None:

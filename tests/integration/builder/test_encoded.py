@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from builder.config.encoded import decoder_config, ensemble_config
-from builder.config.triton_config import config_for, config_to_text
+from builder.config.triton_config import config_for
 from builder.interface import interface_of
 from builder.pipeline import export
 from builder.repository.encoded import DECODER_MODULES, check_companion_names
@@ -27,7 +27,7 @@ from tritonkit.errors import InputError
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec
 from tritonkit.triton.companions import decoder_of, ensemble_of, without_encoded
-from tritonkit.triton.model_config import CONFIG_FILE, read_config
+from tritonkit.triton.model_config import CONFIG_FILE, config_to_text, read_config
 
 SOFT = TaskSpec(task="segmentation", labels=("background", "stamp"), probability=True)
 TASK_SPECS = {**task_specs.TASK_SPECS, "segmentation": SOFT}

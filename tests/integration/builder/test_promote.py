@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.studies.local_triton import serve
-from builder.config.triton_config import config_for, config_to_text
+from builder.config.triton_config import config_for
 from builder.interface import interface_of
 from builder.pipeline import export
 from builder.repository.lint import check_repository
@@ -31,7 +31,7 @@ from tritonkit.repository.staging import staging_folder
 from tritonkit.repository.verdict import Verdict
 from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec, TensorSpec, image_input
 from tritonkit.triton.companions import decoder_of, ensemble_of
-from tritonkit.triton.model_config import last_version, read_config, versions_loaded, versions_of
+from tritonkit.triton.model_config import config_to_text, last_version, read_config, versions_loaded, versions_of
 
 OTHER_LABELS = ("ant", "bee", "cow", "doe", "eel")
 

@@ -22,8 +22,7 @@ PUBLISH_FOREVER = """
 import shutil, sys
 from pathlib import Path
 from builder.repository.publish import publication
-from builder.config.triton_config import config_to_text
-from tritonkit.triton.model_config import LAST_VERSION, read_config
+from tritonkit.triton.model_config import LAST_VERSION, config_to_text, read_config
 from tritonkit.system.files import atomic_write
 version, repository = Path(sys.argv[1]), Path(sys.argv[2])
 print("started", flush=True)

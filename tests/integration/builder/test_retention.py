@@ -11,7 +11,6 @@ from typer.testing import CliRunner, Result
 
 from builder.commands.versions import versions
 from builder.config.serving_config import apply_serving
-from builder.config.triton_config import config_to_text
 from builder.repository.lint import check_repository
 from builder.repository.publish import next_version, publication
 from builder.repository.retention import keep_newest
@@ -23,7 +22,7 @@ from tritonkit.export_options import ServingOptions
 from tritonkit.repository.staging import interrupted_exports, staging_folder
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.files import atomic_write
-from tritonkit.triton.model_config import LAST_VERSION, read_config, versions_of
+from tritonkit.triton.model_config import LAST_VERSION, config_to_text, read_config, versions_of
 
 RETAIN_FOREVER = """
 import shutil, sys
@@ -31,8 +30,7 @@ from pathlib import Path
 from builder.repository.publish import publication
 from tritonkit.triton.model_config import versions_of
 from builder.repository.retention import keep_newest
-from builder.config.triton_config import config_to_text
-from tritonkit.triton.model_config import LAST_VERSION, read_config
+from tritonkit.triton.model_config import LAST_VERSION, config_to_text, read_config
 from tritonkit.system.files import atomic_write
 model = Path(sys.argv[1])
 print("started", flush=True)

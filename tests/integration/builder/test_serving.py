@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from builder.config.serving_config import WARMUP_FILE, uses_golden_image, write_warmup
-from builder.config.triton_config import config_for, config_to_text
+from builder.config.triton_config import config_for
 from builder.repository.lint import check_repository
 from builder.repository.publish import publication
 from tests.serving import options_for, serving
@@ -21,7 +21,7 @@ from tritonkit.options import options_from
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.files import atomic_write
 from tritonkit.triton.client import TritonClient
-from tritonkit.triton.model_config import WARMUP_FOLDER, read_config
+from tritonkit.triton.model_config import WARMUP_FOLDER, config_to_text, read_config
 from tritonkit.triton.runner import TritonRunner
 
 

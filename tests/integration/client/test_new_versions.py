@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.config.triton_config import config_to_text
 from client import Client
 from client.results import LabelResult
 from server.process import Server
@@ -31,7 +30,7 @@ from tritonkit.images.preprocess import ImageArray
 from tritonkit.spec import METADATA_KEY, Architecture, Lineage, ModelSpec, Normalize, TensorSpec, image_input
 from tritonkit.triton.client import TritonClient
 from tritonkit.triton.connection import Connection
-from tritonkit.triton.model_config import CONFIG_FILE, LAST_VERSION, read_config, versions_of
+from tritonkit.triton.model_config import CONFIG_FILE, LAST_VERSION, config_to_text, read_config, versions_of
 from tritonkit.triton.runner import TritonRunner
 from tritonkit.triton.served_model import changed_answer_fields
 

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from builder.config.triton_config import config_for, config_to_text
+from builder.config.triton_config import config_for
 from builder.formats import BuildJob, builder_for
 from builder.onnx.interface import onnx_interface
 from builder.sources.base import NetworkSource
@@ -31,7 +31,7 @@ from tritonkit.runtimes.formats import Precision, format_named
 from tritonkit.runtimes.openvino import OpenVinoRunner, has_bf16
 from tritonkit.runtimes.tensorrt_plan import TRUST_VARIABLE
 from tritonkit.triton.client import Statistics, TritonClient
-from tritonkit.triton.model_config import CONFIG_FILE, read_config
+from tritonkit.triton.model_config import CONFIG_FILE, config_to_text, read_config
 from tritonkit.triton.runner import TritonRunner
 
 MODELS: dict[str, tuple[str, Precision]] = {

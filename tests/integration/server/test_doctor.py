@@ -14,7 +14,6 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner, Result
 
-from builder.config.triton_config import config_to_text
 from builder.repository.lint import check_repository
 from server.cli import app
 from server.doctor.command import check_before_start
@@ -33,7 +32,7 @@ from tritonkit.repository.reexport_command import reexport_command
 from tritonkit.repository.staging import staging_folder
 from tritonkit.spec import ModelSpec
 from tritonkit.system.gpu import Gpu
-from tritonkit.triton.model_config import read_config
+from tritonkit.triton.model_config import config_to_text, read_config
 
 GIB = 2**30
 LAPTOP = Machine(memory_bytes=8 * GIB, shared_memory_bytes=GIB)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from builder.config.triton_config import config_for, config_to_text
+from builder.config.triton_config import config_for
 from builder.repository.lint import check_repository
 from tests.errors import raises
 from tritonkit.errors import InputError
@@ -16,7 +16,7 @@ from tritonkit.options import options_from
 from tritonkit.repository.config_rules import unverified_accelerators
 from tritonkit.spec import ModelSpec
 from tritonkit.triton.backends import BackendFiles, ModelConfig
-from tritonkit.triton.model_config import config_from_text, versions_loaded
+from tritonkit.triton.model_config import config_from_text, config_to_text, versions_loaded
 
 PLAN = BackendFiles("tensorrt")
 

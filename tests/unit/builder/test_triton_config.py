@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from builder.config.triton_config import config_for, config_to_text, tensors_of
+from builder.config.triton_config import config_for, tensors_of
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.export_options import ServingOptions
 from tritonkit.spec import METADATA_KEY, Lineage, ModelSpec, TensorSpec
 from tritonkit.triton.backends import BackendFiles, ModelConfig
-from tritonkit.triton.model_config import config_from_text, read_config_file
+from tritonkit.triton.model_config import config_from_text, config_to_text, read_config_file
 
 
 def test_config_describes_the_artifact(spec: ModelSpec) -> None:
