@@ -45,8 +45,8 @@ def compare(
     from tritonkit.remotes import local_path
 
     share = parse_share(tolerance)
-    measured = [records.read_measured(local_path(path)) for path in (old, new)]
-    comparison = records.compare(*measured, share, confidence)
+    before, after = (records.read_measured(local_path(path)) for path in (old, new))
+    comparison = records.compare(before, after, share, confidence)
     if as_json:
         print_json(comparison)
     else:

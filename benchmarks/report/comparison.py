@@ -18,12 +18,9 @@ def print_comparison(comparison: Comparison) -> None:
     table([*header, "verdict"], [_cells(row) for row in comparison.rows])
     beyond = f"beyond {comparison.tolerance:.3g}, all intervals hold at {comparison.confidence:.3g} together"
     print_text(f"verdict: {comparison.verdict} ({beyond})")
-    if comparison.machine is not None:
-        machine = comparison.machine
-        print_text(
-            f"machine: {_change(machine.ratio)} ({_change(machine.low)} to {_change(machine.high)}) by the limit, the same "
-            "artifact in process; a change that this explains is none"
-        )
+    if machine := comparison.machine:
+        spread = f"{_change(machine.low)} to {_change(machine.high)}"
+        print_text(f"machine: {_change(machine.ratio)} ({spread}) by the limit; a change that this explains is none")
     for difference in comparison.changes:
         print_text(f"differs: {difference}")
     for remark in comparison.remarks:

@@ -76,7 +76,8 @@ def measure(
         load = ["--concurrency", concurrency, "--window-s", window_s, "--max-windows", max_windows]
         with serve(repository, USUAL, SLOWED) as triton:
             common = ["--url", triton.options.grpc_url, "--repository", repository, "--artifact", artifact, *load]
-            same, slow = [], []
+            same: list[Comparison] = []
+            slow: list[Comparison] = []
             for number in track(range(tries), "measuring"):
                 names = (USUAL, SLOWED, USUAL) if number % 2 else (USUAL, USUAL, SLOWED)
                 first, *others = (run_bench(name, Path(temporary) / "record.json", common) for name in names)
