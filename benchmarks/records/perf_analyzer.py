@@ -50,6 +50,16 @@ class CsvLevel(Frozen):
         return f"concurrency {self.concurrency}" if self.rate is None else f"{self.rate:g} requests/s"
 
     @property
+    def is_sound(self) -> bool:
+        """Always true: the CSV does not say which levels are unstable."""
+        return True
+
+    @property
+    def refused(self) -> None:
+        """Always None: the CSV does not say whether the client kept its schedule."""
+        return None
+
+    @property
     def samples(self) -> tuple[Sample, ...]:
         """Always empty: without samples there are no confidence intervals."""
         return ()
@@ -65,6 +75,11 @@ class PerfAnalyzerResult(Frozen):
     def name(self) -> str:
         """The name in legends."""
         return f"perf_analyzer {Path(self.path).name}"
+
+    @property
+    def best(self) -> CsvLevel:
+        """The level with the highest throughput."""
+        return max(self.levels, key=lambda level: level.images_per_s)
 
 
 def read_perf_analyzer(path: Path) -> PerfAnalyzerResult:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from benchmarks.records.perf_analyzer import CsvLevel
 from benchmarks.records.record import Level, Record, ServerTime
 
 
-def load_of(level: Level) -> float:
+def load_of(level: Level | CsvLevel) -> float:
     """Return the position of a level on an axis of loads: requests in flight, or requests a second."""
     return level.rate or level.concurrency or 0
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from benchmarks.records.compare import MeasuredLevel
+from benchmarks.records.perf_analyzer import PerfAnalyzerResult
 from benchmarks.records.record import Level, Record
 from benchmarks.report.breakdown import (
     batch_shares,
@@ -20,6 +22,7 @@ from benchmarks.report.remarks import notes
 NOTES, REFUSED = "notes", "refused"
 """A heading, and a cell in place of an invalid figure."""
 _Cell = Callable[[Level], str]
+_AnyLevel = TypeVar("_AnyLevel", bound=MeasuredLevel)
 
 
 class LevelTable(NamedTuple):
@@ -44,7 +47,12 @@ def level_tables(record: Record) -> list[LevelTable]:
     return [table for table in tables if len(table.headings) > 1]
 
 
-def _table(title: str, levels: Sequence[Level], cells: Mapping[str, _Cell]) -> LevelTable:
+def csv_table(result: PerfAnalyzerResult) -> LevelTable:
+    """Return what a CSV of perf_analyzer has."""
+    return _table("throughput and latency", result.levels, _FIGURES)
+
+
+def _table(title: str, levels: Sequence[_AnyLevel], cells: Mapping[str, Callable[[_AnyLevel], str]]) -> LevelTable:
     columns = {heading: [cell(level) for level in levels] for heading, cell in cells.items()}
     filled = {heading: column for heading, column in columns.items() if any(column)}
     load = "requests/s" if any(level.rate for level in levels) else "concurrency"
@@ -60,13 +68,17 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
 
 
-_RESULTS: dict[str, _Cell] = {
+_FIGURES: dict[str, Callable[[MeasuredLevel], str]] = {
     "images/s": lambda level: _number(level.images_per_s, 1),
-    "limit": lambda level: _share(level.share_of_limit),
     "p50 ms": lambda level: _number(level.p50_ms),
     "p90 ms": lambda level: _number(level.p90_ms),
     "p95 ms": lambda level: _number(level.p95_ms),
     "p99 ms": lambda level: REFUSED if level.refused else _number(level.p99_ms),
+}
+_RESULTS: dict[str, _Cell] = {
+    "images/s": _FIGURES["images/s"],
+    "limit": lambda level: _share(level.share_of_limit),
+    **_FIGURES,
     NOTES: notes,
 }
 _SCHEDULE: dict[str, _Cell] = {

@@ -12,19 +12,29 @@ TITLES: dict[Metric, str] = {"images_per_s": "images/s", "p50_ms": "p50 ms", "p9
 def print_comparison(comparison: Comparison) -> None:
     """Print a row for each level and metric, what differs between the records, and remarks."""
     print_text(f"old: {comparison.old}\nnew: {comparison.new}")
-    header = ["load", "metric", "old", "new", "change", "interval"]
+    table(*comparison_table(comparison))
+    print_text("\n".join(comparison_sentences(comparison)))
+
+
+def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and a row for each level and metric."""
+    headings = ["load", "metric", "old", "new", "change", "interval"]
     if comparison.machine is not None:
-        header.append("without drift")
-    table([*header, "verdict"], [_cells(row) for row in comparison.rows])
+        headings.append("without drift")
+    return [*headings, "verdict"], [_cells(row) for row in comparison.rows]
+
+
+def comparison_sentences(comparison: Comparison) -> list[str]:
+    """Return the verdict, the change of the machine, what differs between the records, and remarks."""
     beyond = f"beyond {comparison.tolerance:.3g}, all intervals hold at {comparison.confidence:.3g} together"
-    print_text(f"verdict: {comparison.verdict} ({beyond})")
+    sentences = [f"verdict: {comparison.verdict} ({beyond})"]
     if machine := comparison.machine:
         spread = f"{_change(machine.low)} to {_change(machine.high)}"
-        print_text(f"machine: {_change(machine.ratio)} ({spread}) by the limit; a change that this explains is none")
-    for difference in comparison.changes:
-        print_text(f"differs: {difference}")
-    for remark in comparison.remarks:
-        print_text(f"note: {remark}")
+        sentences.append(
+            f"machine: {_change(machine.ratio)} ({spread}) by the limit; a change that this explains is none"
+        )
+    sentences += [f"differs: {difference}" for difference in comparison.changes]
+    return sentences + [f"note: {remark}" for remark in comparison.remarks]
 
 
 def _cells(row: Row) -> list[str]:

@@ -6,12 +6,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.records.compare import Measured
 from benchmarks.records.record import Record
 from benchmarks.report.breakdown import by_load
-from benchmarks.report.columns import LevelTable, level_tables
+from benchmarks.report.columns import NOTES, LevelTable, csv_table, level_tables
 from benchmarks.report.remarks import load_words, remarks, scenario_result
 
 STYLES = {"bad": "bold red", "warning": "yellow", "info": ""}
+
+
+def print_measured(measured: Measured) -> None:
+    """Print a record, or the levels of a result of perf_analyzer."""
+    if isinstance(measured, Record):
+        print_record(measured)
+        return
+    console = Console(highlight=False)
+    console.print(
+        Text(measured.name, "bold"), _rich_table(csv_table(measured), best=measured.levels.index(measured.best))
+    )
 
 
 def print_record(record: Record) -> None:
