@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from benchmarks.records.perf_analyzer import CsvLevel
 from benchmarks.records.record import Level, Record, ServerTime
 
 
-def load_of(level: Level) -> float:
+def load_of(level: Level | CsvLevel) -> float:
     """Return the position of a level on an axis of loads: requests in flight, or requests a second."""
     return level.rate or level.concurrency or 0
 
@@ -18,10 +19,9 @@ def by_load(record: Record) -> list[Level]:
 
 
 def breakdown_ms(level: Level, batch: int) -> dict[str, float]:
-    """Return the parts of a mean request's time in milliseconds, without those that are unknown or zero.
+    """Return the parts of a mean request's time in milliseconds, in the order in which a request passes them.
 
-    They stand in the order in which a request passes them. An ensemble's time is shown by step. batch: images in each
-    request.
+    A part that is unknown is 0. An ensemble's time is shown by step. batch: images in each request.
     """
     client, server = level.client, level.server
     parts_us: dict[str, float | None] = {
@@ -39,7 +39,13 @@ def breakdown_ms(level: Level, batch: int) -> dict[str, float]:
     if server and server.request_us is not None:
         counted = _sum(server.queue_us, server.input_us, server.infer_us, server.output_us)
         parts_us["other"] = server.request_us - counted
-    return {part: value / 1e3 for part, value in parts_us.items() if value and value > 0}
+    return {part: max(0, value or 0) / 1e3 for part, value in parts_us.items()}
+
+
+def known_parts(record: Record) -> list[str]:
+    """Return the parts that take time in at least one level, in the order in which a request passes them."""
+    rows = [breakdown_ms(level, record.load.batch) for level in by_load(record)]
+    return [part for part in dict.fromkeys(part for row in rows for part in row) if any(row.get(part) for row in rows)]
 
 
 def _sum(*values: float | None) -> float:

@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from benchmarks.load.histogram import decode_histogram
-from benchmarks.records.record import Level, Record, best_of
-from benchmarks.report.breakdown import by_load, load_of
+from benchmarks.records.compare import Measured, MeasuredLevel
+from benchmarks.records.record import Level, Limit, Record, best_of
+from benchmarks.report.breakdown import load_of
 from benchmarks.report.figures import GREY, colour_of, line_style, new_figure, use_log_axis, use_value_ticks
 
 PERCENTILES = {"p50": "solid", "p90": "dash", "p99": "dot"}
@@ -21,17 +22,31 @@ PERCENTILE_TICKS = {1: "0", 2: "50", 10: "90", 100: "99", 1000: "99.9", 10**4: "
 
 
 class Series(NamedTuple):
-    """A record with its name and colour on the page."""
+    """A record, or a result of perf_analyzer, with its name and colour on the page."""
 
     name: str
     colour: str
-    record: Record
+    measured: Measured
+
+    @property
+    def limit(self) -> Limit | None:
+        """The limit of a record."""
+        return self.measured.limit if isinstance(self.measured, Record) else None
 
 
-def load_name(record: Record) -> str:
+def load_name(measured: Measured) -> str:
     """Return the title of the axis of loads."""
-    is_open = any(level.rate for level in record.levels)
-    return "requests/s that the load intends to send" if is_open else "concurrency (requests in flight)"
+    return "requests/s that the load intends to send" if is_open_loop(measured) else "concurrency (requests in flight)"
+
+
+def by_load(measured: Measured) -> list[MeasuredLevel]:
+    """Return the levels by ascending load; a search measures them in another order."""
+    return sorted(measured.levels, key=load_of)
+
+
+def is_open_loop(measured: Measured) -> bool:
+    """Whether the levels are rates, not concurrencies."""
+    return any(level.rate for level in measured.levels)
 
 
 def trade_off_figure(series: Sequence[Series], is_only: bool) -> go.Figure:
@@ -40,9 +55,9 @@ def trade_off_figure(series: Sequence[Series], is_only: bool) -> go.Figure:
     is_only: the page has one record, so colours are free for the percentiles, and the loads are labels.
     """
     figure = new_figure("latency, ms", "images/s")
-    for name, colour, record in series:
+    for name, colour, measured in series:
         for percentile in PERCENTILES:
-            levels = _shown(record, percentile)
+            levels = _shown(measured, percentile)
             style = _percentile_style(name, percentile, None if is_only else colour)
             has_labels = is_only and percentile == "p99"
             figure.add_scatter(
@@ -62,22 +77,22 @@ def trade_off_figure(series: Sequence[Series], is_only: bool) -> go.Figure:
 
 def throughput_figure(series: Sequence[Series]) -> go.Figure:
     """Plot throughput by load of records with the same kind of loop; a dashed line is the limit of a record."""
-    figure = new_figure(load_name(series[0].record), "images/s")
-    for name, colour, record in series:
-        levels = by_load(record)
+    figure = new_figure(load_name(series[0].measured), "images/s")
+    for one in series:
+        levels = by_load(one.measured)
         figure.add_scatter(
-            **line_style(name, colour),
+            **line_style(one.name, one.colour),
             x=[load_of(level) for level in levels],
             y=[level.images_per_s for level in levels],
             marker_symbol=["circle" if level.is_sound else "circle-open" for level in levels],
             customdata=[level.load for level in levels],
             hovertemplate="%{customdata}<br>%{y:,.1f} images/s",
         )
-        if record.limit:
+        if one.limit:
             figure.add_hline(
-                y=record.limit.images_per_s,
-                line={"dash": "dash", "color": colour, "width": 1.5},
-                annotation={"text": f"limit {record.limit.images_per_s:,.0f}", "font": {"color": colour, "size": 12}},
+                y=one.limit.images_per_s,
+                line={"dash": "dash", "color": one.colour, "width": 1.5},
+                annotation={"text": f"limit {one.limit.images_per_s:,.0f}", "font": {"color": one.colour, "size": 12}},
             )
     figure.update_yaxes(rangemode="tozero")
     use_value_ticks(figure, _loads(series))
@@ -89,10 +104,10 @@ def latency_figure(series: Sequence[Series], is_only: bool) -> go.Figure:
 
     is_only: the page has one record, so colours are free for the percentiles.
     """
-    figure = new_figure(load_name(series[0].record), "latency, ms")
-    for name, colour, record in series:
+    figure = new_figure(load_name(series[0].measured), "latency, ms")
+    for name, colour, measured in series:
         for percentile in PERCENTILES:
-            levels = _shown(record, percentile)
+            levels = _shown(measured, percentile)
             figure.add_scatter(
                 **_percentile_style(name, percentile, None if is_only else colour),
                 x=[load_of(level) for level in levels],
@@ -142,8 +157,8 @@ def in_process_figure(series: Sequence[Series], is_only: bool) -> go.Figure:
     is_only: the page has one record, which shows each number of parallel sessions; of several, the fastest.
     """
     figure = new_figure("batch size", "images/s in process")
-    for name, colour, record in series:
-        halves = (("before", record.limit.before), ("after", record.limit.after)) if record.limit else ()
+    for one in series:
+        halves = (("before", one.limit.before), ("after", one.limit.after)) if one.limit else ()
         for half, points in halves:
             numbers = sorted({point.sessions for point in points})
             for at, sessions in enumerate(numbers):
@@ -152,18 +167,16 @@ def in_process_figure(series: Sequence[Series], is_only: bool) -> go.Figure:
                 chosen = [point for point in points if point.sessions == sessions]
                 label = half if len(numbers) == 1 else f"{half}, {sessions} session{'s' * (sessions > 1)}"
                 dash = "solid" if half == "before" else "dot"
-                style = (
-                    line_style(label, colour_of(at), dash) if is_only else line_style(f"{name} {label}", colour, dash)
-                )
+                title, colour = (label, colour_of(at)) if is_only else (f"{one.name} {label}", one.colour)
                 figure.add_scatter(
-                    **style,
+                    **line_style(title, colour, dash),
                     x=[point.batch for point in chosen],
                     y=[point.images_per_s for point in chosen],
                     customdata=[point.mean_ms for point in chosen],
                     hovertemplate="batch %{x}<br>%{y:,.1f} images/s<br>%{customdata:,.2f} ms a call",
                 )
     figure.update_yaxes(rangemode="tozero")
-    use_value_ticks(figure, (point.batch for _, _, record in series if record.limit for point in record.limit.before))
+    use_value_ticks(figure, (point.batch for one in series if one.limit for point in one.limit.before))
     return figure
 
 
@@ -175,9 +188,9 @@ def _percentile_style(name: str, percentile: str, colour: str | None) -> dict[st
     return {**line_style(name, colour, PERCENTILES[percentile]), **in_legend}
 
 
-def _shown(record: Record, percentile: str) -> list[Level]:
-    return [level for level in by_load(record) if percentile != "p99" or not level.refused]
+def _shown(measured: Measured, percentile: str) -> list[MeasuredLevel]:
+    return [level for level in by_load(measured) if percentile != "p99" or not level.refused]
 
 
 def _loads(series: Sequence[Series]) -> list[float]:
-    return [load_of(level) for _, _, record in series for level in record.levels]
+    return [load_of(level) for one in series for level in one.measured.levels]

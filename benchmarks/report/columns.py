@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from benchmarks.records.compare import MeasuredLevel
+from benchmarks.records.perf_analyzer import PerfAnalyzerResult
 from benchmarks.records.record import Level, Record
-from benchmarks.report.breakdown import batch_shares, breakdown_ms, by_load, load_of, range_text, slowest_step
+from benchmarks.report.breakdown import (
+    batch_shares,
+    breakdown_ms,
+    by_load,
+    known_parts,
+    load_of,
+    range_text,
+    slowest_step,
+)
 from benchmarks.report.remarks import notes
 
-REFUSED = "refused"
+NOTES, REFUSED = "notes", "refused"
+"""A heading, and a cell in place of an invalid figure."""
 _Cell = Callable[[Level], str]
+_AnyLevel = TypeVar("_AnyLevel", bound=MeasuredLevel)
 
 
 class LevelTable(NamedTuple):
@@ -28,14 +40,19 @@ def level_tables(record: Record) -> list[LevelTable]:
     tables = [
         _table("throughput and latency", levels, _RESULTS),
         _table("schedule of the open loop, ms", levels, _SCHEDULE),
-        _table("where the time of a mean request goes, ms", levels, _time_cells(levels, record.load.batch)),
+        _table("where the time of a mean request goes, ms", levels, _time_cells(record)),
         _table(f"share of executions by batch size{f' of {step}' if step else ''}", levels, _batch_cells(levels)),
         _table("client and GPU", levels, _RESOURCES),
     ]
     return [table for table in tables if len(table.headings) > 1]
 
 
-def _table(title: str, levels: Sequence[Level], cells: Mapping[str, _Cell]) -> LevelTable:
+def csv_table(result: PerfAnalyzerResult) -> LevelTable:
+    """Return what a CSV of perf_analyzer has."""
+    return _table("throughput and latency", result.levels, _FIGURES)
+
+
+def _table(title: str, levels: Sequence[_AnyLevel], cells: Mapping[str, Callable[[_AnyLevel], str]]) -> LevelTable:
     columns = {heading: [cell(level) for level in levels] for heading, cell in cells.items()}
     filled = {heading: column for heading, column in columns.items() if any(column)}
     load = "requests/s" if any(level.rate for level in levels) else "concurrency"
@@ -51,14 +68,18 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
 
 
-_RESULTS: dict[str, _Cell] = {
+_FIGURES: dict[str, Callable[[MeasuredLevel], str]] = {
     "images/s": lambda level: _number(level.images_per_s, 1),
-    "limit": lambda level: _share(level.share_of_limit),
     "p50 ms": lambda level: _number(level.p50_ms),
     "p90 ms": lambda level: _number(level.p90_ms),
     "p95 ms": lambda level: _number(level.p95_ms),
     "p99 ms": lambda level: REFUSED if level.refused else _number(level.p99_ms),
-    "notes": notes,
+}
+_RESULTS: dict[str, _Cell] = {
+    "images/s": _FIGURES["images/s"],
+    "limit": lambda level: _share(level.share_of_limit),
+    **_FIGURES,
+    NOTES: notes,
 }
 _SCHEDULE: dict[str, _Cell] = {
     "p50 from send": lambda level: _number(level.from_send.p50_ms if level.from_send else None),
@@ -82,14 +103,14 @@ _RESOURCES: dict[str, _Cell] = {
 }
 
 
-def _time_cells(levels: Sequence[Level], batch: int) -> dict[str, _Cell]:
-    """Return the mean latency and its parts."""
-    parts = dict.fromkeys(part for level in levels for part in breakdown_ms(level, batch))
+def _time_cells(record: Record) -> dict[str, _Cell]:
+    """Return the parts of the mean latency, and the mean."""
 
     def cell(part: str) -> _Cell:
-        return lambda level: _number(breakdown_ms(level, batch).get(part))
+        return lambda level: _number(breakdown_ms(level, record.load.batch).get(part) or None)
 
-    return {part: cell(part) for part in parts} | {"mean": lambda level: _number(level.mean_ms)} if parts else {}
+    cells = {part: cell(part) for part in known_parts(record)}
+    return {**cells, "mean": lambda level: _number(level.mean_ms)} if cells else {}
 
 
 def _batch_cells(levels: Sequence[Level]) -> dict[str, _Cell]:

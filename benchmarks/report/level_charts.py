@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from benchmarks.load.histogram import decode_histogram
 from benchmarks.records.record import Level, Record
-from benchmarks.report.breakdown import batch_shares, breakdown_ms, by_load, load_of, range_text
+from benchmarks.report.breakdown import batch_shares, breakdown_ms, by_load, known_parts, load_of, range_text
 from benchmarks.report.charts import load_name
 from benchmarks.report.figures import GREY, colour_of, line_style, new_figure, use_log_axis
 
@@ -68,7 +68,7 @@ def breakdown_figure(record: Record) -> go.Figure:
     """Stack the parts of a mean request's time, by level, in milliseconds."""
     figure = new_figure(load_name(record), "ms of a mean request")
     rows = {f"{load_of(level):g}": breakdown_ms(level, record.load.batch) for level in by_load(record)}
-    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+    parts = known_parts(record)
     of_steps = iter(colour for pair in STEPS * len(parts) for colour in pair)
     for part in parts:
         figure.add_bar(

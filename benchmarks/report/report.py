@@ -12,10 +12,13 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from benchmarks.records.compare import Measured, compare
+from benchmarks.records.perf_analyzer import PerfAnalyzerResult
 from benchmarks.records.record import Level, Record
 from benchmarks.report import charts, level_charts
-from benchmarks.report.breakdown import batch_shares, breakdown_ms, by_load, slowest_step
+from benchmarks.report.breakdown import batch_shares, by_load, known_parts, slowest_step
 from benchmarks.report.columns import LevelTable, level_tables
+from benchmarks.report.comparison import comparison_sentences, comparison_table
 from benchmarks.report.figures import CHART_OPTIONS, colour_of
 from benchmarks.report.remarks import key_figures, load_words, remarks
 from benchmarks.report.side_by_side import sections
@@ -40,8 +43,12 @@ class Chart(NamedTuple):
         return Markup(html)  # noqa: S704 - Plotly escapes its input
 
 
-class RecordView(charts.Series):
-    """A record with what the page shows of it alone."""
+class RecordView(NamedTuple):
+    """A record with its name and colour on the page."""
+
+    name: str
+    colour: str
+    record: Record
 
     @property
     def charts(self) -> list[Chart]:
@@ -64,36 +71,54 @@ class RecordView(charts.Series):
         return shlex.join(["bench", "run", *self.record.arguments]) if self.record.arguments else ""
 
 
-def write_report(path: Path, records: Sequence[Record]) -> None:
+class ComparisonView(NamedTuple):
+    """Two records compared, or a sentence that says why they are not."""
+
+    headings: list[str]
+    rows: list[list[str]]
+    sentences: list[str]
+
+
+def write_report(path: Path, measured: Sequence[Measured]) -> None:
     """Write the page atomically. Raises InputError."""
     try:
         with atomic_write(path) as temporary:
-            temporary.write_text(report_html(records), encoding="utf-8")
+            temporary.write_text(report_html(measured), encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"{path}: the report cannot be written ({error}); choose another --html", code="output.unwritable"
         ) from error
 
 
-def report_html(records: Sequence[Record]) -> str:
-    """Return the page for one record, or for the comparison of several."""
-    names = unique_names(records)
-    views = [
-        RecordView(name, colour_of(at), record) for at, (name, record) in enumerate(zip(names, records, strict=True))
-    ]
+def report_html(measured: Sequence[Measured]) -> str:
+    """Return the page for one record, or for the comparison of several records and results of perf_analyzer."""
+    names = unique_names(measured)
+    series = [charts.Series(names[at], colour_of(at), one) for at, one in enumerate(measured)]
+    views = [RecordView(name, colour, one) for name, colour, one in series if isinstance(one, Record)]
     return (
         pages.templates(Path(__file__).parent)
         .get_template(TEMPLATE)
         .render(
+            title=", ".join(names),
             views=views,
-            charts=list(_common_charts(views)),
-            sections=sections(records),
+            others=[one for one in series if isinstance(one.measured, PerfAnalyzerResult)],
+            comparison=_comparison(*measured) if len(measured) == 2 else None,
+            charts=list(_common_charts(series)),
+            sections=sections([view.record for view in views]),
             plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own script
             remarks=remarks,
             key_figures=key_figures,
             load_words=load_words,
         )
     )
+
+
+def _comparison(old: Measured, new: Measured) -> ComparisonView:
+    try:
+        compared = compare(old, new)
+    except InputError as error:
+        return ComparisonView([], [], [str(error)])
+    return ComparisonView(*comparison_table(compared), comparison_sentences(compared))
 
 
 def _common_charts(series: Sequence[charts.Series]) -> Iterator[Chart]:
@@ -106,8 +131,8 @@ def _common_charts(series: Sequence[charts.Series]) -> Iterator[Chart]:
         charts.trade_off_figure(series, is_only),
     )
     for loop, is_open in (("closed loop", False), ("open loop", True)):
-        drawn = [one for one in series if bool(one.record.best.rate) == is_open]
-        if not any(len(one.record.levels) > 1 for one in drawn):
+        drawn = [one for one in series if charts.is_open_loop(one.measured) == is_open]
+        if not any(len(one.measured.levels) > 1 for one in drawn):
             continue
         yield Chart(
             f"Throughput, {loop}",
@@ -122,7 +147,7 @@ def _common_charts(series: Sequence[charts.Series]) -> Iterator[Chart]:
             "Each further nine has the same width. The last point is the slowest request.",
             charts.percentile_figure({name: level for name, _, level in levels}, [colour for _, colour, _ in levels]),
         )
-    if any(one.record.limit for one in series):
+    if any(one.limit for one in series):
         yield Chart(
             "In process, no server",
             "The measurements of the limit, by batch size.",
@@ -132,19 +157,20 @@ def _common_charts(series: Sequence[charts.Series]) -> Iterator[Chart]:
 
 def _levels_with_percentiles(series: Sequence[charts.Series]) -> list[tuple[str, str, Level]]:
     """Return name, colour and level: all levels of one record, or the best level of each record."""
-    if len(series) == 1:
-        levels = level_charts.with_histogram(series[0].record)
+    records = [(one.name, one.colour, one.measured) for one in series if isinstance(one.measured, Record)]
+    if len(series) == len(records) == 1:
+        levels = level_charts.with_histogram(records[0][2])
         return [(level.load, colour_of(at), level) for at, level in enumerate(levels)]
     return [
         (f"{name}, {record.best.load}", colour, record.best)
-        for name, colour, record in series
+        for name, colour, record in records
         if record.best in level_charts.with_histogram(record)
     ]
 
 
 def _charts_of(record: Record) -> Iterator[Chart]:
     """Yield the charts that show one record."""
-    if any(breakdown_ms(level, record.load.batch) for level in record.levels):
+    if known_parts(record):
         yield Chart(
             "Where the time goes",
             "Means of a request, from Triton's statistics and the client's clock.",
@@ -176,11 +202,12 @@ def _charts_of(record: Record) -> Iterator[Chart]:
         )
 
 
-def unique_names(records: Sequence[Record]) -> list[str]:
+def unique_names(measured: Sequence[Measured]) -> list[str]:
     """Return a unique name for each record: model and version, if needed with the time, then with a number."""
-    names = [record.name for record in records]
-    names = _add_suffix_to_duplicates(names, [f"{record.started_utc:%Y-%m-%d %H:%M:%S}" for record in records])
-    return _add_suffix_to_duplicates(names, [f"#{number}" for number in range(1, len(records) + 1)])
+    names = [one.name for one in measured]
+    times = [f"{one.started_utc:%Y-%m-%d %H:%M:%S}" if isinstance(one, Record) else "" for one in measured]
+    names = _add_suffix_to_duplicates(names, times)
+    return _add_suffix_to_duplicates(names, [f"#{number}" for number in range(1, len(measured) + 1)])
 
 
 def _add_suffix_to_duplicates(names: Sequence[str], suffixes: Sequence[str]) -> list[str]:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.records.compare import Measured
 from benchmarks.records.record import Record
 from benchmarks.report.breakdown import by_load
-from benchmarks.report.columns import LevelTable, level_tables
+from benchmarks.report.columns import NOTES, LevelTable, csv_table, level_tables
 from benchmarks.report.remarks import load_words, remarks, scenario_result
 
 STYLES = {"bad": "bold red", "warning": "yellow", "info": ""}
+
+
+def print_measured(measured: Measured) -> None:
+    """Print a record, or the levels of a result of perf_analyzer."""
+    if isinstance(measured, Record):
+        print_record(measured)
+        return
+    console = Console(highlight=False)
+    console.print(
+        Text(measured.name, "bold"), _rich_table(csv_table(measured), best=measured.levels.index(measured.best))
+    )
 
 
 def print_record(record: Record) -> None:
@@ -37,9 +47,10 @@ def print_record(record: Record) -> None:
 def _rich_table(table: LevelTable, best: int) -> Table:
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(table.headings):
-        is_text = heading == "notes"
-        justify: Literal["left", "right"] = "left" if is_text else "right"
-        drawn.add_column(heading, justify=justify, style="yellow" if is_text else "", no_wrap=number == 0)
+        if heading == NOTES:
+            drawn.add_column(heading, style="yellow")
+        else:
+            drawn.add_column(heading, justify="right", no_wrap=number == 0, overflow="fold")
     for number, row in enumerate(table.rows):
         drawn.add_row(*row, style="bold" if number == best else "")
     return drawn

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
-from benchmarks.records.record import MeasuredModel, Record
+from benchmarks.records.perf_analyzer import read_perf_analyzer
+from benchmarks.records.record import MeasuredModel, Record, Sample
 from benchmarks.report.breakdown import batch_shares, breakdown_ms
 from benchmarks.report.charts import percentile_points
 from benchmarks.report.level_charts import latency_bins
@@ -93,7 +95,7 @@ def test_the_page_says_how_to_measure_again_and_how_it_was_counted(record: Recor
 def test_the_parts_of_the_time_add_up_to_the_mean(open_record: Record) -> None:
     level = open_record.levels[0]
     parts = breakdown_ms(level, batch=1)
-    assert list(parts) == [
+    assert [part for part, ms in parts.items() if ms] == [
         *("late send", "network", "decoder queue", "decoder compute", "colours queue", "colours compute", "other")
     ]
     assert sum(parts.values()) == pytest.approx(level.mean_ms)
@@ -139,3 +141,23 @@ def test_a_scenario_has_its_own_result(
 ) -> None:
     load = open_record.load.model_copy(update={"scenario": scenario, **changes})
     assert key_figures(open_record.model_copy(update={"load": load}))[-1].value == value
+
+
+def test_two_records_are_compared_or_it_says_why_not(record: Record, open_record: Record) -> None:
+    samples = tuple(Sample(seconds=0.5, requests=75, mean_ms=6.67, p50_ms=6.67, p99_ms=20) for _ in range(20))
+    levels = tuple(level.model_copy(update={"samples": samples}) for level in record.levels)
+    old = record.model_copy(update={"levels": levels})
+    text = Page(report_html([old, old])).text
+    assert "verdict: no change" in text
+    assert "+0.0%" in text
+    unlike = Page(report_html([record, open_record])).text
+    assert "the records are not alike" in unlike
+    assert "verdict" not in unlike
+
+
+def test_perf_analyzer_is_drawn_beside_a_record(record: Record, tmp_path: Path) -> None:
+    csv = tmp_path / "perf.csv"
+    csv.write_text("Concurrency,Inferences/Second,p50 latency,p90 latency,p95 latency,p99 latency\n4,315,1,2,3,4500\n")
+    html = report_html([record, read_perf_analyzer(csv)])
+    assert html.count('"name":"perf_analyzer perf.csv"') == 1 + 2 * 3, "throughput, and p50, p90 and p99 in two charts"
+    assert "4.5 ms" in Page(html).text
