@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from benchmarks.commands.compare import compare
 from benchmarks.commands.report import report
 from benchmarks.commands.run import run
 from tritonkit.system.console import application
 
-app = application("Measure a served model: write records and show reports.")
+app = application("Measure a served model: write records, show reports, and compare.")
 
 app.command("run")(run)
 app.command("report")(report)
+app.command("compare")(compare)

@@ -75,8 +75,8 @@ class LoadSettings(Frozen):
 
     @property
     def planned_levels(self) -> int:
-        """Number of levels that a complete record has; the scenario Server finds its levels while it runs."""
-        return len(self.concurrency) + len(self.rates) or 1
+        """Number of levels that a complete record has; 0 for the scenario Server, which finds them while it runs."""
+        return len(self.concurrency) + len(self.rates)
 
 
 class Latencies(Frozen):
@@ -148,11 +148,13 @@ class ClientTime(Frozen):
 
 
 class GpuUse(Frozen):
-    """Means of the GPU during a level."""
+    """Means during a level of the GPUs that worked; None for a value that they do not report."""
 
-    utilization: float
-    """0 to 1."""
-    memory_mib: float
+    gpus: PositiveInt = 1
+    utilization: float | None
+    """0 to 1, the mean of the GPUs."""
+    memory_mib: float | None
+    """Of all processes, the sum of the GPUs."""
     watts: float | None
     joules_per_image: float | None
 
@@ -278,6 +280,8 @@ class Record(Frozen):
     incomplete: str | None = None
     """Why levels are missing; None in a complete record."""
     environment: Environment
+    arguments: tuple[str, ...] = ()
+    """The words after `bench run` that measure this again; empty if unknown."""
 
     @property
     def name(self) -> str:

@@ -23,12 +23,18 @@ class Server:
     def __init__(self, latency_s: float = 0.001, stall_s: float = 0.0, every_s: float = 1.0) -> None:
         self.latency_s, self.stall_s, self.every_s = latency_s, stall_s, every_s
         self.start, self.batches = time.monotonic(), list[int]()
+        self.lock, self.waiting, self.most_waiting = threading.Lock(), 0, 0
 
     def infer(self, batch: int) -> dict[str, NDArray[Any]]:
-        self.batches.append(batch)
+        with self.lock:
+            self.batches.append(batch)
+            self.waiting += 1
+            self.most_waiting = max(self.most_waiting, self.waiting)
         time.sleep(self.latency_s)
         in_period = (time.monotonic() - self.start) % self.every_s
         time.sleep(max(0.0, self.stall_s - in_period))
+        with self.lock:
+            self.waiting -= 1
         return {}
 
 
@@ -66,7 +72,7 @@ def test_more_senders_start_when_responses_are_slow() -> None:
     server = Server(latency_s=0.4)
     level = measure_level(ThreadGenerator(server, [0]), ConstantArrivals(100), QUICK)
     assert "wait for a sender" not in str(level.refused)
-    assert level.latency.p50_ms == pytest.approx(400, rel=0.2)
+    assert server.most_waiting > 20
 
 
 def test_batches_are_sent_in_turn() -> None:
