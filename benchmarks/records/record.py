@@ -148,11 +148,13 @@ class ClientTime(Frozen):
 
 
 class GpuUse(Frozen):
-    """Means of the GPU during a level."""
+    """Means during a level of the GPUs that worked; None for a value that they do not report."""
 
-    utilization: float
-    """0 to 1."""
-    memory_mib: float
+    gpus: PositiveInt = 1
+    utilization: float | None
+    """0 to 1, the mean of the GPUs."""
+    memory_mib: float | None
+    """Of all processes, the sum of the GPUs."""
     watts: float | None
     joules_per_image: float | None
 
@@ -273,6 +275,8 @@ class Record(Frozen):
     incomplete: str | None = None
     """Why levels are missing; None in a complete record."""
     environment: Environment
+    arguments: tuple[str, ...] = ()
+    """The words after `bench run` that measure this again; empty if unknown."""
 
     @property
     def name(self) -> str:

@@ -26,6 +26,7 @@ from tritonkit.repository.file import RepositoryFile
 from tritonkit.repository.finding import Finding, error, warning
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.model_folder import ModelFolder, VersionFolder, find_models
+from tritonkit.repository.optimization import Optimization
 from tritonkit.repository.reexport_command import reexport_command
 from tritonkit.repository.staging import interrupted_exports
 from tritonkit.repository.tuning.record import TuningRecord
@@ -296,8 +297,10 @@ def _unreadable(file: type[RepositoryFile], version: VersionFolder, scope: LintS
 
 
 def check_verdicts(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
-    """Check that each version passed its verdict, on a CPU that computes as this one does."""
+    """Check that each version passed its verdict, on a CPU that computes as this one does; and how it was chosen."""
     for version in scope.versions(model) if model.is_published else ():
+        if fault := _unreadable(Optimization, version, scope):
+            yield fault
         if fault := _unreadable(Verdict, version, scope):
             yield fault
             continue
