@@ -17,7 +17,7 @@ from benchmarks.environment import read_environment
 from benchmarks.limit import limit_of, why_exceeded
 from benchmarks.load.arrivals import ClosedLoop, Load
 from benchmarks.load.generator import LoadGenerator, ThreadGenerator
-from benchmarks.load.level import LevelMeasurement, Timing, measure_level
+from benchmarks.load.level import LevelMeasurement, Timing, measure_until_interrupted
 from benchmarks.load.processes import ProcessGenerator
 from benchmarks.records.record import ClientTime, Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
 from benchmarks.reference import find_reference
@@ -112,7 +112,7 @@ class ModelBenchmark:
         self._closing.close()
 
     def measure_next_level(self, on_progress: OnProgress) -> bool:
-        """Measure one level; return False if there is none left. Raises the errors of `measure_level`."""
+        """Measure one level; return False if there is none left. Raises the errors of `measure_until_interrupted`."""
         scenario = self.plan.scenario
         if scenario.p99_bound_ms is not None and not self.levels:
             timing = replace(self.plan.timing, max_windows=3)
@@ -151,7 +151,7 @@ class ModelBenchmark:
             on_progress(f"{load}, {windows} windows", min(windows / timing.max_windows, 1))
 
         on_window(0)
-        return measure_level(self._generator, load, timing, self._counters, on_window)
+        return measure_until_interrupted(self._generator, load, timing, self._counters, on_window)
 
     def _counters(self) -> dict[str, Statistics]:
         versions = {self.plan.model: self.plan.version, **dict.fromkeys(self.target.steps, "")}

@@ -98,13 +98,13 @@ class BenchmarkTarget:
         return self.runner if isinstance(self.runner, TritonRunner) else None
 
 
-def connect(plan: BenchmarkPlan, process: int = 0) -> BenchmarkTarget:
+def connect(plan: BenchmarkPlan, process: int = 0, client: TritonClient | None = None) -> BenchmarkTarget:
     """Connect to the server, and prepare the requests.
 
-    process: the index of this client process. Raises InputError for options that do not fit the model, InferenceError,
-    and errors of loading images.
+    process: the index of this client process. client: None makes one with the plan's address.
+    Raises InputError for options that do not fit the model, InferenceError, and errors of loading images.
     """
-    client = TritonClient(Connection(url=plan.url, shared_memory=plan.shared_memory))
+    client = client or TritonClient(Connection(url=plan.url, shared_memory=plan.shared_memory))
     served = client.model(plan.model, plan.version)
     version = plan.version or client.version(plan.model)
     max_batch = max(1, served.max_batch)

@@ -116,9 +116,23 @@ def measure_level(
     """Send a load until three windows agree, or all of a trace.
 
     counters: reads the server statistics by model. on_window: called with the number of finished windows.
-    After Ctrl-C, or an error of `counters`, the result has what was measured before, and the reason. Raises the error
-    of the requests if all fail, InputError if no request ends within the windows.
+    Raises the error of the requests if all fail, InputError if no request ends within the windows, errors of
+    `counters`.
     """
+    level = measure_until_interrupted(generator, load, timing, counters, on_window)
+    if level.interrupted:
+        raise level.interrupted
+    return level
+
+
+def measure_until_interrupted(
+    generator: LoadGenerator,
+    load: Load,
+    timing: Timing,
+    counters: Callable[[], Mapping[str, Statistics]] = dict,
+    on_window: Callable[[int], None] = lambda windows: None,
+) -> LevelMeasurement:
+    """Measure as `measure_level`; after Ctrl-C or an error of `counters`, return what was measured, and the reason."""
     start_ns = time.perf_counter_ns() + START_DELAY_NS
     level = _RunningLevel(generator, load, timing.window_s, counters, on_window)
     interrupted: BaseException | None = None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.load.arrivals import ClosedLoop, ConstantArrivals, PoissonArrivals, TraceArrivals
 from benchmarks.load.generator import ThreadGenerator
-from benchmarks.load.level import Timing, measure_level
+from benchmarks.load.level import Timing, measure_level, measure_until_interrupted
 from tests.errors import raises
 from tritonkit.errors import InferenceError
 
@@ -117,7 +117,7 @@ def test_what_was_measured_is_kept_when_a_level_is_interrupted(load: Any, reason
             raise reason
         return {}
 
-    level = measure_level(ThreadGenerator(Server(), [0]), load, QUICK, counters)
+    level = measure_until_interrupted(ThreadGenerator(Server(), [0]), load, QUICK, counters)
     assert level.interrupted is reason
     assert (level.windows, level.stable) == (2, False)
     assert level.requests > 10
@@ -128,4 +128,4 @@ def test_an_interrupt_before_the_first_answer_is_raised() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_level(ThreadGenerator(Server(latency_s=0.3), [0]), ClosedLoop(1), QUICK, counters)
+        measure_until_interrupted(ThreadGenerator(Server(latency_s=0.3), [0]), ClosedLoop(1), QUICK, counters)
