@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -35,6 +36,8 @@ class RequestBatches(NamedTuple):
     images: int
     source: str
     generated: bool = False
+    encoded: bool = False
+    """Whether they are image files."""
 
 
 class SampleImages(NamedTuple):
@@ -42,6 +45,8 @@ class SampleImages(NamedTuple):
 
     images: ImageArray
     source: str
+    decode_us: float | None = None
+    """Mean time to decode and resize one file, in microseconds; None for a golden sample."""
 
 
 class TensorModel:
@@ -106,13 +111,15 @@ def load_sample_images(preprocess: Preprocess, folder: Path | None, version_fold
             )
         sample = Golden.load(golden)
         return SampleImages(sample.images, f"{sample.source} ({golden})")
-    images = []
-    for path in _sample_files(folder):
+    images, paths = [], _sample_files(folder)
+    start_ns = time.perf_counter_ns()
+    for path in paths:
         try:
             images.append(load_file(path, preprocess)[0])
         except ImageError as error:
             raise DataError(f"{path}: {error}; remove it from --images {folder}", code="image.unreadable") from error
-    return SampleImages(np.stack(images), str(folder))
+    decode_us = (time.perf_counter_ns() - start_ns) / len(paths) / 1e3
+    return SampleImages(np.stack(images), str(folder), decode_us)
 
 
 def image_file_requests(model: TensorModel, batch: int, folder: Path | None, version_folder: Path) -> RequestBatches:
@@ -135,7 +142,7 @@ def image_file_requests(model: TensorModel, batch: int, folder: Path | None, ver
     batches = [
         {model_input.name: np.array([files[index] for index in row], np.object_).reshape(shape)} for row in order
     ]
-    return RequestBatches(batches, len(files), source)
+    return RequestBatches(batches, len(files), source, encoded=True)
 
 
 def generate_requests(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +22,8 @@ from benchmarks.inputs import (
 )
 from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
 from benchmarks.load.level import LevelMeasurement, SupportsInfer, Timing, batches_of, measure_level
-from benchmarks.records.record import Level, LimitPoint, LoadSettings, MeasuredModel, Record
+from benchmarks.records.record import ClientTime, Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
+from benchmarks.server_time import read_counters, served_settings, server_time
 from tritonkit.errors import InputError
 from tritonkit.runtimes.formats import ONNX
 from tritonkit.system.console import warn
@@ -78,7 +80,12 @@ class BenchmarkTarget:
     batches: Sequence[Any]
     images: int
     source: str
+    steps: tuple[str, ...] = ()
+    """The models that an ensemble calls."""
     generated: bool = False
+    encoded: bool = False
+    decode_us: float | None = None
+    """Time to decode one image file in the client, in microseconds."""
     no_limit: str = "only a model that `builder` published can be called in process"
     pictures: SampleImages | None = None
     """The images of a model that `builder` published; None for other models."""
@@ -104,9 +111,10 @@ def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lamb
     Raises InputError for options that do not fit the model, InferenceError if every request fails, and errors of
     loading images and artifact. After an error, the last record passed to `on_record` has all finished levels.
     """
-    target = _inspect_target(plan)
+    target = inspect_target(plan)
     artifact = _find_limit_artifact(plan, target)
     environment, started = read_environment(target.server.release()), datetime.now(UTC)
+    run_id = secrets.token_hex(8)
     _check_outputs(target)
     before = _measure_limit(target, artifact, on_progress)
 
@@ -118,6 +126,7 @@ def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lamb
         backend=target.backend,
         max_batch=target.max_batch,
         input=target.input,
+        settings=served_settings(target.server.config(plan.model)),
         artifact=str(artifact.path) if artifact.path else None,
         artifact_sha256=file_sha256(artifact.path) if artifact.path else None,
     )
@@ -127,32 +136,28 @@ def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lamb
         images=target.images,
         images_source=target.source,
         generated=target.generated,
+        encoded=target.encoded,
+        transport=target.server.protocol,
         **asdict(plan.timing),
     )
     measured: list[LevelMeasurement] = []
 
     def record(after: tuple[LimitPoint, ...], incomplete: str | None) -> Record:
         limit = limit_of(before, after, artifact.threads) if artifact.path else None
-        levels = []
-        for measurement in measured:
-            fields = asdict(measurement)
-            figures = fields.pop("figures")
-            images_per_s = figures.pop("requests_per_s") * plan.batch
-            share = images_per_s / limit.images_per_s if limit else None
-            levels.append(Level(images_per_s=images_per_s, share_of_limit=share, **figures, **fields))
         return Record(
+            run_id=run_id,
             started_utc=started.replace(microsecond=0),
             subject=subject,
             load=load,
-            levels=tuple(levels),
+            levels=tuple(_level(measurement, target, plan, limit) for measurement in measured),
             limit=limit,
             limit_missing=artifact.missing,
             incomplete=incomplete,
             environment=environment,
         )
 
-    def counters() -> Statistics:
-        return Statistics.total(target.server.statistics(plan.model).values())
+    def counters() -> dict[str, Statistics]:
+        return read_counters(target.server, (plan.model, *target.steps))
 
     for phase, concurrency in enumerate(plan.concurrency, start=1):
 
@@ -165,6 +170,28 @@ def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lamb
         on_record(record((), STILL_RUNNING))
     after = _measure_limit(target, artifact, lambda text, fraction: on_progress(text, plan.phases - 1 + fraction))
     return record(after, None)
+
+
+def _level(measured: LevelMeasurement, target: BenchmarkTarget, plan: BenchmarkPlan, limit: Limit | None) -> Level:
+    images_per_s = measured.requests_per_s * plan.batch
+    server = server_time(plan.model, measured.counted)
+    in_server_us = server.request_us if server else None
+    network_us = None if in_server_us is None else measured.latency.mean_ms * 1e3 - in_server_us
+    return Level(
+        concurrency=measured.concurrency,
+        images_per_s=images_per_s,
+        share_of_limit=images_per_s / limit.images_per_s if limit else None,
+        requests=measured.requests,
+        errors=measured.errors,
+        first_error=measured.first_error,
+        stable=measured.stable,
+        windows=measured.windows,
+        samples=measured.samples,
+        histogram=measured.histogram,
+        server=server,
+        client=ClientTime(cores=measured.client_cores, decode_us=target.decode_us, network_us=network_us),
+        **dict(measured.latency),
+    )
 
 
 def _check_outputs(target: BenchmarkTarget) -> None:
@@ -184,8 +211,12 @@ def _check_outputs(target: BenchmarkTarget) -> None:
         task.check_values(target.triton_runner.infer(batch))
 
 
-def _inspect_target(plan: BenchmarkPlan) -> BenchmarkTarget:
-    client = TritonClient(plan.url)
+def inspect_target(plan: BenchmarkPlan, client: TritonClient | None = None) -> BenchmarkTarget:
+    """Prepare the requests for a served model. client: sends them; by default a new one.
+
+    Raises InputError for options that do not fit the model, and errors of loading images.
+    """
+    client = client or TritonClient(plan.url)
     served = client.model(plan.model)
     version = client.version(plan.model)
     max_batch = max(1, served.max_batch)
@@ -199,6 +230,7 @@ def _inspect_target(plan: BenchmarkPlan) -> BenchmarkTarget:
         "backend": served.backend,
         "max_batch": max_batch,
         "threads": server_threads(served),
+        "steps": served.steps,
     }
     if served.has_spec:
         return _pixel_target(plan, TritonRunner(client, plan.model, version), common)
@@ -219,6 +251,7 @@ def _pixel_target(plan: BenchmarkPlan, runner: TritonRunner, common: Mapping[str
         batches=batches_of(pictures.images, plan.batch),
         images=len(pictures.images),
         source=pictures.source,
+        decode_us=pictures.decode_us,
         pictures=pictures,
         **common,
     )

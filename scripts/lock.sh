@@ -13,5 +13,6 @@ compile pyproject.toml --extra client --output-file requirements/client.lock
 compile requirements/triton.in --output-file requirements/triton.lock
 compile requirements/decode.in --constraint requirements/triton.lock --output-file requirements/decode.lock
 compile requirements/data.in --no-deps --output-file requirements/data.lock
+compile requirements/perf_analyzer.in --no-deps --output-file requirements/perf_analyzer.lock
 echo "uv" | compile - --output-file requirements/uv.lock
 "${PYTHON:-python3}" scripts/check_releases.py

@@ -9,7 +9,9 @@ import typer
 
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors
 
-RecordsArgument = Annotated[list[str], typer.Argument(metavar="FILE...", help="Record files of `bench run`.")]
+RecordsArgument = Annotated[
+    list[str], typer.Argument(metavar="FILE...", help="Records of `bench run`, and CSV files of `perf_analyzer -f`.")
+]
 HtmlOption = Annotated[Path | None, typer.Option(help="Write one offline HTML page instead of tables.")]
 
 
@@ -22,11 +24,13 @@ def report(records: RecordsArgument, html: HtmlOption = None, as_json: JsonOptio
         bench report bench-cats-*.json
 
         bench report before.json after.json --html report.html
+
+        bench report cats.json perf_analyzer.csv --html report.html
     """
-    from benchmarks.records.record import read_record
+    from benchmarks.records.compare import read_measured
     from tritonkit.remotes import local_path
 
-    loaded = [read_record(local_path(path)) for path in records]
+    loaded = [read_measured(local_path(path)) for path in records]
     if html is not None:
         from benchmarks.report.report import write_report
 
@@ -36,7 +40,7 @@ def report(records: RecordsArgument, html: HtmlOption = None, as_json: JsonOptio
     elif html is not None:
         print_text(f"report: {html}")
     else:
-        from benchmarks.report.table import print_record
+        from benchmarks.report.table import print_measured
 
         for record in loaded:
-            print_record(record)
+            print_measured(record)

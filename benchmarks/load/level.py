@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.load.histogram import encode_histogram
 from benchmarks.load.windows import (
     STABLE_WINDOWS,
-    Figures,
     RequestTimes,
     Window,
     is_stable,
-    merge_windows,
+    latencies_ns,
+    samples_of,
     split_into_windows,
+    summarize,
+    times_of,
 )
+from benchmarks.records.record import Latencies, Sample
 from tritonkit.errors import InputError, TritonkitError
 from tritonkit.images.preprocess import ImageArray
 
@@ -56,15 +60,19 @@ class LevelMeasurement:
     """The result of one level: figures of the last three windows; errors of the whole level with its warm-up."""
 
     concurrency: int
-    figures: Figures
+    requests: int
+    requests_per_s: float
+    latency: Latencies
+    histogram: str
+    """An encoded HdrHistogram of the latencies, in microseconds."""
+    samples: tuple[Sample, ...]
+    """Slices of all windows."""
     stable: bool
     windows: int
     errors: int
     first_error: str | None
-    mean_batch: float | None
-    """Mean images per execution on the server; None without server statistics."""
-    queue_us: float | None
-    """Mean time of a request in the server's queue, in microseconds."""
+    counted: Mapping[str, Statistics]
+    """What the server counted meanwhile, by model."""
     client_cores: float
     """CPU time of the load generator per second: 0.5 is half a core."""
 
@@ -74,7 +82,7 @@ class WindowBoundary(NamedTuple):
 
     time_ns: int
     cpu_ns: int
-    counters: Statistics | None
+    counters: Mapping[str, Statistics]
 
 
 @dataclass
@@ -123,12 +131,12 @@ def measure_level(
     batches: Sequence[Batch],
     concurrency: int,
     timing: Timing,
-    counters: Callable[[], Statistics] | None = None,
+    counters: Callable[[], Mapping[str, Statistics]] = dict,
     on_window: Callable[[int], None] = lambda windows: None,
 ) -> LevelMeasurement:
     """Keep `concurrency` requests in flight until three windows agree.
 
-    counters: reads the server statistics. on_window: called with the number of finished windows.
+    counters: reads the server statistics by model. on_window: called with the number of finished windows.
     Raises the error of the requests if all fail, InputError if no request ends within three windows.
     """
     boundaries: list[WindowBoundary] = []
@@ -146,8 +154,8 @@ def measure_level(
             on_window(len(boundaries) - 1)
     # The senders have stopped: they may have added requests that ended before the last boundary.
     windows = _last_windows(boundaries, results)
-    figures = merge_windows(windows)
-    if figures is None:
+    requests = np.concatenate([window.requests for window in windows])
+    if not len(requests):
         if results.first_error:
             raise results.first_error
         raise InputError(
@@ -156,16 +164,18 @@ def measure_level(
             code="benchmark.no_request_ended",
         )
     first, last = boundaries[-len(windows) - 1], boundaries[-1]
-    counted = last.counters.since(first.counters) if first.counters and last.counters else None
     return LevelMeasurement(
         concurrency=concurrency,
-        figures=figures,
+        requests=len(requests),
+        requests_per_s=len(requests) / sum(window.duration_s for window in windows),
+        latency=summarize(latencies_ns(requests)),
+        histogram=encode_histogram(latencies_ns(requests)),
+        samples=samples_of(boundaries[0].time_ns, last.time_ns, times_of(results.finished)),
         stable=stable,
         windows=len(boundaries) - 1,
         errors=results.failed,
         first_error=str(results.first_error) if results.first_error else None,
-        mean_batch=counted.mean_batch if counted else None,
-        queue_us=counted.queue_us if counted else None,
+        counted={model: now.since(first.counters[model]) for model, now in last.counters.items()},
         client_cores=(last.cpu_ns - first.cpu_ns) / (last.time_ns - first.time_ns),
     )
 
@@ -173,11 +183,11 @@ def measure_level(
 def _last_windows(boundaries: Sequence[WindowBoundary], results: SenderResults) -> list[Window]:
     """Return the last three windows, or all if fewer."""
     last = [boundary.time_ns for boundary in boundaries[-STABLE_WINDOWS - 1 :]]
-    return split_into_windows(last, results.finished.copy())
+    return split_into_windows(last, times_of(results.finished.copy()))
 
 
-def _read_boundary(counters: Callable[[], Statistics] | None) -> WindowBoundary:
-    return WindowBoundary(time.perf_counter_ns(), time.process_time_ns(), counters() if counters else None)
+def _read_boundary(counters: Callable[[], Mapping[str, Statistics]]) -> WindowBoundary:
+    return WindowBoundary(time.perf_counter_ns(), time.process_time_ns(), counters())
 
 
 @contextmanager
@@ -209,4 +219,4 @@ def _send(
         except TritonkitError as error:
             results.add_failure(error)
         else:
-            add_finished(RequestTimes(start_ns, clock()))
+            add_finished(RequestTimes(start_ns, start_ns, clock()))

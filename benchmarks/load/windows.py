@@ -8,31 +8,43 @@ exactly the interval.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.records.record import Latencies, Sample
+
 STABLE_WINDOWS = 3
 STABLE_RATIO = 1.1
 """The largest over the smallest of the three: perf_analyzer's default `--stability-percentage` of 10."""
+SAMPLE_S = 0.5
+MAX_SAMPLES = 240
+"""A longer level has longer slices."""
+
+Times = NDArray[np.int64]
+"""Answered requests [N, 3]: the columns are the fields of RequestTimes."""
 
 
 class RequestTimes(NamedTuple):
-    """One answered request, both times in nanoseconds of the same clock."""
+    """One answered request, in nanoseconds of CLOCK_MONOTONIC, which is the same in all processes of a machine."""
 
-    start_ns: int
+    intended_ns: int
+    """When it should have been sent; in a closed loop, when it was sent."""
+    sent_ns: int
     end_ns: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Window:
-    """A time window, and the latencies of all requests that ended in it."""
+    """A time window, and the requests that ended in it."""
 
     start_ns: int
     end_ns: int
-    latencies_ns: tuple[int, ...]
+    requests: Times
 
     @property
     def duration_s(self) -> float:
@@ -42,35 +54,30 @@ class Window:
     @property
     def requests_per_s(self) -> float:
         """Requests that ended in the window, per second."""
-        return len(self.latencies_ns) / self.duration_s
+        return len(self.requests) / self.duration_s
 
     @property
-    def mean_latency_ns(self) -> float:
-        """The mean latency in nanoseconds. The window must not be empty."""
-        return sum(self.latencies_ns) / len(self.latencies_ns)
+    def latencies_ns(self) -> NDArray[np.int64]:
+        """Latencies from the intended send, in nanoseconds [N]."""
+        return latencies_ns(self.requests)
 
 
-@dataclass(frozen=True)
-class Figures:
-    """Throughput and latency over several windows."""
-
-    requests: int
-    requests_per_s: float
-    mean_ms: float
-    p50_ms: float
-    p90_ms: float
-    p95_ms: float
-    p99_ms: float
+def times_of(requests: Sequence[RequestTimes]) -> Times:
+    """Return requests as an array."""
+    return np.array(requests, np.int64).reshape(-1, 3)
 
 
-def split_into_windows(boundaries_ns: Sequence[int], requests: Iterable[RequestTimes]) -> list[Window]:
+def latencies_ns(requests: Times) -> NDArray[np.int64]:
+    """Return the latencies from the intended send, in nanoseconds [N]."""
+    return requests[:, 2] - requests[:, 0]
+
+
+def split_into_windows(boundaries_ns: Sequence[int], requests: Times) -> list[Window]:
     """Return the windows between ascending boundaries; a request that ends on one belongs to the window before it."""
-    latencies: list[list[int]] = [[] for _ in boundaries_ns[1:]]
-    for start_ns, end_ns in requests:
-        if boundaries_ns[0] <= end_ns <= boundaries_ns[-1]:
-            latencies[max(0, bisect_left(boundaries_ns, end_ns) - 1)].append(end_ns - start_ns)
-    ends = pairwise(boundaries_ns)
-    return [Window(start, end, tuple(inside)) for (start, end), inside in zip(ends, latencies, strict=True)]
+    ends = requests[:, 2]
+    places = np.maximum(np.searchsorted(boundaries_ns, ends, side="left") - 1, 0)
+    places[(ends < boundaries_ns[0]) | (ends > boundaries_ns[-1])] = -1
+    return [Window(start, end, requests[places == place]) for place, (start, end) in enumerate(pairwise(boundaries_ns))]
 
 
 def is_stable(windows: Sequence[Window]) -> bool:
@@ -79,29 +86,44 @@ def is_stable(windows: Sequence[Window]) -> bool:
     The largest of the three may be at most 1.1 times the smallest, and none may be empty.
     """
     last = windows[-STABLE_WINDOWS:]
-    if len(last) < STABLE_WINDOWS or not all(window.latencies_ns for window in last):
+    if len(last) < STABLE_WINDOWS or not all(len(window.requests) for window in last):
         return False
     rates = [window.requests_per_s for window in last]
-    means = [window.mean_latency_ns for window in last]
+    means = [float(window.latencies_ns.mean()) for window in last]
     return max(rates) <= STABLE_RATIO * min(rates) and max(means) <= STABLE_RATIO * min(means)
 
 
-def percentile(ascending: Sequence[int], percent: float) -> int:
+def percentile(ascending: Sequence[int] | NDArray[np.int64], percent: float) -> int:
     """Return the value at index floor(percent / 100 * (n - 1) + 0.5) of n ascending values, n > 0."""
-    return ascending[int(percent / 100 * (len(ascending) - 1) + 0.5)]
+    return int(ascending[int(percent / 100 * (len(ascending) - 1) + 0.5)])
 
 
-def merge_windows(windows: Sequence[Window]) -> Figures | None:
-    """Return the figures over all requests of several windows; None if they are empty."""
-    latencies = sorted(latency for window in windows for latency in window.latencies_ns)
-    if not latencies:
-        return None
-    return Figures(
-        requests=len(latencies),
-        requests_per_s=len(latencies) / sum(window.duration_s for window in windows),
-        mean_ms=sum(latencies) / len(latencies) / 1e6,
-        p50_ms=percentile(latencies, 50) / 1e6,
-        p90_ms=percentile(latencies, 90) / 1e6,
-        p95_ms=percentile(latencies, 95) / 1e6,
-        p99_ms=percentile(latencies, 99) / 1e6,
+def summarize(nanoseconds: NDArray[np.int64]) -> Latencies:
+    """Return mean and percentiles of latencies [N], N > 0."""
+    ascending = np.sort(nanoseconds)
+    return Latencies(
+        mean_ms=float(ascending.mean()) / 1e6,
+        p50_ms=percentile(ascending, 50) / 1e6,
+        p90_ms=percentile(ascending, 90) / 1e6,
+        p95_ms=percentile(ascending, 95) / 1e6,
+        p99_ms=percentile(ascending, 99) / 1e6,
+    )
+
+
+def samples_of(start_ns: int, end_ns: int, requests: Times) -> tuple[Sample, ...]:
+    """Return consecutive slices of about half a second of the time from `start_ns` to `end_ns`."""
+    seconds = (end_ns - start_ns) / 1e9
+    count = min(MAX_SAMPLES, max(1, round(seconds / SAMPLE_S)))
+    boundaries = [start_ns + (end_ns - start_ns) * index // count for index in range(count + 1)]
+    return tuple(_sample(window) for window in split_into_windows(boundaries, requests))
+
+
+def _sample(window: Window) -> Sample:
+    figures = summarize(window.latencies_ns) if len(window.requests) else None
+    return Sample(
+        seconds=window.duration_s,
+        requests=len(window.requests),
+        mean_ms=figures and figures.mean_ms,
+        p50_ms=figures and figures.p50_ms,
+        p99_ms=figures and figures.p99_ms,
     )

@@ -7,17 +7,18 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime, PositiveFloat, PositiveInt, ValidationError
 
+from benchmarks.records.upgrade import upgraded
 from tritonkit.errors import ExternalError, InputError, is_external_failure
 from tritonkit.spec import Frozen, validation_problems
 from tritonkit.system.files import atomic_write, check_can_write
 
-SCHEMA_VERSION: Final = 2
-"""2 added `incomplete` and `load.generated`."""
-_PROBE_BYTES = 64 * 1024
+SCHEMA_VERSION: Final = 3
+"""`benchmarks/records/upgrade.py` reads the older ones."""
+_PROBE_BYTES = 256 * 1024
 """Larger than a record."""
 
 
@@ -32,6 +33,8 @@ class MeasuredModel(Frozen):
     """Triton's backend or platform, such as `onnxruntime`."""
     max_batch: PositiveInt
     input: str
+    settings: dict[str, Any] = {}
+    """The part of the served configuration that decides about speed, in the words of `config.pbtxt`."""
     artifact: str | None = None
     """The file that was called in process for the limit."""
     artifact_sha256: str | None = None
@@ -40,8 +43,15 @@ class MeasuredModel(Frozen):
 class LoadSettings(Frozen):
     """The settings of the load."""
 
-    kind: Literal["closed"] = "closed"
-    concurrency: tuple[PositiveInt, ...]
+    scenario: Literal["closed", "open", "SingleStream", "MultiStream", "Server", "Offline"] = "closed"
+    """closed: a fixed number of requests in flight. open: requests at given times. Others: as in MLPerf Inference."""
+    arrivals: Literal["poisson", "constant", "trace"] | None = None
+    """How the send times of an open loop were made; None for a closed loop."""
+    trace: str | None = None
+    """The file of send times."""
+    trace_sha256: str | None = None
+    p99_bound_ms: PositiveFloat | None = None
+    """The bound of the scenario Server."""
     batch: PositiveInt
     """Images in each request."""
     images: PositiveInt
@@ -49,15 +59,116 @@ class LoadSettings(Frozen):
     images_source: str
     generated: bool = False
     """Whether the inputs are generated values, not images."""
+    encoded: bool = False
+    """Whether image files are sent, which the server decodes."""
+    transport: Literal["grpc", "http", "shared_memory"]
+    """How the images get to the server."""
     window_s: PositiveFloat
     max_windows: PositiveInt
     warm_up_s: float
+    seed: int = 0
+    """Of random send times."""
+    concurrency: tuple[PositiveInt, ...] = ()
+    """Levels of a closed loop: requests in flight."""
+    rates: tuple[PositiveFloat, ...] = ()
+    """Levels of an open loop: requests a second."""
+
+    @property
+    def planned_levels(self) -> int:
+        """Number of levels that a complete record has; the scenario Server finds its levels while it runs."""
+        return len(self.concurrency) + len(self.rates) or 1
+
+
+class Latencies(Frozen):
+    """Mean and percentiles of latencies, in milliseconds."""
+
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+class Sample(Frozen):
+    """The requests that ended in a slice of about half a second."""
+
+    seconds: PositiveFloat
+    requests: int
+    mean_ms: float | None
+    """None where no request ended."""
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+class Slip(Frozen):
+    """How much later than intended the client sent, in milliseconds."""
+
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    late_share: float
+    """Share of the requests that were sent more than 1 ms late."""
+
+
+class ServerTime(Frozen):
+    """Where a request spent its time in the server, in microseconds: means, from Triton's statistics.
+
+    Of an ensemble: the sums over its steps.
+    """
+
+    queue_us: float | None
+    input_us: float | None = None
+    """`compute_input`"""
+    infer_us: float | None = None
+    """`compute_infer`"""
+    output_us: float | None = None
+    """`compute_output`"""
+    request_us: float | None = None
+    """From the arrival of the request to its response: the four above, and what Triton does between them."""
+    mean_batch: float | None
+    """Mean images of an execution."""
+    batches: dict[PositiveInt, int] = {}
+    """Executions by batch size in images; empty for an ensemble."""
+    steps: dict[str, ServerTime] = {}
+    """The models that an ensemble calls."""
+
+
+class ClientTime(Frozen):
+    """What the load generator used."""
+
+    cores: float
+    """CPU time per second: 0.5 is half a core."""
+    processes: PositiveInt = 1
+    is_limit: bool = False
+    """Whether the client, not the server, may have limited the throughput."""
+    decode_us: float | None = None
+    """Time to decode and resize one image file before the load, in microseconds; None where none was decoded."""
+    network_us: float | None = None
+    """Mean latency from the actual send, less the time in the server."""
+
+
+class GpuUse(Frozen):
+    """Means during a level of the GPUs that worked; None for a value that they do not report."""
+
+    gpus: PositiveInt = 1
+    utilization: float | None
+    """0 to 1, the mean of the GPUs."""
+    memory_mib: float | None
+    """Of all processes, the sum of the GPUs."""
+    watts: float | None
+    joules_per_image: float | None
 
 
 class Level(Frozen):
-    """The result at one concurrency: figures of the last three windows, errors of the whole level."""
+    """The result of one load: figures of the last three windows, errors of the whole level.
 
-    concurrency: PositiveInt
+    Latencies count from the intended send. In a closed loop, that is the actual send.
+    """
+
+    concurrency: PositiveInt | None = None
+    """Requests in flight of a closed loop."""
+    rate: PositiveFloat | None = None
+    """Requests a second that an open loop intended to send."""
     images_per_s: float
     share_of_limit: float | None
     mean_ms: float
@@ -65,31 +176,60 @@ class Level(Frozen):
     p90_ms: float
     p95_ms: float
     p99_ms: float
+    from_send: Latencies | None = None
+    """Latencies from the actual send; None for a closed loop."""
+    slip: Slip | None = None
+    """None for a closed loop."""
+    refused: str | None = None
+    """Why p99 is no valid figure: the client could not keep the schedule."""
+    remark: str | None = None
+    """What else a reader must know, such as a long pause in a trace."""
     requests: int
     errors: int
     first_error: str | None = None
     stable: bool
     windows: PositiveInt
-    mean_batch: float | None
-    queue_us: float | None
-    client_cores: float
+    incomplete: str | None = None
+    """Why the level ended early; its figures are of the time before."""
+    samples: tuple[Sample, ...] = ()
+    """Consecutive slices of all windows, for confidence intervals."""
+    histogram: str = ""
+    """Latencies of the counted windows in microseconds: an HdrHistogram of three digits, V2, compressed, base64."""
+    server: ServerTime | None = None
+    """None if the server's statistics could not be read."""
+    client: ClientTime
+    gpu: GpuUse | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the figures are stable, complete, without errors and not refused."""
+        return self.stable and not (self.errors or self.refused or self.incomplete)
+
+    @property
+    def load(self) -> str:
+        """The load in words, such as `concurrency 8` or `50 requests/s`."""
+        return f"concurrency {self.concurrency}" if self.rate is None else f"{self.rate:g} requests/s"
 
 
 class LimitPoint(Frozen):
     """In-process throughput of the artifact at one batch size."""
 
     batch: PositiveInt
+    sessions: PositiveInt = 1
+    """Sessions that were called at the same time."""
     images_per_s: PositiveFloat
     mean_ms: PositiveFloat
 
 
 class Limit(Frozen):
-    """The best in-process throughput over all batch sizes, each the mean of before and after the load."""
+    """The best in-process throughput over batch sizes and parallel sessions, mean of before and after the load."""
 
     images_per_s: PositiveFloat
     batch: PositiveInt
     threads: int
-    """Intra-op threads; 0 is the default of the library, all cores."""
+    """Intra-op threads of each session; 0 is the default of the library, all cores."""
+    exceeded: str | None = None
+    """Why a served figure lies above the limit; None if none does."""
     before: tuple[LimitPoint, ...]
     after: tuple[LimitPoint, ...]
     """Empty in an incomplete record."""
@@ -122,7 +262,9 @@ class Record(Frozen):
     """The result of one `bench run`."""
 
     kind: Literal["tritonkit-benchmark"] = "tritonkit-benchmark"
-    schema_version: Literal[1, 2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
+    run_id: str
+    """Equal in records that were measured in turns in one run; empty in old records."""
     started_utc: AwareDatetime
     subject: MeasuredModel
     load: LoadSettings
@@ -133,6 +275,8 @@ class Record(Frozen):
     incomplete: str | None = None
     """Why levels are missing; None in a complete record."""
     environment: Environment
+    arguments: tuple[str, ...] = ()
+    """The words after `bench run` that measure this again; empty if unknown."""
 
     @property
     def name(self) -> str:
@@ -141,8 +285,8 @@ class Record(Frozen):
 
     @property
     def best(self) -> Level:
-        """The level with the highest throughput; stable levels without errors come first."""
-        return max(self.levels, key=lambda level: (level.stable and not level.errors, level.images_per_s))
+        """The level with the highest throughput; sound levels come first."""
+        return max(self.levels, key=lambda level: (level.is_sound, level.images_per_s))
 
 
 def best_of(points: tuple[LimitPoint, ...]) -> LimitPoint:
@@ -202,6 +346,6 @@ def read_record(path: Path) -> Record:
             code="record.newer_version",
         )
     try:
-        return Record.model_validate(document)
+        return Record.model_validate(upgraded(document))
     except ValidationError as error:
         raise InputError(f"{path}: not a valid record:\n{validation_problems(error)}", code="record.invalid") from error

@@ -1,4 +1,4 @@
-"""Prints a record as a table."""
+"""Prints a record as tables that fit a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -6,80 +6,51 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.records.record import Level, Record, best_of
+from benchmarks.records.compare import Measured
+from benchmarks.records.record import Record
+from benchmarks.report.breakdown import by_load
+from benchmarks.report.columns import NOTES, LevelTable, csv_table, level_tables
+from benchmarks.report.remarks import load_words, remarks, scenario_result
 
-PIPE_WIDTH = 120
-"""Columns for output to a file or a pipe."""
-MAX_DRIFT = 0.1
+STYLES = {"bad": "bold red", "warning": "yellow", "info": ""}
+
+
+def print_measured(measured: Measured) -> None:
+    """Print a record, or the levels of a result of perf_analyzer."""
+    if isinstance(measured, Record):
+        print_record(measured)
+        return
+    console = Console(highlight=False)
+    console.print(
+        Text(measured.name, "bold"), _rich_table(csv_table(measured), best=measured.levels.index(measured.best))
+    )
 
 
 def print_record(record: Record) -> None:
-    """Print the levels of a record, its limit and remarks."""
+    """Print the levels of a record, the parts of their time, the limit and remarks."""
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, PIPE_WIDTH)
-    title = f"{record.name} at {record.subject.url}, batch {record.load.batch}, {record.started_utc:%Y-%m-%d %H:%M} UTC"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
-    latencies = ("p50 ms", "p90 ms", "p95 ms", "p99 ms")
-    for heading in ("concurrency", "images/s", "of limit", *latencies, "mean batch", "queue µs", "requests"):
-        table.add_column(heading, justify="right")
-    table.add_column("notes", style="yellow")
-    for level in record.levels:
-        table.add_row(
-            str(level.concurrency),
-            f"{level.images_per_s:,.1f}",
-            "" if level.share_of_limit is None else f"{level.share_of_limit:.0%}",
-            *(f"{latency:,.2f}" for latency in (level.p50_ms, level.p90_ms, level.p95_ms, level.p99_ms)),
-            "" if level.mean_batch is None else f"{level.mean_batch:.2f}",
-            "" if level.queue_us is None else f"{level.queue_us:,.0f}",
-            f"{level.requests:,}",
-            notes(level),
-            style="bold" if level is record.best else "",
-        )
-    console.print(table)
-    for line in remarks(record):
-        console.print(Text(line))
+    console.print(Text(f"{record.name} at {record.subject.url}, {record.started_utc:%Y-%m-%d %H:%M} UTC", "bold"))
+    console.print(Text(load_words(record)))
+    best = by_load(record).index(record.best)
+    for table in level_tables(record):
+        console.print()
+        console.print(Text(table.title, "dim"))
+        console.print(_rich_table(table, best))
+    console.print()
+    for figure in scenario_result(record):
+        console.print(Text(f"{figure.caption}: {figure.value}", "bold"))
+    for remark in remarks(record):
+        console.print(Text(remark.text, STYLES[remark.severity]), soft_wrap=not console.is_terminal)
     console.print()
 
 
-def remarks(record: Record) -> list[str]:
-    """Return remarks about the reliability of the results, one sentence each."""
-    lines = [f"INCOMPLETE: {missing_levels(record)}"] if record.incomplete else []
-    lines.append(_limit(record))
-    if record.load.generated:
-        lines.append("generated input: random values, so the outputs mean nothing")
-    if any(level.errors for level in record.levels):
-        first = next(level.first_error for level in record.levels if level.first_error)
-        lines.append(f"ERRORS: {sum(level.errors for level in record.levels)} requests failed; the first: {first}")
-    if not all(level.stable for level in record.levels):
-        lines.append(
-            f"unstable: no three windows in a row agreed within 10 % in {record.load.max_windows}; "
-            "the figures are those of the last three. Is the machine busy with something else?"
-        )
-    if record.limit and abs(record.limit.drift) > MAX_DRIFT:
-        lines.append(f"drift: the limit changed by {record.limit.drift:+.0%} between before and after the load")
-    return lines
-
-
-def missing_levels(record: Record) -> str:
-    """Return how many levels an incomplete record has, and why the others are missing."""
-    return f"{len(record.levels)} of {len(record.load.concurrency)} levels; {record.incomplete}"
-
-
-def notes(level: Level) -> str:
-    """Return the problems of a level in a few words; empty if there are none."""
-    words = [f"{level.errors} errors"] * bool(level.errors) + ["unstable"] * (not level.stable)
-    return ", ".join(words)
-
-
-def _limit(record: Record) -> str:
-    limit = record.limit
-    if limit is None:
-        return f"limit: none, {record.limit_missing}"
-    threads = f"{limit.threads} threads" if limit.threads else "all cores"
-    before = best_of(limit.before).images_per_s
-    after = f"{best_of(limit.after).images_per_s:,.1f}" if limit.after else "not measured"
-    return (
-        f"limit: {limit.images_per_s:,.1f} images/s, the same artifact in process at batch {limit.batch} on "
-        f"{threads} ({before:,.1f} before the load, {after} after)"
-    )
+def _rich_table(table: LevelTable, best: int) -> Table:
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(table.headings):
+        if heading == NOTES:
+            drawn.add_column(heading, style="yellow")
+        else:
+            drawn.add_column(heading, justify="right", no_wrap=number == 0, overflow="fold")
+    for number, row in enumerate(table.rows):
+        drawn.add_row(*row, style="bold" if number == best else "")
+    return drawn

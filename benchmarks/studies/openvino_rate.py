@@ -85,7 +85,7 @@ def rate(runner: TritonRunner, batches: Sequence[ImageArray], concurrency: int, 
     level = measure_level(runner, batches, concurrency, timing)
     if level.errors:
         raise TritonkitError(f"{level.errors} requests failed: {level.first_error}", code="drill.requests_failed")
-    return round(level.figures.requests_per_s, 1), level.stable
+    return round(level.requests_per_s, 1), level.stable
 
 
 def serving_machine(triton: str) -> dict[str, object]:

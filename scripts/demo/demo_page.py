@@ -16,9 +16,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from benchmarks.report.charts import throughput_figure
+from benchmarks.report.charts import Series, throughput_figure
 from benchmarks.records.record import read_record
-from benchmarks.report.report import CHART_OPTIONS
+from benchmarks.report.figures import CHART_OPTIONS, colour_of
 from benchmarks.studies.study import report_checks
 from tritonkit import pages
 from tritonkit.images.preprocess import decode_image
@@ -48,7 +48,7 @@ def main(demo: Path) -> int:
     best = max(level.share_of_limit or 0.0 for level in record.levels)
     print(f"     served at {best:.0%} of the in-process rate at the best concurrency")
     run, versions = Path(test["checkpoint"]).parent, [f"model_repository/{name}/1" for name in ("digits", "imagenet")]
-    chart = throughput_figure([record.name], [record]).to_html(
+    chart = throughput_figure([Series(record.name, colour_of(0), record)]).to_html(
         full_html=False, include_plotlyjs=True, config=CHART_OPTIONS, div_id="throughput"
     )
     page = pages.templates(Path(__file__).parent).get_template("demo_page.html.jinja").render(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from numpy.typing import NDArray
@@ -61,7 +64,11 @@ class VersionState(Frozen):
 
 
 class Statistics(NamedTuple):
-    """Triton's counters since a version was loaded (statistics extension of KServe's protocol)."""
+    """Triton's counters since a version was loaded (statistics extension of KServe's protocol).
+
+    Times are sums over requests: each request of a batch counts the whole time of its batch. An ensemble counts the
+    sums over its steps. A request that the response cache answered counts no compute time.
+    """
 
     requests: int = 0
     failures: int = 0
@@ -71,15 +78,33 @@ class Statistics(NamedTuple):
     """Eight requests answered in one batch count 1."""
     queue_count: int = 0
     queue_ns: int = 0
+    computed: int = 0
+    """Successful requests that the model computed."""
+    input_ns: int = 0
+    """`compute_input`: gathering the inputs of a batch, and copying them to the model's device."""
+    infer_ns: int = 0
+    """`compute_infer`: running the model."""
+    output_ns: int = 0
+    """`compute_output`: copying the outputs into the responses."""
+    request_ns: int = 0
+    """From the arrival of a successful request to its response."""
+    batches: Mapping[int, int] = MappingProxyType({})
+    """Executions by batch size in images."""
 
     @classmethod
     def total(cls, rows: Iterable[Statistics]) -> Statistics:
         """Return the sum of several versions."""
-        return cls(*map(sum, zip(*rows, strict=True)))
+        return functools.reduce(lambda one, other: one._combined(other, operator.add), rows, cls())
 
     def since(self, earlier: Statistics) -> Statistics:
         """Return what was counted after `earlier`."""
-        return Statistics(*(now - before for now, before in zip(self, earlier, strict=True)))
+        return self._combined(earlier, operator.sub)
+
+    def _combined(self, other: Statistics, combine: Callable[[int, int], int]) -> Statistics:
+        sizes = sorted({*self.batches, *other.batches})
+        batches = {size: combine(self.batches.get(size, 0), other.batches.get(size, 0)) for size in sizes}
+        changed = {size: executions for size, executions in batches.items() if executions}
+        return Statistics._make((*map(combine, self[:-1], other[:-1]), changed))
 
     @property
     def mean_batch(self) -> float | None:
@@ -89,7 +114,35 @@ class Statistics(NamedTuple):
     @property
     def queue_us(self) -> float | None:
         """Mean time of a request in the queue, in microseconds; None without a request."""
-        return self.queue_ns / self.queue_count / 1e3 if self.queue_count > 0 else None
+        return _mean_us(self.queue_ns, self.queue_count)
+
+    @property
+    def input_us(self) -> float | None:
+        """Mean `compute_input` of a request, in microseconds; None without a computed request."""
+        return _mean_us(self.input_ns, self.computed)
+
+    @property
+    def infer_us(self) -> float | None:
+        """Mean `compute_infer` of a request, in microseconds; None without a computed request."""
+        return _mean_us(self.infer_ns, self.computed)
+
+    @property
+    def output_us(self) -> float | None:
+        """Mean `compute_output` of a request, in microseconds; None without a computed request."""
+        return _mean_us(self.output_ns, self.computed)
+
+    @property
+    def request_us(self) -> float | None:
+        """Mean time of a successful request in the server, in microseconds; None without one."""
+        return _mean_us(self.request_ns, self.requests - self.failures)
+
+
+class BatchTimes(NamedTuple):
+    """The executions of batches of one size."""
+
+    executions: int = 0
+    total_ns: int = 0
+    """Their time on an instance: gathering the inputs, running the model, writing the responses."""
 
 
 class InferResult(NamedTuple):
@@ -156,12 +209,29 @@ class TritonClient:
         rows = document.get("model_stats", [])
         return {(row["name"], str(row["version"])): _statistics_from_row(row) for row in rows}
 
-    def load(self, model: str) -> None:
+    def batch_times(self, model: str) -> dict[int, BatchTimes]:
+        """Return the executions of all loaded versions of a model since they were loaded, by batch size in images."""
+        action = f"read the statistics of {model!r}"
+        document = self._read(action, "get_inference_statistics", model, "", timeout_s=_CONTROL_TIMEOUT_S)
+        times: dict[int, BatchTimes] = {}
+        for entry in (entry for row in document.get("model_stats", []) for entry in row.get("batch_stats", [])):
+            size = int(entry.get("batch_size", 0))
+            steps = [entry.get(f"compute_{step}", {}) for step in ("input", "infer", "output")]
+            earlier = times.get(size, BatchTimes())
+            times[size] = BatchTimes(
+                earlier.executions + int(steps[1].get("count", 0)),
+                earlier.total_ns + sum(int(step.get("ns", 0)) for step in steps),
+            )
+        return times
+
+    def load(self, model: str, config: str | None = None) -> None:
         """Load or reload a model; the old version serves until the new one is ready.
 
+        config: JSON of a ModelConfig that replaces the one of the repository. It stays until the model's files change,
+        it is unloaded, or another `config` is loaded: Triton ignores a load without `config` of unchanged files.
         Raises CheckFailedError with Triton's reason when the model fails to load.
         """
-        self._change("load", model)
+        self._change("load", model, **({} if config is None else {"config": config}))
 
     def unload(self, model: str) -> None:
         """Unload a model and the ensembles that need it. Requests in flight are completed."""
@@ -278,12 +348,12 @@ class TritonClient:
         response = result.get_response()
         return result, str(response["model_version"] if self.protocol == "http" else response.model_version)
 
-    def _change(self, action: str, model: str) -> None:
+    def _change(self, action: str, model: str, **options: Any) -> None:
         from tritonclient.utils import InferenceServerException
 
         check_model_name(model)
         try:
-            self._transport.call(f"{action} {model}", f"{action}_model", model, admin=True)
+            self._transport.call(f"{action} {model}", f"{action}_model", model, admin=True, **options)
         except (CertificateError, DeadlineError, TokenError, UnreachableError):
             raise  # Triton did not handle the model
         except TritonkitError as error:
@@ -304,13 +374,29 @@ def check_model_name(model: str) -> None:
 
 def _statistics_from_row(row: dict[str, Any]) -> Statistics:
     """Parse a row: gRPC sends numbers as text and omits zeros."""
-    statistics = row.get("inference_stats", {})
-    success, fail, queue = (statistics.get(key, {}) for key in ("success", "fail", "queue"))
+    inference = row.get("inference_stats", {})
+
+    def number(key: str, field: str) -> int:
+        return int(inference.get(key, {}).get(field, 0))
+
     return Statistics(
-        requests=int(success.get("count", 0)) + int(fail.get("count", 0)),
-        failures=int(fail.get("count", 0)),
+        requests=number("success", "count") + number("fail", "count"),
+        failures=number("fail", "count"),
         images=int(row.get("inference_count", 0)),
         executions=int(row.get("execution_count", 0)),
-        queue_count=int(queue.get("count", 0)),
-        queue_ns=int(queue.get("ns", 0)),
+        queue_count=number("queue", "count"),
+        queue_ns=number("queue", "ns"),
+        computed=number("compute_infer", "count"),
+        input_ns=number("compute_input", "ns"),
+        infer_ns=number("compute_infer", "ns"),
+        output_ns=number("compute_output", "ns"),
+        request_ns=number("success", "ns"),
+        batches={
+            int(batch.get("batch_size", 0)): int(batch.get("compute_infer", {}).get("count", 0))
+            for batch in row.get("batch_stats", [])
+        },
     )
+
+
+def _mean_us(total_ns: int, count: int) -> float | None:
+    return total_ns / count / 1e3 if count > 0 else None

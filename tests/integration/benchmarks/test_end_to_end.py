@@ -29,7 +29,13 @@ def test_bench_measures_a_served_model_beside_its_limit(
         assert level["errors"] == 0
         assert level["requests"] > 0
         assert level["share_of_limit"] == pytest.approx(level["images_per_s"] / written["limit"]["images_per_s"])
-    assert written["levels"][1]["mean_batch"] > 1, "Triton batched what was in flight"
+        server = level["server"]
+        parts = [server[f"{part}_us"] for part in ("queue", "input", "infer", "output")]
+        assert 0 < sum(parts) <= server["request_us"] < level["mean_ms"] * 1e3
+        assert level["client"]["network_us"] == pytest.approx(level["mean_ms"] * 1e3 - server["request_us"])
+    assert written["levels"][1]["server"]["mean_batch"] > 1, "Triton batched what was in flight"
+    assert max(map(int, written["levels"][1]["server"]["batches"])) > 1
+    assert written["subject"]["settings"]["max_batch_size"] == 8
     assert written["subject"]["protocol"] == "grpc"
     assert command("bench", "report", record, "--html", page).exit_code == 0
     assert "resnet18" in page.read_text()
@@ -106,5 +112,7 @@ def test_bench_measures_a_model_of_encoded_pictures(
     expected = f"files of {photos}" if from_folder else "as PNG"
     assert expected in record["load"]["images_source"]
     assert (record["load"]["generated"], record["limit"]) == (False, None)
-    assert record["levels"][0]["errors"] == 0
+    (level,) = record["levels"]
+    assert level["errors"] == 0
+    assert level["server"]["steps"]["resnet18"]["infer_us"] > 0
     assert "resnet18" in record["limit_missing"]

@@ -10,7 +10,17 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from benchmarks.records.record import Environment, Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
+from benchmarks.records.record import (
+    ClientTime,
+    Environment,
+    Level,
+    Limit,
+    LimitPoint,
+    LoadSettings,
+    MeasuredModel,
+    Record,
+    ServerTime,
+)
 from tests.tiny_graphs import SIDE, colour_spec, save_colour_graph
 from tritonkit.spec import ModelSpec
 
@@ -46,9 +56,8 @@ def level(concurrency: int, images_per_s: float, **changes: object) -> Level:
         "errors": 0,
         "stable": True,
         "windows": 3,
-        "mean_batch": concurrency / 2 + 0.5,
-        "queue_us": 120.0 * concurrency,
-        "client_cores": 0.2,
+        "server": ServerTime(queue_us=120.0 * concurrency, mean_batch=concurrency / 2 + 0.5, batches={1: 7}),
+        "client": ClientTime(cores=0.2),
     }
     return Level.model_validate({**values, **changes})
 
@@ -61,6 +70,7 @@ def record() -> Record:
     )
     after = tuple(point.model_copy(update={"images_per_s": point.images_per_s * 0.8}) for point in before)
     return Record(
+        run_id="run-1",
         started_utc=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         subject=MeasuredModel(
             model="colours",
@@ -78,6 +88,7 @@ def record() -> Record:
             batch=1,
             images=5,
             images_source="validation images",
+            transport="grpc",
             window_s=5,
             max_windows=10,
             warm_up_s=1,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.load.histogram import decode_histogram
 from benchmarks.load.level import Timing, batches_of, concurrency_levels, measure_level
 from tests.errors import raises
 from tritonkit.errors import InferenceError, InputError
@@ -73,18 +74,19 @@ def test_as_many_requests_are_in_flight_as_asked(spec: ModelSpec, images: NDArra
     measured = measure_level(sleeper, batches_of(images, 1), concurrency=3, timing=QUICK)
     assert sleeper.max_waiting == 3
     assert sleeper.waiting == 0
-    assert measured.figures.p50_ms >= 20
-    assert measured.figures.requests > 0
-    assert (measured.errors, measured.mean_batch, measured.queue_us) == (0, None, None)
+    assert measured.latency.p50_ms >= 20
+    assert measured.requests == sum(decode_histogram(measured.histogram).values()) > 0
+    assert sum(sample.requests for sample in measured.samples) == measured.requests
+    assert (measured.errors, measured.counted) == (0, {})
 
 
 def test_a_real_model_is_measured_in_process(onnx_file: Path, images: NDArray[np.uint8]) -> None:
     windows: list[int] = []
     with OnnxRuntimeRunner(onnx_file, threads=1) as runner:
         measured = measure_level(runner, batches_of(images, 2), 2, QUICK, on_window=windows.append)
-    figures = measured.figures
+    latency = measured.latency
     assert windows == [1, 2, 3]
-    assert 0 < figures.p50_ms <= figures.p90_ms <= figures.p95_ms <= figures.p99_ms
+    assert 0 < latency.p50_ms <= latency.p90_ms <= latency.p95_ms <= latency.p99_ms
     assert measured.windows == 3
     assert measured.client_cores > 0
 
@@ -99,15 +101,12 @@ def test_measuring_stops_when_three_windows_agree(spec: ModelSpec, images: NDArr
 def test_server_side_figures_come_from_what_was_counted_in_between(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
     steps = itertools.count()
 
-    def counters() -> Statistics:
+    def counters() -> dict[str, Statistics]:
         step = next(steps)
-        return Statistics(
-            images=7 + 60 * step, executions=3 + 20 * step, queue_count=30 * step, queue_ns=step * 3_000_000
-        )
+        return {"cats": Statistics(images=7 + 60 * step, batches={1: 3, 8: 2 * step})}
 
     measured = measure_level(Sleeper(spec, latency_s=0.01), batches_of(images, 2), 2, QUICK, counters)
-    assert measured.mean_batch == pytest.approx(3)
-    assert measured.queue_us == pytest.approx(100)
+    assert measured.counted == {"cats": Statistics(images=180, batches={8: 6})}
 
 
 def test_errors_are_counted_when_some_requests_fail(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
@@ -115,7 +114,7 @@ def test_errors_are_counted_when_some_requests_fail(spec: ModelSpec, images: NDA
     measured = measure_level(sleeper, batches_of(images, 1), concurrency=2, timing=QUICK)
     assert measured.errors > 0
     assert measured.first_error == "the server is tired"
-    assert measured.figures.requests > 0
+    assert measured.requests > 0
 
 
 def test_the_error_itself_is_raised_when_all_requests_fail(spec: ModelSpec, images: NDArray[np.uint8]) -> None:

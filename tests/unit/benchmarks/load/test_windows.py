@@ -1,28 +1,42 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from benchmarks.load.windows import RequestTimes, Window, is_stable, merge_windows, percentile, split_into_windows
+from benchmarks.load.windows import (
+    RequestTimes,
+    Times,
+    Window,
+    is_stable,
+    percentile,
+    samples_of,
+    split_into_windows,
+    summarize,
+    times_of,
+)
 
 SECOND = 1_000_000_000
 
 
 def window(requests: int, latency_ns: int) -> Window:
-    return Window(0, SECOND, (latency_ns,) * requests)
+    return Window(0, SECOND, requests_of((0, latency_ns)).repeat(requests, axis=0))
+
+
+def requests_of(*times: tuple[int, int]) -> Times:
+    """Requests that were sent as intended."""
+    return times_of([RequestTimes(start, start, end) for start, end in times])
 
 
 def test_only_requests_that_end_inside_count() -> None:
     # The example in perf_analyzer's own test of ValidLatencyMeasurement.
-    requests = [RequestTimes(*times) for times in ((1, 2), (3, 5), (6, 9), (10, 14), (15, 20), (21, 27))]
-    assert split_into_windows([4, 17], requests) == [Window(4, 17, (2, 3, 4))]
+    (window,) = split_into_windows([4, 17], requests_of((1, 2), (3, 5), (6, 9), (10, 14), (15, 20), (21, 27)))
+    assert (window.start_ns, window.end_ns, window.latencies_ns.tolist()) == (4, 17, [2, 3, 4])
 
 
 def test_a_request_that_ends_on_a_boundary_counts_once() -> None:
-    first, second = split_into_windows(
-        [0, 10, 20], [RequestTimes(0, 10), RequestTimes(5, 11), RequestTimes(0, 0), RequestTimes(12, 20)]
-    )
-    assert first.latencies_ns == (10, 0)
-    assert second.latencies_ns == (6, 8)
+    first, second = split_into_windows([0, 10, 20], requests_of((0, 10), (5, 11), (0, 0), (12, 20)))
+    assert first.latencies_ns.tolist() == [10, 0]
+    assert second.latencies_ns.tolist() == [6, 8]
 
 
 @pytest.mark.parametrize(
@@ -52,15 +66,19 @@ def test_percentile_takes_the_rounded_index(count: int, percent: float, index: i
     assert percentile(range(count), percent) == index
 
 
-def test_merged_windows_weigh_each_request_alike() -> None:
-    fast, slow = Window(0, SECOND, (1_000_000,) * 3), Window(SECOND, 3 * SECOND, (5_000_000,))
-    figures = merge_windows([fast, slow])
-    assert figures is not None
-    assert figures.requests == 4
-    assert figures.requests_per_s == pytest.approx(4 / 3)
+def test_latency_counts_from_the_intended_send() -> None:
+    (window,) = split_into_windows([0, 20], times_of([RequestTimes(1, 5, 9)]))
+    assert window.latencies_ns.tolist() == [8]
+
+
+def test_each_request_weighs_alike() -> None:
+    figures = summarize(np.array([1_000_000] * 3 + [5_000_000]))
     assert figures.mean_ms == pytest.approx(2)
     assert (figures.p50_ms, figures.p99_ms) == (1, 5)
 
 
-def test_nothing_is_merged_when_nothing_ended() -> None:
-    assert merge_windows([Window(0, SECOND, ())]) is None
+def test_samples_cover_all_time_also_where_nothing_ended() -> None:
+    samples = samples_of(0, 2 * SECOND, requests_of((0, SECOND // 4), (SECOND, SECOND * 7 // 4)))
+    assert [(sample.seconds, sample.requests) for sample in samples] == [(0.5, 1), (0.5, 0), (0.5, 0), (0.5, 1)]
+    assert [sample.p50_ms for sample in samples] == [250, None, None, 750]
+    assert len(samples_of(0, 3600 * SECOND, requests_of((0, 1)))) == 240

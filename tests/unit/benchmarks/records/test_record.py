@@ -36,8 +36,8 @@ def test_the_best_level_is_sound(record: Record) -> None:
         ("{", "record.not_json"),
         ("[]", "record.other_document"),
         ('{"kind": "something"}', "record.other_document"),
-        ('{"kind": "tritonkit-benchmark", "schema_version": 3}', "record.newer_version"),
-        ('{"kind": "tritonkit-benchmark", "schema_version": 1}', "record.invalid"),
+        ('{"kind": "tritonkit-benchmark", "schema_version": 4}', "record.newer_version"),
+        ('{"kind": "tritonkit-benchmark", "schema_version": 1, "load": 7, "levels": [8]}', "record.invalid"),
     ],
 )
 def test_what_is_no_record_is_refused(text: str, code: str, tmp_path: Path) -> None:
@@ -65,3 +65,29 @@ def test_the_environment_names_this_machine() -> None:
     assert environment.cores >= 1
     assert environment.memory_gib > 0
     assert {"numpy", "onnxruntime", "tritonclient"} <= set(environment.packages)
+
+
+OLD_LEVEL = {
+    "concurrency": 4, "images_per_s": 97.5, "share_of_limit": 0.9, "mean_ms": 41.0, "p50_ms": 40.0, "p90_ms": 50.0,
+    "p95_ms": 55.0, "p99_ms": 60.0, "requests": 290, "errors": 0, "first_error": None, "stable": True, "windows": 3,
+    "mean_batch": 2.5, "queue_us": 812.0, "client_cores": 0.25,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_old_records_are_read(record: Record, version: int, tmp_path: Path) -> None:
+    document = record.model_dump(mode="json")
+    load = {
+        "kind": "closed", "concurrency": [4], "batch": 1, "images": 5, "images_source": "x", "window_s": 1.0,
+        "max_windows": 3, "warm_up_s": 1.0,
+    }  # fmt: skip
+    del document["run_id"], document["subject"]["settings"]
+    silent = {**OLD_LEVEL, "mean_batch": None, "queue_us": None}
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps({**document, "schema_version": version, "load": load, "levels": [OLD_LEVEL, silent]}))
+    old = read_record(path)
+    level, without = old.levels
+    assert (old.schema_version, old.run_id, old.load.scenario, old.load.transport) == (3, "", "closed", "grpc")
+    assert level.server is not None
+    assert (level.server.queue_us, level.server.mean_batch, level.server.infer_us) == (812.0, 2.5, None)
+    assert (level.client.cores, level.samples, level.histogram, without.server) == (0.25, (), "", None)
