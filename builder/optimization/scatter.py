@@ -65,7 +65,8 @@ def scatter(optimization: Optimization, rated: Sequence[Rated], width: int, heig
     top = step * math.ceil(max(values) / step * 1.02)
 
     def to_x(error: float) -> float:
-        return LEFT + (width - LEFT - RIGHT) * (math.log10(error) - first) / (last - first)
+        inner = width - LEFT - RIGHT - 2 * LARGEST_RADIUS
+        return LEFT + LARGEST_RADIUS + inner * (math.log10(error) - first) / (last - first)
 
     def to_y(value: float) -> float:
         return height - BOTTOM - (height - TOP - BOTTOM) * value / top
