@@ -111,7 +111,7 @@ def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lamb
     Raises InputError for options that do not fit the model, InferenceError if every request fails, and errors of
     loading images and artifact. After an error, the last record passed to `on_record` has all finished levels.
     """
-    target = _inspect_target(plan)
+    target = inspect_target(plan)
     artifact = _find_limit_artifact(plan, target)
     environment, started = read_environment(target.server.release()), datetime.now(UTC)
     run_id = secrets.token_hex(8)
@@ -211,8 +211,12 @@ def _check_outputs(target: BenchmarkTarget) -> None:
         task.check_values(target.triton_runner.infer(batch))
 
 
-def _inspect_target(plan: BenchmarkPlan) -> BenchmarkTarget:
-    client = TritonClient(plan.url)
+def inspect_target(plan: BenchmarkPlan, client: TritonClient | None = None) -> BenchmarkTarget:
+    """Prepare the requests for a served model. client: sends them; by default a new one.
+
+    Raises InputError for options that do not fit the model, and errors of loading images.
+    """
+    client = client or TritonClient(plan.url)
     served = client.model(plan.model)
     version = client.version(plan.model)
     max_batch = max(1, served.max_batch)

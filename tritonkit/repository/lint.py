@@ -29,6 +29,7 @@ from tritonkit.repository.model_folder import ModelFolder, VersionFolder, find_m
 from tritonkit.repository.optimization import Optimization
 from tritonkit.repository.reexport_command import reexport_command
 from tritonkit.repository.staging import interrupted_exports
+from tritonkit.repository.tuning.record import TuningRecord
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import TRT, is_model_file, known_formats
 from tritonkit.spec import METADATA_KEY, ModelSpec
@@ -326,6 +327,14 @@ def check_verdicts(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
             yield from int8_findings(version.path / known.file, verdict.exact_int8, adds_int8_exactly())
 
 
+def check_tuning(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
+    """Check that the evidence of a tuned configuration can be read; without it, the tuning cannot be undone."""
+    try:
+        TuningRecord.read(model.path)
+    except TritonkitError as reason:
+        yield warning(model.path / TuningRecord.FILE, str(reason), "delete it", code=reason.code)
+
+
 def check_plans(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
     """Check whether plans load on their target: by their build record, else by the header of the file."""
     plan_of_gpu = backend_files(model.config).plans.get(scope.compute_capability or "")
@@ -364,5 +373,6 @@ CHECKS: tuple[Check, ...] = (
     check_files,
     check_verdicts,
     check_plans,
+    check_tuning,
 )
 """The checks of both commands, in the order of their findings."""
