@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from builder.optimization.choice import Rated, pareto_front
+from builder.optimization.choice import RatedCandidate, pareto_front
 from tritonkit.repository.optimization import Optimization
 
 SMALLEST_ERROR = 1e-7
@@ -54,7 +54,7 @@ class Scatter(NamedTuple):
     y_title: str
 
 
-def scatter(optimization: Optimization, rated: Sequence[Rated], width: int, height: int) -> Scatter:
+def scatter(optimization: Optimization, rated: Sequence[RatedCandidate], width: int, height: int) -> Scatter:
     """Place the candidates that can be chosen. rated: at least one."""
     is_latency = optimization.target == "latency"
     values = [one.load.p50_ms if is_latency else one.load.images_per_s for one in rated]
@@ -90,7 +90,11 @@ def scatter(optimization: Optimization, rated: Sequence[Rated], width: int, heig
 
 
 def _points(
-    rated: Sequence[Rated], places: dict[str, tuple[float, float]], width: int, front: set[str], chosen: str | None
+    rated: Sequence[RatedCandidate],
+    places: dict[str, tuple[float, float]],
+    width: int,
+    front: set[str],
+    chosen: str | None,
 ) -> list[Point]:
     """The markers, with labels that do not overlap each other."""
     largest = max(one.candidate.bytes or 1 for one in rated)
