@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from benchmarks.commands.run import BatchOption, ImagesOption, ModelArgument, ShapeOption, UrlOption
+from benchmarks.commands.run import ImagesOption, ModelArgument, ShapeOption, UrlOption
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, duration, print_json, print_text, reports_errors, table
 
@@ -29,6 +29,7 @@ TuneConcurrencyOption = Annotated[
     str | None,
     typer.Option(metavar="N|A:B|A,B,...", help="Requests in flight. Default: 1:32 for throughput, 1 for latency."),
 ]
+BatchOption = Annotated[int, typer.Option(min=1, help="Images in each request.")]
 RepositoryOption = Annotated[Path | None, typer.Option(help="The served model repository. Default: the server's.")]
 CoresOption = Annotated[int | None, typer.Option(min=1, help="Cores of the server. Default: those of this machine.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Measure, but change no file.")]
@@ -105,7 +106,7 @@ def _plan(
     dry_run: bool,
 ) -> TuningPlan:
     from benchmarks.inputs import parse_shapes
-    from benchmarks.load.level import concurrency_levels
+    from benchmarks.load.options import concurrency_levels
     from benchmarks.tuning.tune import TuningPlan
     from tritonkit.remotes import local_path
     from tritonkit.repository.tuning.record import TuningGoal

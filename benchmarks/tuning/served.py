@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, Self
 
 from google.protobuf import json_format
 
-from benchmarks.load.level import LevelMeasurement, SupportsInfer, Timing, measure_level
+from benchmarks.load.arrivals import ClosedLoop
+from benchmarks.load.generator import SupportsInfer, ThreadGenerator
+from benchmarks.load.level import LevelMeasurement, Timing, measure_level
 from tritonkit.errors import CheckFailedError, ExternalError, InferenceError, InputError
 from tritonkit.repository.config_rules import check_config
 from tritonkit.repository.tuning.record import Figures
@@ -86,7 +88,7 @@ class TrialServer:
         """
         timing = Timing(seconds / _WINDOWS, _WINDOWS, warm_up_s=seconds * WARM_UP_SHARE)
         before = self.control.batch_times(self.model)
-        level = measure_level(self._runner, self._batches, concurrency, timing)
+        level = measure_level(ThreadGenerator(self._runner, self._batches), ClosedLoop(concurrency), timing)
         after = self.control.batch_times(self.model)
         counted = {}
         for size, times in after.items():

@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.environment import read_environment
-from benchmarks.run import BenchmarkPlan, BenchmarkTarget, inspect_target
+from benchmarks.load.arrivals import ClosedLoop
+from benchmarks.scenarios import Scenario
+from benchmarks.target import BenchmarkPlan, BenchmarkTarget, connect
 from benchmarks.tuning.confirmation import MIN_ROUNDS, is_better, summarize
 from benchmarks.tuning.job import TuningJob, job_file, open_job
 from benchmarks.tuning.prediction import best_level, value_of
@@ -175,18 +177,16 @@ def _open_subject(plan: TuningPlan, stack: ExitStack) -> _Subject:
     original.name = plan.model
     deadline_s = max(10.0, _REQUEST_DEADLINES * plan.goal.p99_ms / 1e3)
     load = stack.enter_context(TritonClient(Connection(url=plan.url, deadline_s=deadline_s), tokens=_tokens(plan.url)))
-    target = inspect_target(
-        BenchmarkPlan(
-            plan.model,
-            plan.url,
-            plan.goal.concurrency,
-            plan.goal.batch,
-            repository or Path("model_repository"),
-            images=plan.images,
-            shapes=plan.shapes or {},
-        ),
-        load,
+    load_plan = BenchmarkPlan(
+        model=plan.model,
+        url=plan.url,
+        scenario=Scenario("closed", tuple(map(ClosedLoop, plan.goal.concurrency))),
+        batch=plan.goal.batch,
+        repository=repository or Path("model_repository"),
+        images=plan.images,
+        shapes=plan.shapes or {},
     )
+    target = connect(load_plan, client=load)
     current = ServingSettings.from_config(completed)
     return _Subject(
         control, target, original, repository, not_local, current, _verified_batch(repository, plan.model, completed)
