@@ -122,10 +122,10 @@ def schedule_figure(record: Record) -> go.Figure:
 def send_time_figure(record: Record) -> go.Figure:
     """Plot p50 and p99 from the intended send and from the actual send; the gap is the time a request waited unsent."""
     figure = new_figure(load_name(record), "latency, ms")
-    levels = [level for level in by_load(record) if level.from_send]
     for at, percentile in enumerate(("p50", "p99")):
+        levels = [level for level in by_load(record) if level.from_send and (percentile == "p50" or not level.refused)]
         for name, dash in (("intended", "solid"), ("actual", "dot")):
-            sources = [level if name == "intended" else level.from_send for level in levels]
+            sources = levels if name == "intended" else [level.from_send for level in levels]
             figure.add_scatter(
                 **line_style(f"{percentile} from the {name} send", colour_of(at * 2), dash),
                 x=[level.rate for level in levels],
