@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 import tritonkit  # noqa: F401 - it sets environment variables that gRPC reads at import
 
 if TYPE_CHECKING:
+    from builder.optimization.request import OptimizeRequest
+    from builder.optimization.run import OptimizedVersion, optimize
     from builder.pipeline import PublishedVersion, export
     from builder.request import ExportRequest
 
-__all__ = ["ExportRequest", "PublishedVersion", "export"]
+__all__ = ["ExportRequest", "OptimizeRequest", "OptimizedVersion", "PublishedVersion", "export", "optimize"]
 
 _MODULES = {
     "ExportRequest": "builder.request",
+    "OptimizeRequest": "builder.optimization.request",
+    "OptimizedVersion": "builder.optimization.run",
     "PublishedVersion": "builder.pipeline",
     "export": "builder.pipeline",
+    "optimize": "builder.optimization.run",
 }
 
 

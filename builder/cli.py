@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from builder.commands.export import export
+from builder.commands.optimize import optimize
 from builder.commands.versions import promote, rollback, versions
 from builder.request import VerifyRequest
 from tritonkit.options import options_of
@@ -30,6 +31,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 app = application("Turn a checkpoint into verified artifacts in a Triton model repository.")
 
 app.command("export")(export)
+app.command("optimize")(optimize)
 app.command("versions")(versions)
 app.command("promote")(promote)
 app.command("rollback")(rollback)
@@ -44,6 +46,8 @@ def builder() -> None:
     * builder export runs/digits/1/best.safetensors --onnx fp16
 
     * builder export resnet18.pth --model resnet18 --labels imagenet.txt --name resnet18
+
+    * builder optimize runs/digits/1/best.safetensors --target latency
 
     * builder verify model.onnx --against runs/digits/1/best.safetensors
 
@@ -131,12 +135,15 @@ def show_command(
             ("from", spec.lineage.note or spec.lineage.parent),
         ]
     header, build, verdict, manifest = result.header, result.build, result.verdict, result.manifest
+    optimization = result.optimization
     rows += [
         ("precision", result.precision),
         ("built by", f"{TITLES[header.flavour]} {header.version}" if header else None),
         ("built for", ", ".join(build.compute_capabilities) if build else None),
         ("versions", ", ".join(map(str, result.versions))),
         ("verdict", f"{verdict.state} on {verdict.images}" if verdict else None),
+        ("optimized for", f"{optimization.target}: {optimization.reason}" if optimization else None),
+        ("candidates", ", ".join(one.name for one in optimization.candidates) if optimization else None),
         ("made from", manifest.source if manifest else None),
         ("made with", ", ".join(map(" ".join, manifest.tools.items())) if manifest else None),
     ]

@@ -65,19 +65,21 @@ def export(request: ExportRequest, report: ProgressCallback = lambda step: None)
     with plan(request, report) as planned:
         report("exporting to ONNX")
         planned.job.source.write_graph(planned.job.graph)
-        verified = build_verified(planned)
-        with closing(verified.runner):
-            published = publish(planned, final_verdict(planned, verified))
-    if request.keep is None:
-        return published
-    config, others = planned.current_config, planned.other_versions
-    served_before = set() if config is None else versions_loaded(config, others)
-    try:
-        retention = keep_newest(request.repository / published.model, request.keep, served_before)
-    except TritonkitError as error:  # the version is published
-        warnings = (*published.warnings, f"older versions were not deleted: {error}")
-        return published.model_copy(update={"warnings": warnings})
-    return published.model_copy(update={"retention": retention})
+        verified = build_version(planned)
+        published = publish(planned, verified)
+    return with_retention(planned, published)
+
+
+def build_version(plan: ExportPlan) -> Verified:
+    """Build and verify a version, and write its files into the folder of the plan; the runner is closed.
+
+    The graph of the source has been written. Raises what `build_verified` and `final_verdict` raise.
+    """
+    verified = build_verified(plan)
+    with closing(verified.runner):
+        verified = final_verdict(plan, verified)
+        write_version(plan, verified)
+    return verified
 
 
 def final_verdict(plan: ExportPlan, verified: Verified) -> Verified:
@@ -110,11 +112,9 @@ def final_verdict(plan: ExportPlan, verified: Verified) -> Verified:
     return verified
 
 
-def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
-    """Write the files of the version and those of the model, and rebuild the models that accept encoded images."""
-    request, source, staged, verdict = plan.request, plan.job.source, plan.staged, verified.verdict
-    spec, folder = plan.context.spec, verified.job.folder
-    plan.job.report("publishing")
+def write_version(plan: ExportPlan, verified: Verified) -> None:
+    """Write the files of the version next to the artifact: page, golden sample, verdict, spec and manifest."""
+    verdict, spec, folder = verified.verdict, plan.context.spec, verified.job.folder
     # A failed verdict can be forced, but not a file that Triton would not load.
     check_interface(spec, onnx_interface(verified.job.graph))
     answers = _write_page(plan, verified, folder / VERDICT_PAGE)
@@ -122,11 +122,27 @@ def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
     replace(plan.context.golden, outputs=answers.expected, probe_outputs=probed).save(folder / GOLDEN_FILE)
     verdict.write(folder)
     spec.write(folder)
-    serving_image = image_for(request.repository)
-    manifest = manifest_of(folder, source.path, source.description)  # comes last, because it hashes the others
+    write_manifest(plan, folder)
+
+
+def write_manifest(plan: ExportPlan, folder: Path) -> None:
+    """Write the manifest of a version folder. It comes last, because it hashes the other files."""
+    source = plan.job.source
+    manifest = manifest_of(folder, source.path, source.description)
     if manifest.build is None or manifest.build.image is None:  # a plan is for the image that it was built in
-        manifest = manifest.model_copy(update={"triton_image": serving_image.rpartition(":")[2]})
+        image = image_for(plan.request.repository)
+        manifest = manifest.model_copy(update={"triton_image": image.rpartition(":")[2]})
     manifest.write(folder)
+
+
+def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
+    """Write the files of the model, and rebuild the models that accept encoded images.
+
+    The files of the version are in the folder that is published.
+    """
+    request, source, staged, verdict = plan.request, plan.job.source, plan.staged, verified.verdict
+    spec, folder, serving_image = plan.context.spec, staged.version_folder, image_for(request.repository)
+    plan.job.report("publishing")
     record = plan.builder.expected_build_record(verified.job) or BuildRecord.read(folder)
     load_warnings = check_build(record, serving_image, request.force)
     _, shared = plan.serving_files(verified.job)
@@ -163,6 +179,20 @@ def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
         warnings=tuple(warnings),
         instead=reason and f"{reason}; published in {verdict.precision}",
     )
+
+
+def with_retention(plan: ExportPlan, published: PublishedVersion) -> PublishedVersion:
+    """Delete old versions where the request says how many to keep; a failure to do so is a warning."""
+    keep, config = plan.request.keep, plan.current_config
+    if keep is None:
+        return published
+    served_before = set() if config is None else versions_loaded(config, plan.other_versions)
+    try:
+        retention = keep_newest(plan.request.repository / published.model, keep, served_before)
+    except TritonkitError as error:  # the version is published
+        warnings = (*published.warnings, f"older versions were not deleted: {error}")
+        return published.model_copy(update={"warnings": warnings})
+    return published.model_copy(update={"retention": retention})
 
 
 def _other_precision(plan: ExportPlan, verdict: Verdict) -> str | None:

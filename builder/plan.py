@@ -10,7 +10,7 @@ from pathlib import Path
 
 from builder.build import BuildPlan
 from builder.config.triton_config import config_for
-from builder.formats import BuildJob, builder_for
+from builder.formats import ArtifactBuilder, BuildJob, builder_for
 from builder.interface import interface_of
 from builder.repository.encoded import check_companion_names
 from builder.repository.publish import Publication, publication
@@ -20,10 +20,16 @@ from builder.request import ExportRequest, VerifyRequest
 from builder.sources import open_source
 from builder.sources.base import Source
 from builder.sources.images import golden_from_images
-from builder.verification.context import DEFAULT_MAX_BATCH, select_golden, verification_context
+from builder.verification.context import (
+    DEFAULT_MAX_BATCH,
+    VerificationContext,
+    select_golden,
+    verification_context,
+)
 from builder.verification.labelled import LabelledSet
 from tritonkit.errors import InputError
 from tritonkit.export_options import ONNX_BF16
+from tritonkit.images.preprocess import ImageArray
 from tritonkit.remotes import local_path
 from tritonkit.runtimes.formats import ONNX, ProgressCallback
 from tritonkit.system.files import check_can_write
@@ -72,6 +78,49 @@ class ExportPlan(BuildPlan):
         return config, resolve_shared_files(self.staged.model, added, self.request, self.user_config)
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What all plans for the next version of a model have in common: its images, its reference and its settings."""
+
+    source: Source
+    staged: Publication
+    graph: Path
+    """Where the ONNX graph of the source is written."""
+    context: VerificationContext
+    calibration: ImageArray
+    user_config: ModelConfig | None
+    current_config: ModelConfig | None
+    labelled: LabelledSet | None
+    report: ProgressCallback
+
+    def plan(self, request: ExportRequest, builder: ArtifactBuilder, folder: Path | None = None) -> ExportPlan:
+        """Plan a version in one format and precision.
+
+        folder: the version folder to write into; None is the one that is published. Raises InputError or
+        ExternalError where the build cannot succeed here, CheckFailedError where the server could not load it.
+        """
+        staged, precision = self.staged, request.target.precision
+        folder, max_batch = folder or staged.version_folder, self.context.max_batch
+        job = BuildJob(self.source, self.graph, precision, folder, max_batch, request.opt_batch, self.report)
+        builder.check_job(job)
+        check_build(builder.expected_build_record(job), image_for(request.repository), request.force)
+        planned = ExportPlan(
+            request=request,
+            builder=builder,
+            job=job,
+            context=self.context,
+            calibration=self.calibration,
+            user_config=self.user_config,
+            current_config=self.current_config,
+            other_versions=versions_of(request.repository / self.source.spec.name),
+            staged=staged,
+            labelled=self.labelled,
+        )
+        config, _ = planned.serving_files(job)
+        preferred = tuple(configured_batch_sizes(config))
+        return replace(planned, context=replace(planned.context, preferred=preferred))
+
+
 @contextmanager
 def plan(request: ExportRequest, report: ProgressCallback) -> Iterator[ExportPlan]:
     """Plan an export. The repository is locked until the block ends; without an error the version is published then.
@@ -80,6 +129,13 @@ def plan(request: ExportRequest, report: ProgressCallback) -> Iterator[ExportPla
     """
     check_can_write(request.report)
     source = source_of(request)
+    builder = builder_of(request, source)
+    with prepare(request, source, report) as prepared:
+        yield prepared.plan(request, builder)
+
+
+def builder_of(request: ExportRequest, source: Source) -> ArtifactBuilder:
+    """The builder of the requested format. Raises InputError or ExternalError where it cannot build the source here."""
     serving_image = image_for(request.repository)
     image = (request.image or serving_image) if request.in_container else None
     builder = builder_for(request.target.format, request.build, image)
@@ -92,36 +148,38 @@ def plan(request: ExportRequest, report: ProgressCallback) -> Iterator[ExportPla
             "option out, or export the fp32 model",
             code="option.source_is_reduced",
         )
-    check_companion_names(request.repository, source.spec.name, request.encoded)
     if request.target.record is ONNX and source.precision == "bf16" and not request.uses_tensorrt:
         raise InputError(f"{source.path.name} is in bf16: {ONNX_BF16}", code="onnx.bf16_kernels")
-    user_config, _ = configs_of(request, source.spec.name)
+    return builder
+
+
+@contextmanager
+def prepare(request: ExportRequest, source: Source, report: ProgressCallback) -> Iterator[Preparation]:
+    """Prepare the next version of a model; the format and precision of the request are not used.
+
+    The repository is locked until the block ends; without an error the version is published then. Raises InputError.
+    """
+    name = source.spec.name
+    check_companion_names(request.repository, name, request.encoded)
+    user_config, _ = configs_of(request, name)
     labelled = LabelledSet.read(source, request.data, request.masks)
-    with publication(request.repository, source.spec.name) as staged, tempfile.TemporaryDirectory() as scratch:
-        _, current_config = configs_of(request, source.spec.name)  # now that no other builder can change it
-        max_batch = largest_batch(request, user_config, current_config)
+    with publication(request.repository, name) as staged, tempfile.TemporaryDirectory() as scratch:
+        _, current_config = configs_of(request, name)  # now that no other builder can change it
         golden = select_golden(source.spec, source.golden, request.images)
         chosen, preprocess = request.calibration, source.spec.preprocess
         calibration = golden if chosen is None else golden_from_images(chosen, preprocess)
-        precision, folder = request.target.precision, staged.version_folder
-        job = BuildJob(source, Path(scratch) / ONNX.file, precision, folder, max_batch, request.opt_batch, report)
-        builder.check_job(job)
-        check_build(builder.expected_build_record(job), serving_image, request.force)
-        planned = ExportPlan(
-            request=request,
-            builder=builder,
-            job=job,
+        max_batch = largest_batch(request, user_config, current_config)
+        yield Preparation(
+            source=source,
+            staged=staged,
+            graph=Path(scratch) / ONNX.file,
             context=verification_context(source, golden, max_batch, request.limits),
             calibration=calibration.images,
             user_config=user_config,
             current_config=current_config,
-            other_versions=versions_of(request.repository / source.spec.name),
-            staged=staged,
             labelled=labelled,
+            report=report,
         )
-        config, _ = planned.serving_files(job)
-        preferred = tuple(configured_batch_sizes(config))
-        yield replace(planned, context=replace(planned.context, preferred=preferred))
 
 
 def source_of(request: ExportRequest | VerifyRequest) -> Source:

@@ -10,6 +10,7 @@ from tritonkit.checkpoint import read_spec
 from tritonkit.errors import InputError
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.optimization import Optimization
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ONNX, format_of, known_formats
 from tritonkit.runtimes.tensorrt_plan import PlanHeader
@@ -30,6 +31,8 @@ class ShowResult(Frozen):
     versions: tuple[int, ...] = ()
     verdict: Verdict | None = None
     manifest: Manifest | None = None
+    optimization: Optimization | None = None
+    """Why `builder optimize` chose this version."""
 
 
 def show(path: Path) -> ShowResult:
@@ -74,4 +77,5 @@ def _show_version(folder: Path, versions: tuple[int, ...]) -> ShowResult:
         versions=versions,
         verdict=Verdict.read(folder),
         manifest=Manifest.read(folder),
+        optimization=Optimization.read(folder),
     )

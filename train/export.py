@@ -7,7 +7,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +19,7 @@ from tritonkit.plugins import VARIABLE
 from tritonkit.remotes import local_path
 from tritonkit.runtimes.formats import OPENVINO, Target
 from tritonkit.runtimes.tensorrt_plan import find_tensorrt
+from tritonkit.system.commands import find_command
 from tritonkit.system.console import warn
 from tritonkit.system.files import atomic_write, check_can_write
 
@@ -52,8 +52,7 @@ def check_can_export(export: ExportOptions) -> None:
 
 def builder_command() -> Path:
     """Find the `builder` command of this installation. Raises ConfigError if it is missing."""
-    installed = Path(sys.executable).with_name("builder")
-    command = str(installed) if installed.is_file() else shutil.which("builder")
+    command = find_command("builder")
     if command is None:
         raise ConfigError(
             "export: there is no `builder` command; install it with: pip install 'tritonkit[builder]'",

@@ -245,17 +245,22 @@ class RetentionOptions(RepositoryOptions):
     """Number of versions to keep; older ones are deleted, unless they are marked or served."""
 
 
-class PublicationOptions(RetentionOptions):
-    """How a version is published."""
+class VersionOptions(RetentionOptions):
+    """What is published as the next version."""
 
     name: str | None = None
     """The name of the model in the repository."""
     max_batch: BatchSize | None = None
     """Largest batch to verify and serve; default: as before, or 32."""
-    force: bool = False
-    """Publish although the verdict failed; the verdict records it."""
     encoded: bool = True
     """Also publish NAME_encoded, which takes JPEG, PNG and WebP files."""
+
+
+class PublicationOptions(VersionOptions):
+    """How a version is published."""
+
+    force: bool = False
+    """Publish although the verdict failed; the verdict records it."""
 
 
 class OutputOptions(Options):
@@ -267,7 +272,7 @@ class OutputOptions(Options):
     """Segmentation of two labels: output the foreground probability too."""
 
 
-class VerificationOptions(Options):
+class VerdictOptions(Options):
     """What a verdict is measured on, and its limits."""
 
     panel: ClassVar[str | None] = "Verification"
@@ -287,21 +292,12 @@ class VerificationOptions(Options):
         CommandLine(metavar="NAME=NUMBER"),
     ] = ()
     """Replace a limit: decisions=0.98, or fp16.relative=0.1 for one precision."""
-    report: Annotated[UserPath | None, CommandLine(metavar="FILE.html")] = None
-    """Write the verdict as a page, also if it fails."""
 
     @field_validator("masks")
     @classmethod
     def _check_masks(cls, value: Path | str | None, info: ValidationInfo) -> Path | str | None:
         if value is not None and info.data.get("data") is None:
             raise option_error("are the masks of labelled images; add `data`", code="option.no_effect")
-        return value
-
-    @field_validator("report")
-    @classmethod
-    def _check_report(cls, value: Path | None) -> Path | None:
-        if value is not None and value.suffix != ".html" and not value.is_dir():
-            raise option_error("expected a name that ends in .html", code="output.not_html")
         return value
 
     @property
@@ -319,6 +315,23 @@ class VerificationOptions(Options):
             )
             for precision, limits in LIMITS.items()
         }
+
+
+def _html_page(path: Path) -> Path:
+    if path.suffix != ".html" and not path.is_dir():
+        raise option_error("expected a name that ends in .html", code="output.not_html")
+    return path
+
+
+HtmlPage = Annotated[UserPath, AfterValidator(_html_page)]
+"""The name of a page to write."""
+
+
+class VerificationOptions(VerdictOptions):
+    """What a verdict is measured on, its limits, and its page."""
+
+    report: Annotated[HtmlPage | None, CommandLine(metavar="FILE.html")] = None
+    """Write the verdict as a page, also if it fails."""
 
 
 class ReductionOptions(Options):

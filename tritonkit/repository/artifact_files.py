@@ -8,6 +8,7 @@ from tritonkit.golden import GOLDEN_FILE
 from tritonkit.remotes import is_address, local_path
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.optimization import Optimization
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import format_of
 from tritonkit.spec import ModelSpec
@@ -27,5 +28,5 @@ def local_artifact(location: str | Path, *others: str) -> Path:
     names = [PurePosixPath(name).with_suffix(".golden.npz").name, GOLDEN_FILE] if name else []
     if record is not None:
         weights = [PurePosixPath(name).with_suffix(record.weights_suffix).name] if record.weights_suffix else []
-        names += [*weights, Verdict.FILE, Manifest.FILE, BuildRecord.FILE, ModelSpec.FILE]
+        names += [*weights, Verdict.FILE, Manifest.FILE, BuildRecord.FILE, Optimization.FILE, ModelSpec.FILE]
     return local_path(location, (*names, *others))

@@ -26,8 +26,10 @@ from tritonkit.repository.file import RepositoryFile
 from tritonkit.repository.finding import Finding, error, warning
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.model_folder import ModelFolder, VersionFolder, find_models
+from tritonkit.repository.optimization import Optimization
 from tritonkit.repository.reexport_command import reexport_command
 from tritonkit.repository.staging import interrupted_exports
+from tritonkit.repository.tuning.record import TuningRecord
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import TRT, is_model_file, known_formats
 from tritonkit.spec import METADATA_KEY, ModelSpec
@@ -295,8 +297,10 @@ def _unreadable(file: type[RepositoryFile], version: VersionFolder, scope: LintS
 
 
 def check_verdicts(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
-    """Check that each version passed its verdict, on a CPU that computes as this one does."""
+    """Check that each version passed its verdict, on a CPU that computes as this one does; and how it was chosen."""
     for version in scope.versions(model) if model.is_published else ():
+        if fault := _unreadable(Optimization, version, scope):
+            yield fault
         if fault := _unreadable(Verdict, version, scope):
             yield fault
             continue
@@ -321,6 +325,14 @@ def check_verdicts(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
         known = next((known for known in known_formats() if known.name == verdict.format), None)
         if known is not None and "cpu" in known.runs_on:
             yield from int8_findings(version.path / known.file, verdict.exact_int8, adds_int8_exactly())
+
+
+def check_tuning(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
+    """Check that the evidence of a tuned configuration can be read; without it, the tuning cannot be undone."""
+    try:
+        TuningRecord.read(model.path)
+    except TritonkitError as reason:
+        yield warning(model.path / TuningRecord.FILE, str(reason), "delete it", code=reason.code)
 
 
 def check_plans(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
@@ -361,5 +373,6 @@ CHECKS: tuple[Check, ...] = (
     check_files,
     check_verdicts,
     check_plans,
+    check_tuning,
 )
 """The checks of both commands, in the order of their findings."""

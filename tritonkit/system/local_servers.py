@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from tritonkit.errors import InputError
 from tritonkit.spec import Frozen
@@ -24,7 +24,10 @@ class LocalServer(Frozen, extra="ignore"):
     repository: Path
     host: str
     grpc_port: int
+    http_port: int = 0
     security: dict[str, Any] = {}
+    tokens: dict[str, str | None] = Field(default={}, repr=False)
+    """The tokens of the server, as `RequestTokens`."""
 
     @property
     def url(self) -> str:
@@ -39,6 +42,7 @@ class LocalServer(Frozen, extra="ignore"):
 
 class _State(Frozen, extra="ignore"):
     options: LocalServer
+    tokens: dict[str, str | None] = {}
 
 
 def state_folder() -> Path:
@@ -53,10 +57,16 @@ def recorded_servers() -> list[LocalServer]:
     servers = []
     for path in sorted(state_folder().glob(f"*/{STATE_FILE}")):
         try:
-            servers.append(_State.model_validate_json(path.read_bytes()).options)
+            state = _State.model_validate_json(path.read_bytes())
+            servers.append(state.options.model_copy(update={"tokens": state.tokens}))
         except (OSError, ValidationError):  # another user's file, or one that is being removed
             continue
     return servers
+
+
+def recorded_server_at(port: int) -> LocalServer | None:
+    """Return the server that was started with this gRPC or HTTP port on this machine; None if there is none."""
+    return next((server for server in recorded_servers() if port in (server.grpc_port, server.http_port)), None)
 
 
 def default_url(usual: str = DEFAULT_URL) -> str:

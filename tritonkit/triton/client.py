@@ -137,6 +137,14 @@ class Statistics(NamedTuple):
         return _mean_us(self.request_ns, self.requests - self.failures)
 
 
+class BatchTimes(NamedTuple):
+    """The executions of batches of one size."""
+
+    executions: int = 0
+    total_ns: int = 0
+    """Their time on an instance: gathering the inputs, running the model, writing the responses."""
+
+
 class InferResult(NamedTuple):
     """The outputs of a request, and the model version that computed them."""
 
@@ -173,6 +181,11 @@ class TritonClient:
         use_shared_memory = self.connection.shared_memory and self.connection.address.is_loopback
         self._shared_memory = SharedMemoryPool(RegionRegistry(self._transport)) if use_shared_memory else None
 
+    @property
+    def uses_shared_memory(self) -> bool:
+        """Whether the server has mapped shared memory of this client."""
+        return self._shared_memory is not None and self._shared_memory.is_used
+
     def is_ready(self) -> bool:
         """Whether the server reports that it is ready."""
         return bool(self._transport.call("send its state", "is_server_ready", timeout_s=_CONTROL_TIMEOUT_S))
@@ -201,12 +214,29 @@ class TritonClient:
         rows = document.get("model_stats", [])
         return {(row["name"], str(row["version"])): _statistics_from_row(row) for row in rows}
 
-    def load(self, model: str) -> None:
+    def batch_times(self, model: str) -> dict[int, BatchTimes]:
+        """Return the executions of all loaded versions of a model since they were loaded, by batch size in images."""
+        action = f"read the statistics of {model!r}"
+        document = self._read(action, "get_inference_statistics", model, "", timeout_s=_CONTROL_TIMEOUT_S)
+        times: dict[int, BatchTimes] = {}
+        for entry in (entry for row in document.get("model_stats", []) for entry in row.get("batch_stats", [])):
+            size = int(entry.get("batch_size", 0))
+            steps = [entry.get(f"compute_{step}", {}) for step in ("input", "infer", "output")]
+            earlier = times.get(size, BatchTimes())
+            times[size] = BatchTimes(
+                earlier.executions + int(steps[1].get("count", 0)),
+                earlier.total_ns + sum(int(step.get("ns", 0)) for step in steps),
+            )
+        return times
+
+    def load(self, model: str, config: str | None = None) -> None:
         """Load or reload a model; the old version serves until the new one is ready.
 
+        config: JSON of a ModelConfig that replaces the one of the repository. It stays until the model's files change,
+        it is unloaded, or another `config` is loaded: Triton ignores a load without `config` of unchanged files.
         Raises CheckFailedError with Triton's reason when the model fails to load.
         """
-        self._change("load", model)
+        self._change("load", model, **({} if config is None else {"config": config}))
 
     def unload(self, model: str) -> None:
         """Unload a model and the ensembles that need it. Requests in flight are completed."""
@@ -323,12 +353,12 @@ class TritonClient:
         response = result.get_response()
         return result, str(response["model_version"] if self.protocol == "http" else response.model_version)
 
-    def _change(self, action: str, model: str) -> None:
+    def _change(self, action: str, model: str, **options: Any) -> None:
         from tritonclient.utils import InferenceServerException
 
         check_model_name(model)
         try:
-            self._transport.call(f"{action} {model}", f"{action}_model", model, admin=True)
+            self._transport.call(f"{action} {model}", f"{action}_model", model, admin=True, **options)
         except (CertificateError, DeadlineError, TokenError, UnreachableError):
             raise  # Triton did not handle the model
         except TritonkitError as error:

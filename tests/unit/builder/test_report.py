@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from builder.verification.report_images import collect_answers as collect_report
 from builder.verification.verifier import verify_runner
 from tests import task_specs
 from tests.fixture_types import NetworkOf
+from tests.html_pages import Balanced
 from tritonkit.comparison import Comparison, infer_in_batches
 from tritonkit.comparison_inputs import with_changed_colors
 from tritonkit.errors import Problem
@@ -30,27 +30,9 @@ from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.spec import Outputs, TaskSpec
 from tritonkit.tasks import task_of
 
-VOID = {"meta", "img", "br"}
 ESCAPED = TaskSpec(task="multiclass", labels=("<b>cat</b>", "dog", "bird"))
 TASK_SPECS = {**task_specs.TASK_SPECS, "multiclass": ESCAPED}
 PASSED = Verdict(passed=True, precision="fp16", images="9 pictures", max_batch=4, limits=LIMITS["fp16"])
-
-
-class Balanced(HTMLParser):
-    """Finds tags that are not closed."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.feed(page)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from tritonkit.errors import ArtifactError
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.file import RepositoryFile
 from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.tuning.record import TuningRecord
 from tritonkit.repository.verdict import Verdict
 
 
@@ -34,6 +35,7 @@ def test_a_file_that_was_written_is_read_again_and_leaves_its_hard_links_alone(t
         (Verdict, "repository.unreadable_verdict"),
         (BuildRecord, "build.record"),
         (Mark, "repository.mark"),
+        (TuningRecord, "repository.unreadable_tuning"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_code(tmp_path: Path, kind: type[RepositoryFile], code: str) -> None:

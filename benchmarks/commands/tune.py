@@ -1,0 +1,184 @@
+"""`bench tune`: find the settings of a served model that are fastest under a latency bound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from benchmarks.commands.run import ImagesOption, ModelArgument, ShapeOption, UrlOption
+from tritonkit.errors import InputError
+from tritonkit.system.console import JsonOption, duration, print_json, print_text, reports_errors, table
+
+if TYPE_CHECKING:
+    from benchmarks.tuning.tune import TuningPlan, TuningResult
+
+P99Option = Annotated[
+    float | None, typer.Option("--p99-ms", min=0.01, help="The bound: 99 % of the requests must be faster.")
+]
+MinutesOption = Annotated[float, typer.Option(min=0.1, help="Measuring time of the whole search.")]
+TargetOption = Annotated[
+    Literal["throughput", "latency"],
+    typer.Option(
+        help="throughput: most images/s at any --concurrency that keeps the bound; latency: lowest p50 at one "
+        "--concurrency."
+    ),
+]
+TuneConcurrencyOption = Annotated[
+    str | None,
+    typer.Option(metavar="N|A:B|A,B,...", help="Requests in flight. Default: 1:32 for throughput, 1 for latency."),
+]
+BatchOption = Annotated[int, typer.Option(min=1, help="Images in each request.")]
+RepositoryOption = Annotated[Path | None, typer.Option(help="The served model repository. Default: the server's.")]
+CoresOption = Annotated[int | None, typer.Option(min=1, help="Cores of the server. Default: those of this machine.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Measure, but change no file.")]
+UndoOption = Annotated[bool, typer.Option("--undo", help="Restore the config.pbtxt before the last `bench tune`.")]
+
+
+@reports_errors
+def tune(
+    model: ModelArgument,
+    p99_ms: P99Option = None,
+    minutes: MinutesOption = 5.0,
+    target: TargetOption = "throughput",
+    url: UrlOption = None,
+    concurrency: TuneConcurrencyOption = None,
+    batch: BatchOption = 1,
+    images: ImagesOption = None,
+    shape: ShapeOption = None,
+    repository: RepositoryOption = None,
+    cores: CoresOption = None,
+    dry_run: DryRunOption = False,
+    undo: UndoOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the settings of a served model that are fastest while p99 stays within a bound, and write them.
+
+    Tried are max_batch_size, the queue delay, instances, threads, preferred batch sizes, and CUDA graphs. First a
+    simulation of Triton's dynamic batcher, fed with measured times of batches, ranks all settings; then the best few
+    are measured on the server through its load API. The winner is written to config.pbtxt, with the evidence in
+    tuning.json. While it runs, the server serves the model with the settings being tried.
+
+    Stopped by Ctrl-C or killed, the same command continues. Exit code 1 if no settings keep the bound.
+
+    Examples:
+
+        bench tune cats --p99-ms 50 --minutes 5
+
+        bench tune cats --p99-ms 20 --minutes 3 --target latency --concurrency 4
+
+        bench tune cats --p99-ms 50 --dry-run --json
+
+        bench tune cats --undo
+    """
+    from benchmarks.tuning.tune import undo_tuning
+    from tritonkit.system.local_servers import default_url
+
+    url = url or default_url()
+    if undo:
+        record = undo_tuning(url, model, repository)
+        if as_json:
+            print_json({"undone": list(record.previous), "restored": record.replaced, "removed": record.winner})
+        else:
+            print_text(f"{model}: {record.winner.words()} replaced by {record.replaced.words()}, as before; loaded")
+        return
+    plan = _plan(model, url, p99_ms, minutes, target, concurrency, batch, images, shape, repository, cores, dry_run)
+    result = _tune_with_progress(plan)
+    if as_json:
+        print_json(result)
+    else:
+        print_result(result)
+
+
+def _plan(
+    model: str,
+    url: str,
+    p99_ms: float | None,
+    minutes: float,
+    target: Literal["throughput", "latency"],
+    concurrency: str | None,
+    batch: int,
+    images: str | None,
+    shape: list[str] | None,
+    repository: Path | None,
+    cores: int | None,
+    dry_run: bool,
+) -> TuningPlan:
+    from benchmarks.inputs import parse_shapes
+    from benchmarks.load.options import concurrency_levels
+    from benchmarks.tuning.tune import TuningPlan
+    from tritonkit.remotes import local_path
+    from tritonkit.repository.tuning.record import TuningGoal
+
+    if p99_ms is None:
+        raise InputError("--p99-ms is missing: the bound that p99 must keep", code="option.p99_missing")
+    levels = concurrency_levels(concurrency or ("1:32" if target == "throughput" else "1"))
+    if target == "latency" and len(levels) > 1:
+        raise InputError(
+            f"--target latency compares p50 at one load: expected one --concurrency, got {concurrency}",
+            code="option.latency_levels",
+        )
+    return TuningPlan(
+        model=model,
+        url=url,
+        goal=TuningGoal(target=target, p99_ms=p99_ms, concurrency=levels, batch=batch),
+        minutes=minutes,
+        repository=repository,
+        images=None if images is None else local_path(images),
+        shapes=parse_shapes(shape or []),
+        cores=cores,
+        write=not dry_run,
+    )
+
+
+def _tune_with_progress(plan: TuningPlan) -> TuningResult:
+    """Run a search with a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from benchmarks.tuning.tune import tune as run_search
+
+    columns = (BarColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("connecting", total=1.0)
+        return run_search(plan, lambda text, share: progress.update(task, description=text, completed=share))
+
+
+def print_result(result: TuningResult) -> None:
+    """Show the measured settings, the best first, and what was changed."""
+    goal = result.goal
+    rows = []
+    trials = [trial for trial in result.trials if trial.best is not None]
+    trials.sort(key=lambda trial: (not trial.keeps_bound, -trial.best.images_per_s if trial.best else 0))
+    for trial in trials:
+        best, predicted = result.confirmed.get(trial.settings.words(), trial.best), trial.predicted
+        if best is None:
+            continue
+        marks = ["current"] if trial.settings == result.current.settings else []
+        marks += ["winner"] if trial.settings == result.winner else []
+        marks += [] if best.p99_ms <= goal.p99_ms else ["above the bound"]
+        rows.append(
+            [
+                trial.settings.words(),
+                str(best.concurrency),
+                f"{best.images_per_s:.1f}",
+                "" if predicted is None else f"{predicted.images_per_s:.1f}",
+                f"{best.p50_ms:.1f}",
+                f"{best.p99_ms:.1f}",
+                "" if predicted is None else f"{predicted.p99_ms:.1f}",
+                ", ".join(marks),
+            ]
+        )
+    table(["settings", "concurrency", "images/s", "predicted", "p50 ms", "p99 ms", "predicted", ""], rows)
+    for trial in result.trials:
+        if trial.failed:
+            print_text(f"failed: {trial.settings.words()}: {trial.failed}")
+    print_text(
+        f"{result.model}: {len(result.trials)} of {result.predicted_settings} settings measured in "
+        f"{duration(result.seconds)}, for {goal.target} with p99 within {goal.p99_ms:g} ms"
+    )
+    print_text(f"winner: {result.winner.words()}: {result.figures.images_per_s:.1f} images/s")
+    if result.difference:
+        print_text(result.difference)
+    print_text(f"written: {result.written}" if result.written else f"nothing written: {result.not_written}")

@@ -1,0 +1,126 @@
+"""How long a batch takes on an instance: measured by the server's statistics, and estimated for other instances.
+
+A model is measured with a few numbers of instances and threads. For others the time of the nearest measured ones is
+scaled: threads by Amdahl's law, and instances by their share of the cores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+
+from benchmarks.tuning.simulation import Floats
+from benchmarks.tuning.space import Workers
+from tritonkit.spec import Frozen
+from tritonkit.triton.client import BatchTimes
+
+_SERIAL_SHARES = np.linspace(0, 1, 21)
+_CONTENTION = 0.1
+"""Assumed cost of each thread beyond the cores, as a share of the time, where it was not measured."""
+
+
+class BatchCurve(Frozen):
+    """The time of a batch for one number of instances and threads."""
+
+    instances: int
+    threads: int | None
+    sizes: tuple[int, ...]
+    """Measured batch sizes in images, ascending."""
+    seconds: tuple[float, ...]
+    """Their mean time while all instances run; never falls."""
+    alone: float = 1.0
+    """The time while no other instance runs, as a share of that."""
+    overhead_s: float = 0.0
+    """Mean latency outside the server's queue and instances: network, client, request handling."""
+    spacing_s: float = 0.0
+    """CPU time of the client for one request."""
+    jitter: float = 0.0
+    """Standard deviation of the logarithm of a batch's time."""
+
+    @property
+    def workers(self) -> Workers:
+        """Instances and threads."""
+        return Workers(self.instances, self.threads)
+
+    @classmethod
+    def from_times(cls, workers: Workers, loaded: Mapping[int, BatchTimes], **further: float) -> Self:
+        """Make a curve of the statistics of a level that keeps all instances busy."""
+        measured = {size: times for size, times in sorted(loaded.items()) if times.executions > 0}
+        # A size that came once or twice says little beside sizes that came often.
+        common = max(times.executions for times in measured.values())
+        kept = {size: times for size, times in measured.items() if times.executions >= min(3, common)}
+        means = [times.total_ns / times.executions / 1e9 for times in kept.values()]
+        return cls(
+            instances=workers.instances,
+            threads=workers.threads,
+            sizes=tuple(kept),
+            seconds=tuple(np.maximum.accumulate(means).tolist()),
+            **further,
+        )
+
+    def table(self, largest: int) -> Floats:
+        """Return the time of 0 to `largest` images, in seconds: straight lines between the measured sizes."""
+        sizes, seconds = [0, *self.sizes], [0.0, *self.seconds]
+        wanted = np.arange(largest + 1)
+        slope = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])
+        below = self.seconds[0] * wanted / self.sizes[0]  # of a size below the first, a share of its time
+        table = np.interp(wanted, sizes, seconds)
+        table = np.where(wanted < self.sizes[0], np.maximum(below, 0), table)
+        return np.where(wanted > sizes[-1], seconds[-1] + slope * (wanted - sizes[-1]), table)
+
+
+class CurveModel:
+    """Curves of measured workers, and estimates for others."""
+
+    def __init__(self, curves: Sequence[BatchCurve], cores: int) -> None:
+        self.curves, self._cores = {curve.workers: curve for curve in curves}, cores
+        self._serial = self._fit_serial_share()
+
+    def curve(self, workers: Workers) -> BatchCurve:
+        """Return the curve of instances and threads."""
+        if workers in self.curves:
+            return self.curves[workers]
+        nearest = min(self.curves, key=lambda known: _distance(known, workers))
+        scale = self._relative_time(workers) / self._relative_time(nearest)
+        known = self.curves[nearest]
+        return known.model_copy(
+            update={
+                "instances": workers.instances,
+                "threads": workers.threads,
+                "seconds": tuple(second * scale for second in known.seconds),
+                "alone": self._relative_time(workers, alone=True) / self._relative_time(workers),
+            }
+        )
+
+    def _relative_time(self, workers: Workers, alone: bool = False, serial: float | None = None) -> float:
+        """Return the time of a batch in units of its time on one core."""
+        serial = self._serial if serial is None else serial
+        threads = workers.threads or max(1, self._cores // workers.instances)
+        busy = 1 if alone else workers.instances
+        cores = min(threads, self._cores / busy)
+        excess = max(0.0, busy * threads / self._cores - 1)
+        return (serial + (1 - serial) / cores) * (1 + _CONTENTION * excess)
+
+    def _fit_serial_share(self) -> float:
+        """Return the serial share of Amdahl's law that explains the measured curves best."""
+        first = [curve.seconds[-1] / curve.sizes[-1] for curve in self.curves.values()]
+        if len(first) < 2:
+            return 0.1
+
+        def spread(serial: float) -> float:
+            ratios = [
+                math.log(second / self._relative_time(workers, serial=serial))
+                for second, workers in zip(first, self.curves, strict=True)
+            ]
+            return float(np.std(ratios))
+
+        return float(min(_SERIAL_SHARES, key=spread))
+
+
+def _distance(first: Workers, second: Workers) -> float:
+    return math.hypot(
+        math.log2(first.instances / second.instances), math.log2((first.threads or 1) / (second.threads or 1))
+    )

@@ -1,0 +1,145 @@
+"""Predicted figures of all settings in a search space, ranked, and corrected by what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from benchmarks.tuning.curves import CurveModel
+from benchmarks.tuning.simulation import Configurations, simulate_closed
+from benchmarks.tuning.space import Workers
+from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningTrial
+from tritonkit.repository.tuning.settings import ServingSettings
+
+_P99_MARGIN = 0.95
+"""Predicted p99 must stay below this share of the bound: a setting at the bound itself fails half the time."""
+
+
+def predict(
+    settings: Sequence[ServingSettings], curves: CurveModel, goal: TuningGoal
+) -> dict[ServingSettings, tuple[Figures, ...]]:
+    """Simulate all settings at every level of the load."""
+    configurations = _configurations(settings, curves, goal.batch)
+    jitter = float(np.median([curve.jitter for curve in curves.curves.values()]))
+    by_level = []
+    for concurrency in goal.concurrency:
+        predictions = simulate_closed(configurations, concurrency, jitter)
+        by_level.append(
+            [
+                Figures(concurrency=concurrency, images_per_s=rate * goal.batch, p50_ms=p50 * 1e3, p99_ms=p99 * 1e3)
+                for rate, p50, p99 in zip(
+                    predictions.requests_per_s.tolist(),
+                    predictions.p50_s.tolist(),
+                    predictions.p99_s.tolist(),
+                    strict=True,
+                )
+            ]
+        )
+    return dict(zip(settings, zip(*by_level, strict=True), strict=True))
+
+
+def _configurations(settings: Sequence[ServingSettings], curves: CurveModel, batch: int) -> Configurations:
+    """Describe settings to the simulation, whose sizes count requests of `batch` images."""
+    chosen = [curves.curve(workers_of(entry)) for entry in settings]
+    requests = [1 if entry.delay_us is None else max(1, entry.max_batch // batch) for entry in settings]
+    largest = max(requests)
+    tables = {curve.workers: curve.table(largest * batch)[::batch] for curve in chosen}
+    return Configurations(
+        max_requests=np.array(requests),
+        delay_s=np.array([(entry.delay_us or 0) / 1e6 for entry in settings]),
+        instances=np.array([entry.instances for entry in settings]),
+        batch_s=np.stack([tables[curve.workers] for curve in chosen]),
+        alone=np.array([curve.alone for curve in chosen]),
+        overhead_s=np.array([curve.overhead_s for curve in chosen]),
+        spacing_s=np.array([curve.spacing_s for curve in chosen]),
+        preferred=tuple(
+            tuple(sorted({size // batch for size in entry.preferred if size >= batch})) for entry in settings
+        ),
+    )
+
+
+def workers_of(settings: ServingSettings) -> Workers:
+    """Return the instances and threads of settings."""
+    return Workers(settings.instances, settings.threads)
+
+
+class Ranking:
+    """The settings of a search space by their predicted figures, corrected by measured ones.
+
+    The correction is the mean ratio of measured to predicted figures with the same instances and threads.
+    """
+
+    def __init__(
+        self,
+        predicted: Mapping[ServingSettings, Sequence[Figures]],
+        trials: Iterable[TuningTrial],
+        goal: TuningGoal,
+    ) -> None:
+        self._predicted, self._goal = predicted, goal
+        self._ratios: dict[Workers, list[tuple[float, float]]] = {}
+        self._measured = set()
+        for trial in trials:
+            self._measured.add(trial.settings)
+            known = {figures.concurrency: figures for figures in predicted.get(trial.settings, ())}
+            for measured in trial.levels:
+                if (expected := known.get(measured.concurrency)) is not None and not measured.errors:
+                    self._ratios.setdefault(workers_of(trial.settings), []).append(
+                        (measured.images_per_s / expected.images_per_s, measured.p99_ms / expected.p99_ms)
+                    )
+
+    def is_measured(self, settings: ServingSettings) -> bool:
+        """Whether a trial measured these settings."""
+        return settings in self._measured
+
+    def levels(self, settings: ServingSettings) -> list[Figures]:
+        """Return the corrected figures of settings at every level."""
+        ratios = self._ratios.get(workers_of(settings)) or [ratio for rows in self._ratios.values() for ratio in rows]
+        rate, p99 = (math.exp(float(np.mean(np.log(column)))) for column in zip(*ratios or [(1, 1)], strict=True))
+        return [
+            figures.model_copy(
+                update={
+                    "images_per_s": figures.images_per_s * rate,
+                    "p50_ms": figures.p50_ms / rate,
+                    "p99_ms": figures.p99_ms * p99,
+                }
+            )
+            for figures in self._predicted.get(settings, ())
+        ]
+
+    def best(self, settings: ServingSettings) -> Figures | None:
+        """Return the corrected figures of the level that counts; None for settings outside the search space."""
+        levels = self.levels(settings)
+        return best_level(levels, self._goal, _P99_MARGIN)[0] if levels else None
+
+    def unmeasured(self) -> list[ServingSettings]:
+        """Return the settings that were not measured, the most promising first.
+
+        Those that keep the bound come first; of equal ones, those with the lower p99, then the simpler ones.
+        """
+        keys = {}
+        for settings in self._predicted:
+            if settings not in self._measured:
+                figures, keeps_bound = best_level(self.levels(settings), self._goal, _P99_MARGIN)
+                value = value_of(figures, self._goal) if keeps_bound else -figures.p99_ms
+                simplicity = (len(settings.preferred), settings.delay_us or 0, settings.instances)
+                keys[settings] = (not keeps_bound, -float(f"{value:.3g}"), figures.p99_ms, simplicity)
+        return sorted(keys, key=keys.__getitem__)
+
+
+def best_level(levels: Iterable[Figures], goal: TuningGoal, margin: float = 1.0) -> tuple[Figures, bool]:
+    """Return the level that counts, and whether it keeps `margin` of the bound.
+
+    It is the best level within the bound; if there is none, the level with the lowest p99.
+    """
+    levels = list(levels)
+    within = [figures for figures in levels if figures.p99_ms <= goal.p99_ms * margin and not figures.errors]
+    if not within:
+        return min(levels, key=lambda figures: (figures.errors > 0, figures.p99_ms)), False
+    return max(within, key=lambda figures: value_of(figures, goal)), True
+
+
+def value_of(figures: Figures, goal: TuningGoal) -> float:
+    """Return what the search maximises."""
+    return figures.images_per_s if goal.target == "throughput" else -figures.p50_ms

@@ -1,0 +1,293 @@
+"""The search: measured curves, the simulation's best settings measured for real, and a last comparison in turns."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from benchmarks.tuning.confirmation import CANDIDATES, MIN_ROUNDS, candidates, compare_in_turns
+from benchmarks.tuning.curves import BatchCurve, CurveModel
+from benchmarks.tuning.job import TuningJob
+from benchmarks.tuning.prediction import Ranking, best_level, predict, value_of, workers_of
+from benchmarks.tuning.served import WARM_UP_SHARE, MeasuredLevel, TrialServer
+from benchmarks.tuning.space import SearchSpace, Workers
+from tritonkit.errors import ExternalError, InputError, TritonkitError, UnreachableError, first_line
+from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningTrial
+from tritonkit.repository.tuning.settings import ServingSettings
+from tritonkit.triton.client import BatchTimes
+
+CURVES_SHARE = 0.4
+"""Share of the time for the current settings and the curves, at most."""
+SAMPLER_EVERY = 4
+"""Every fourth trial is Optuna's own proposal, in case the simulation is wrong about the model."""
+MAX_LEVELS = 3
+"""Levels of the load that one trial measures, at most."""
+_RESTART_S = 60.0
+
+OnProgress = Callable[[str, float], None]
+"""Called with what is being done, and the share of the time that is spent."""
+
+
+@dataclass
+class Budget:
+    """The time of a search."""
+
+    total_s: float
+    spent_s: float
+    """In earlier runs."""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def used_s(self) -> float:
+        """Seconds spent so far, in all runs."""
+        return self.spent_s + time.monotonic() - self.started
+
+    def allows(self, seconds: float, share: float = 1.0) -> bool:
+        """Whether a step of `seconds` ends within a share of the time."""
+        return self.used_s + seconds <= self.total_s * share
+
+    @property
+    def level_s(self) -> float:
+        """Duration of one level: 1 s in a search of a minute, 8 s in one of ten."""
+        return min(8.0, max(0.9, self.total_s * 0.0135))
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search, with what it needs."""
+
+    server: TrialServer
+    job: TuningJob
+    space: SearchSpace
+    goal: TuningGoal
+    current: ServingSettings
+    cores: int
+    budget: Budget
+    report: OnProgress = lambda text, share: None
+
+    def run(self) -> None:
+        """Measure until the time is used, or nothing is left to try. The job holds the results.
+
+        Raises InferenceError when the server is lost, InputError when the current settings cannot be measured.
+        """
+        self._measure_current()
+        self._measure_curves()
+        predicted = predict(list(self.space.all()), CurveModel(self.job.curves(), self.cores), self.goal)
+        while self.budget.allows(self._step_s(MAX_LEVELS) + self._comparison_s()) and self._try_next(predicted):
+            pass
+        self._confirm()
+
+    def say(self, text: str) -> None:
+        """Report the progress."""
+        best = best_trial(self.job.trials(), self.goal)
+        so_far = "" if best is None or best.best is None else f"; best: {figures_text(best.best)}"
+        self.report(f"{text}{so_far}", min(1.0, self.budget.used_s / self.budget.total_s))
+
+    def _step_s(self, levels: int) -> float:
+        """Return the expected duration of one trial, from the finished ones."""
+        level_s = self._level_s() * (1 + WARM_UP_SHARE)
+        loading = [trial.seconds - len(trial.levels) * level_s for trial in self.job.trials() if not trial.failed]
+        return max(0.0, sum(loading) / len(loading)) + levels * level_s if loading else levels * level_s
+
+    def _comparison_s(self) -> float:
+        """Return the expected duration of the last comparison."""
+        return MIN_ROUNDS * (CANDIDATES + 1) * self._step_s(1)
+
+    def _measure_current(self) -> None:
+        if self.job.current is not None:
+            return
+        self.say(f"current settings: {self.current.words()}")
+        trial, curve = self._measure(self.current, self._curve_levels(workers_of(self.current)), None)
+        if trial.failed:
+            raise InputError(f"the current settings cannot be measured: {trial.failed}", code="benchmark.untunable")
+        self.job.save_current(trial, curve)
+
+    def _measure_curves(self) -> None:
+        """Measure the curves of the instances and threads that differ most, then of those between."""
+        measured = {curve.workers for curve in self.job.curves()}
+        for workers in curve_order(self.space.workers):
+            if workers in measured:
+                continue
+            levels = self._curve_levels(workers)
+            if len(measured) > 1 and not self.budget.allows(self._step_s(len(levels)), CURVES_SHARE):
+                return
+            largest = max(self.space.max_batch)
+            chosen = self.space.choices() | {"workers": (str(workers),), "max_batch_size": (largest,)}
+            self.job.enqueue({name: values[0] for name, values in chosen.items()})
+            self._run_trial(Ranking({}, (), self.goal), levels)
+            measured = {curve.workers for curve in self.job.curves()}
+
+    def _curve_levels(self, workers: Workers) -> tuple[int, ...]:
+        """Return levels where one instance is busy, where all are, and where batches are as large as they get."""
+        most = max(self.goal.concurrency[-1], 2 * workers.instances)
+        return tuple(sorted({1, min(most, max(2 * workers.instances, 4)), most}))
+
+    def _try_next(self, predicted: Mapping[ServingSettings, Sequence[Figures]]) -> bool:
+        """Measure the most promising settings, or Optuna's proposal; False if all were measured."""
+        trials = self.job.trials()
+        ranking = Ranking(predicted, trials, self.goal)
+        unmeasured = ranking.unmeasured()
+        if not unmeasured:
+            return False
+        if len(trials) % SAMPLER_EVERY:
+            self.job.enqueue(self.space.all()[unmeasured[0]])
+        if not self._run_trial(ranking):  # the proposal was measured before
+            self.job.enqueue(self.space.all()[unmeasured[0]])
+            self._run_trial(ranking)
+        return True
+
+    def _run_trial(self, ranking: Ranking, levels: tuple[int, ...] = ()) -> bool:
+        """Measure the next settings of the job; False if they were measured before.
+
+        levels: those to measure, which give a curve; by default the best predicted one and its neighbours.
+        """
+        trial, chosen = self.job.ask()
+        settings = self.space.settings(chosen)
+        if ranking.is_measured(settings):
+            self.job.skip(trial)
+            return False
+        self.say(settings.words())
+        measured, curve = self._measure(settings, levels, ranking.best(settings))
+        if measured.best is not None:
+            at_best = [row for row in ranking.levels(settings) if row.concurrency == measured.best.concurrency]
+            measured = measured.model_copy(update={"predicted": at_best[0] if at_best else None})
+        self.job.tell(trial, measured, None if measured.best is None else value_of(measured.best, self.goal), curve)
+        return True
+
+    def _confirm(self) -> None:
+        """Compare the best settings with the current ones in turns, while time is left."""
+        current = self.job.current
+        if current is None:
+            return
+        compared = candidates(self.job.trials(), current, self.goal)
+        while len(compared) > 2 and not self.budget.allows(MIN_ROUNDS * len(compared) * self._step_s(1)):
+            compared.pop()
+        if len(compared) == 1:
+            return
+
+        def measure(settings: ServingSettings, concurrency: int) -> Figures:
+            self.say(f"in turns: {settings.words()}")
+            with self._counted_time():
+                self.server.load(settings)
+                return self.server.measure(concurrency, self.goal.batch, self._level_s()).figures
+
+        def has_time() -> bool:
+            return self.budget.allows(len(compared) * self._step_s(1))
+
+        compare_in_turns(compared, self.goal, self.job, measure, has_time)
+
+    def _measure(
+        self, settings: ServingSettings, levels: tuple[int, ...], expected: Figures | None
+    ) -> tuple[TuningTrial, BatchCurve | None]:
+        """Load and measure settings. A configuration that fails to load, or whose model dies, is a failed trial."""
+        started, failed = time.monotonic(), None
+        rows: list[MeasuredLevel] = []
+        with self._counted_time():
+            try:
+                self.server.load(settings)
+                source = iter(levels) if levels else self._climb(rows, expected)
+                for concurrency in source:
+                    rows.append(self.server.measure(concurrency, self.goal.batch, self._level_s()))
+            except ExternalError as error:
+                failed = first_line(error)
+                if isinstance(error, UnreachableError):
+                    self.server.wait_until_ready(_RESTART_S)
+            except TritonkitError as error:
+                failed = first_line(error)
+        if not rows:
+            return TuningTrial(settings=settings, failed=failed or "no level ended", seconds=_since(started)), None
+        counted = [row.figures for row in rows if row.figures.concurrency in self.goal.concurrency]
+        best, keeps_bound = best_level(counted, self.goal) if counted else (None, False)
+        trial = TuningTrial(
+            settings=settings,
+            levels=tuple(counted),
+            best=best,
+            keeps_bound=keeps_bound,
+            failed=failed,
+            seconds=_since(started),
+        )
+        return trial, None if failed or not levels else curve_of(workers_of(settings), rows, self.goal.batch)
+
+    def _level_s(self) -> float:
+        """A level should last for some responses even where each takes as long as the bound."""
+        return min(2 * self.budget.level_s, max(self.budget.level_s, 5 * self.goal.p99_ms / 1e3))
+
+    def _climb(self, rows: Sequence[MeasuredLevel], expected: Figures | None) -> Iterator[int]:
+        """Yield the predicted best level, then its neighbours: higher ones while the bound holds, else lower ones."""
+        levels = self.goal.concurrency
+        start = levels.index(expected.concurrency) if expected is not None else len(levels) // 2
+        yield levels[start]
+        held = rows[-1].figures.p99_ms <= self.goal.p99_ms
+        step = 1 if held else -1
+        for index in range(start + step, -1 if step < 0 else len(levels), step):
+            if len(rows) >= MAX_LEVELS:
+                return
+            last = rows[-1].figures
+            # A level that doubles the load about doubles the latency.
+            if held and last.p99_ms * levels[index] / last.concurrency > self.goal.p99_ms * 1.1:
+                return
+            yield levels[index]
+            if (rows[-1].figures.p99_ms <= self.goal.p99_ms) != held:
+                return
+
+    @contextmanager
+    def _counted_time(self) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.job.add_spent(_since(started))
+
+
+def curve_of(workers: Workers, rows: Sequence[MeasuredLevel], batch: int) -> BatchCurve | None:
+    """Make the curve of one configuration; rows: its levels, the first with one request in flight."""
+    alone, loaded = rows[0], rows[1:] or rows
+    times: dict[int, BatchTimes] = {}
+    for row in [*loaded, *(rows if workers.instances == 1 else ())]:
+        for size, counted in row.batches.items():
+            earlier = times.get(size, BatchTimes())
+            times[size] = BatchTimes(earlier.executions + counted.executions, earlier.total_ns + counted.total_ns)
+    single = alone.batches.get(batch, BatchTimes())
+    if not single.executions or not any(counted.executions for counted in times.values()):
+        return None
+    times.setdefault(batch, single)
+    alone_s = single.total_ns / single.executions / 1e9
+    latency = alone.level.latency
+    busiest = max(rows, key=lambda row: row.figures.images_per_s).level
+    curve = BatchCurve.from_times(
+        workers,
+        times,
+        overhead_s=max(0.0, latency.mean_ms / 1e3 - alone_s),
+        spacing_s=busiest.client_cores / busiest.requests_per_s,
+        jitter=min(0.3, max(0.0, math.log(latency.p90_ms / latency.p50_ms) / 1.2816)),
+    )
+    ratio = 1.0 if workers.instances == 1 else min(1.0, alone_s / float(curve.table(batch)[batch]))
+    return curve.model_copy(update={"alone": ratio})
+
+
+def curve_order(workers: Sequence[Workers]) -> list[Workers]:
+    """Order instances and threads so that each next one is as far as possible from those before it."""
+    points = {entry: (math.log2(entry.instances), math.log2(entry.threads or 1)) for entry in workers}
+    ordered = [max(workers, key=lambda entry: (-entry.instances, entry.threads or 0))]
+    while len(ordered) < len(workers):
+        rest = [entry for entry in workers if entry not in ordered]
+        ordered.append(max(rest, key=lambda entry: min(math.dist(points[entry], points[done]) for done in ordered)))
+    return ordered
+
+
+def best_trial(trials: Sequence[TuningTrial], goal: TuningGoal) -> TuningTrial | None:
+    """Return the best trial that keeps the bound; None without one."""
+    kept = [trial for trial in trials if trial.keeps_bound and trial.best is not None]
+    return max(kept, key=lambda trial: value_of(trial.best, goal), default=None)  # type: ignore[arg-type]
+
+
+def figures_text(figures: Figures) -> str:
+    """Figures as a short text."""
+    return f"{figures.images_per_s:.1f} images/s, p99 {figures.p99_ms:.1f} ms at concurrency {figures.concurrency}"
+
+
+def _since(started: float) -> float:
+    return time.monotonic() - started

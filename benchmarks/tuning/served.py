@@ -1,0 +1,162 @@
+"""The served model while settings are tried on it through Triton's load API; no file of the repository changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from google.protobuf import json_format
+
+from benchmarks.load.arrivals import ClosedLoop
+from benchmarks.load.generator import SupportsInfer, ThreadGenerator
+from benchmarks.load.level import LevelMeasurement, Timing, measure_level
+from tritonkit.errors import CheckFailedError, ExternalError, InferenceError, InputError
+from tritonkit.repository.config_rules import check_config
+from tritonkit.repository.tuning.record import Figures
+from tritonkit.repository.tuning.settings import ServingSettings
+from tritonkit.triton.backends import ModelConfig
+from tritonkit.triton.client import BatchTimes, TritonClient
+
+TRIAL_MARK = "bench_tune_trial"
+"""A parameter of each configuration that is tried: the server still has one if `bench tune` was killed."""
+WARM_UP_SHARE = 0.25
+"""Warm-up of a level, as a share of its duration."""
+_WINDOWS = 3
+_POLL_S = 1.0
+_UNLOAD_ATTEMPTS = 5
+
+
+class MeasuredLevel(NamedTuple):
+    """A measured level of the load."""
+
+    figures: Figures
+    level: LevelMeasurement
+    batches: dict[int, BatchTimes]
+    """The executions during the level and its warm-up, by batch size."""
+
+
+class TrialServer:
+    """Loads settings into a server and measures them. Leaving its block loads the original configuration again."""
+
+    def __init__(
+        self,
+        control: TritonClient,
+        original: ModelConfig,
+        current: ServingSettings,
+        runner: SupportsInfer[Any],
+        batches: Sequence[Any],
+    ) -> None:
+        """Prepare trials.
+
+        control: a client with the admin token. original, current: the loaded configuration, and its settings.
+        runner: sends requests. batches: the requests to send.
+        """
+        self.control, self.original, self._runner, self._batches = control, original, runner, batches
+        self.model = str(original.name)
+        self._loaded: ServingSettings | None = current
+        self._has_changed = False
+
+    def load(self, settings: ServingSettings) -> None:
+        """Load settings; nothing happens if they are loaded already.
+
+        Raises InputError for settings that Triton would refuse, CheckFailedError with its reason, InferenceError.
+        """
+        if settings == self._loaded:
+            return
+        config = settings.applied_to(self.original)
+        check_config(config)
+        # Triton replaces only instances if nothing else differs; the backend then keeps its old number of threads.
+        config.parameters[TRIAL_MARK].string_value = settings.words()
+        self._loaded, self._has_changed = None, True
+        self.control.load(self.model, _json(config))
+        self._loaded = settings
+
+    def restore(self) -> None:
+        """Load the original configuration again. Raises InferenceError, CheckFailedError."""
+        if self._has_changed:
+            self._loaded = None
+            self.control.load(self.model, _json(self.original))
+            self._has_changed = False
+
+    def measure(self, concurrency: int, batch: int, seconds: float) -> MeasuredLevel:
+        """Keep `concurrency` requests in flight for `seconds`, after a short warm-up.
+
+        Raises the error of the requests if all fail, InputError if none ends in time.
+        """
+        timing = Timing(seconds / _WINDOWS, _WINDOWS, warm_up_s=seconds * WARM_UP_SHARE)
+        before = self.control.batch_times(self.model)
+        level = measure_level(ThreadGenerator(self._runner, self._batches), ClosedLoop(concurrency), timing)
+        after = self.control.batch_times(self.model)
+        counted = {}
+        for size, times in after.items():
+            earlier = before.get(size, BatchTimes())
+            counted[size] = BatchTimes(times.executions - earlier.executions, times.total_ns - earlier.total_ns)
+        figures = Figures(
+            concurrency=concurrency,
+            images_per_s=level.requests_per_s * batch,
+            p50_ms=level.latency.p50_ms,
+            p99_ms=level.latency.p99_ms,
+            errors=level.errors,
+        )
+        return MeasuredLevel(figures, level, counted)
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait for a server that crashed and is being restarted. Raises InferenceError after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        self._loaded = None
+        while True:
+            try:
+                if self.control.is_ready() and any(row.name == self.model for row in self.control.models()):
+                    return
+            except InferenceError:
+                if time.monotonic() > deadline:
+                    raise
+            if time.monotonic() > deadline:
+                raise ExternalError(
+                    f"{self.control.url}: did not come back within {timeout_s:.0f} s", code="benchmark.server_lost"
+                )
+            time.sleep(_POLL_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+
+
+def restore_after_kill(control: TritonClient, model: str) -> bool:
+    """Load the repository's configuration if the server still has one that was tried; return whether it had.
+
+    Unloading is the only way to make Triton forget a configuration of the load API while the files are unchanged.
+    """
+    if TRIAL_MARK not in control.config(model).get("parameters", {}):
+        return False
+    control.unload(model)
+    for _ in range(_UNLOAD_ATTEMPTS):  # it may still be unloading
+        with suppress(CheckFailedError):
+            control.load(model)
+            return True
+        time.sleep(_POLL_S)
+    control.load(model)
+    return True
+
+
+def served_config(document: dict[str, Any]) -> ModelConfig:
+    """Parse a configuration that Triton returned as JSON. Raises InputError."""
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        return json_format.ParseDict(document, model_config_pb2.ModelConfig(), ignore_unknown_fields=True)
+    except json_format.ParseError as error:
+        raise InputError(
+            f"{document.get('name')}: its configuration cannot be read ({error})", code="benchmark.served_config"
+        ) from error
+
+
+def _json(config: ModelConfig) -> str:
+    return str(json_format.MessageToJson(config, preserving_proto_field_name=True))

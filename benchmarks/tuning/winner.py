@@ -1,0 +1,139 @@
+"""Write the winner of a search into the repository with its evidence, and undo it."""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tritonkit.errors import InputError
+from tritonkit.repository.config_rules import check_config
+from tritonkit.repository.tuning.record import TuningRecord
+from tritonkit.repository.tuning.settings import ServingSettings
+from tritonkit.system.files import atomic_write
+from tritonkit.triton.companions import companion_owner, decoder_of, ensemble_of
+from tritonkit.triton.model_config import CONFIG_FILE, config_from_text, config_to_text, fit_sizes, read_config
+
+
+def new_configs(repository: Path, model: str, settings: ServingSettings) -> dict[str, str]:
+    """Return the text of each configuration that the settings change, by model: the owner first.
+
+    The decoder and the ensemble of encoded images may not accept larger batches than the model.
+    Raises InputError for a configuration that Triton would refuse, ArtifactError for one that cannot be read.
+    """
+    configs = {model: settings.applied_to(read_config(repository / model))}
+    for companion in (decoder_of(model), ensemble_of(model)):
+        if not (repository / companion / CONFIG_FILE).is_file():
+            continue
+        config = read_config(repository / companion)
+        if companion_owner(config) == model and config.max_batch_size != settings.max_batch:
+            config.max_batch_size = settings.max_batch
+            fit_sizes(config, settings.max_batch)
+            configs[companion] = config
+    for config in configs.values():
+        check_config(config)
+    return {name: config_to_text(config) for name, config in configs.items()}
+
+
+def write_winner(repository: Path, model: str, configs: Mapping[str, str], record: TuningRecord) -> TuningRecord:
+    """Write configurations and `tuning.json`; return the record with the replaced texts.
+
+    record: the evidence, without texts and hashes. Raises InputError if a builder is publishing, OSError.
+    """
+    with locked(repository):
+        earlier = TuningRecord.find(repository / model)
+        record = record.model_copy(
+            update={
+                "previous": {name: _text(repository, name) for name in configs},
+                "config_sha256": {name: _sha256(text) for name, text in configs.items()},
+                "earlier": earlier if earlier is not None and not _changed(repository, earlier) else None,
+            }
+        )
+        record.write(repository / model)
+        _write_configs(repository, configs)
+    return record
+
+
+def undo(repository: Path, model: str) -> TuningRecord:
+    """Write the previous configurations and `tuning.json` back; return the record that was undone.
+
+    Raises InputError if there is nothing to undo, or if a configuration was changed since.
+    """
+    with locked(repository):
+        record = TuningRecord.read(repository / model)
+        if record is None:
+            raise InputError(
+                f"{repository / model}: has no {TuningRecord.FILE}, so `bench tune` did not change its config.pbtxt",
+                code="benchmark.nothing_to_undo",
+            )
+        changed = _changed(repository, record)
+        if changed:
+            names = ", ".join(map(str, changed))
+            raise InputError(
+                f"{names}: changed since `bench tune` wrote it, so undo would lose the change; the text before is in "
+                f"{repository / model / TuningRecord.FILE}, under `previous`",
+                code="benchmark.config_changed",
+            )
+        _write_configs(repository, record.previous)
+        if record.earlier is not None:
+            record.earlier.write(repository / model)
+        else:
+            (repository / model / TuningRecord.FILE).unlink()
+    return record
+
+
+def _changed(repository: Path, record: TuningRecord) -> list[Path]:
+    """Return the configurations that are neither what a search wrote nor what it replaced."""
+    return [
+        repository / name / CONFIG_FILE
+        for name, digest in record.config_sha256.items()
+        if _sha256(_text(repository, name)) not in (digest, _sha256(record.previous[name]))
+    ]
+
+
+def difference(repository: Path, configs: Mapping[str, str]) -> str:
+    """Return the changes of configurations as a unified diff."""
+    lines: list[str] = []
+    for name, text in configs.items():
+        path = f"{name}/{CONFIG_FILE}"
+        before = _text(repository, name).splitlines(keepends=True)
+        lines += difflib.unified_diff(before, text.splitlines(keepends=True), path, path)
+    return "".join(lines)
+
+
+@contextmanager
+def locked(repository: Path) -> Iterator[None]:
+    """Keep builders from publishing to a repository. Raises InputError if one does."""
+    descriptor = os.open(repository, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(
+            f"{repository}: a builder is publishing here; try again when it has finished", code="repository.locked"
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+def _text(repository: Path, model: str) -> str:
+    path = repository / model / CONFIG_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _write_configs(repository: Path, configs: Mapping[str, str]) -> None:
+    """Write configurations in an order in which the ensemble never accepts larger batches than the model."""
+    model, text = next(iter(configs.items()))
+    present = config_from_text(_text(repository, model), model)
+    is_larger = config_from_text(text, model).max_batch_size > present.max_batch_size
+    for name in list(configs)[:: 1 if is_larger else -1]:
+        with atomic_write(repository / name / CONFIG_FILE) as temporary:
+            temporary.write_text(configs[name], encoding="utf-8")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""`builder optimize`: build candidates, measure them as served, and choose the best that passes its verdict."""

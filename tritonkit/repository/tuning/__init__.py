@@ -1,0 +1,1 @@
+"""The settings of a configuration that a search may change, and the evidence of a finished search."""
