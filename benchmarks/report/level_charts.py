@@ -101,19 +101,24 @@ def batch_figure(record: Record) -> go.Figure:
 
 
 def schedule_figure(record: Record) -> go.Figure:
-    """Plot the rate of answers by the rate that the open loop intended; on the diagonal, the server keeps up."""
+    """Plot the rates that were sent and answered by the rate that the open loop intended, which is the diagonal."""
     figure = new_figure(load_name(record), "requests/s")
     rates = sorted(level.rate for level in by_load(record) if level.rate)
     figure.add_scatter(
         name="intended", x=rates, y=rates, mode="lines", line={"color": GREY, "dash": "dash", "width": 1.5}
     )
-    figure.add_scatter(
-        **line_style("answered", colour_of(0)),
-        x=[level.rate for level in by_load(record)],
-        y=[level.images_per_s / record.load.batch for level in by_load(record)],
-        marker_symbol=["x" if level.refused else "circle" for level in by_load(record)],
-        hovertemplate="intended %{x:,.1f}, answered %{y:,.1f} requests/s",
-    )
+    levels = by_load(record)
+    answered = [level.images_per_s / record.load.batch for level in levels]
+    for at, (name, rates_per_s) in enumerate(
+        (("sent", [level.sent_per_s for level in levels]), ("answered", answered))
+    ):
+        figure.add_scatter(
+            **line_style(name, colour_of(1 - at), "dot" if name == "sent" else "solid"),
+            x=[level.rate for level in levels],
+            y=rates_per_s,
+            marker_symbol=["x" if level.refused else "circle" for level in levels],
+            hovertemplate=f"intended %{{x:,.1f}}, {name} %{{y:,.1f}} requests/s",
+        )
     figure.update_yaxes(rangemode="tozero")
     figure.update_xaxes(rangemode="tozero")
     return figure
