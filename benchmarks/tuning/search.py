@@ -14,7 +14,7 @@ from benchmarks.tuning.job import TuningJob
 from benchmarks.tuning.prediction import Ranking, best_level, predict, value_of, workers_of
 from benchmarks.tuning.served import WARM_UP_SHARE, MeasuredLevel, TrialServer
 from benchmarks.tuning.space import SearchSpace, Workers
-from tritonkit.errors import ExternalError, InputError, TritonkitError, UnreachableError, first_line
+from tritonkit.errors import InputError, TritonkitError, UnreachableError, first_line
 from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningTrial
 from tritonkit.repository.tuning.settings import ServingSettings
 from tritonkit.triton.client import BatchTimes
@@ -26,6 +26,7 @@ SAMPLER_EVERY = 4
 MAX_LEVELS = 3
 """Levels of the load that one trial measures, at most."""
 _RESTART_S = 60.0
+NO_REQUEST_ENDED = "benchmark.no_request_ended"
 
 OnProgress = Callable[[str, float], None]
 """Called with what is being done, and the share of the time that is spent."""
@@ -188,19 +189,15 @@ class Search:
         with self._counted_time():
             try:
                 self.server.load(settings)
-                source = iter(levels) if levels else self._climb(rows, expected)
-                for concurrency in source:
+                for concurrency in iter(levels) if levels else self._climb(rows, expected):
                     rows.append(self.server.measure(concurrency, self.goal.batch, self._level_s()))
-            except ExternalError as error:
-                failed = first_line(error)
+            except TritonkitError as error:
+                if not (rows and error.code == NO_REQUEST_ENDED):  # too slow at this level, which is an answer
+                    failed = first_line(error)
                 if isinstance(error, UnreachableError):
                     self.server.wait_until_ready(_RESTART_S)
-            except TritonkitError as error:
-                failed = first_line(error)
-        if not rows:
-            return TuningTrial(settings=settings, failed=failed or "no level ended", seconds=_since(started)), None
         counted = [row.figures for row in rows if row.figures.concurrency in self.goal.concurrency]
-        best, keeps_bound = best_level(counted, self.goal) if counted else (None, False)
+        best, keeps_bound = best_level(counted, self.goal) if counted and not failed else (None, False)
         trial = TuningTrial(
             settings=settings,
             levels=tuple(counted),
@@ -209,7 +206,7 @@ class Search:
             failed=failed,
             seconds=_since(started),
         )
-        return trial, None if failed or not levels else curve_of(workers_of(settings), rows, self.goal.batch)
+        return trial, curve_of(workers_of(settings), rows, self.goal.batch) if levels and rows else None
 
     def _level_s(self) -> float:
         """A level should last for some responses even where each takes as long as the bound."""
