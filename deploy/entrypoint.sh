@@ -116,6 +116,15 @@ case "$(tritonserver --help 2>&1)" in
 esac
 # shellcheck disable=SC2086 # one word per option: tokens and model names contain no spaces
 set -- $guarded "$@"
+# The CPU image decodes and runs the model in one process; NAME_encoded does not load NAME by itself then.
+if [ -n "${TRITONKIT_LOADED:-}" ]; then
+  set -- --model-config-name=one_process "$@"
+  for model in $loaded; do
+    case "$model" in
+      ?*_encoded) [ ! -d "$models/${model%_encoded}" ] || loaded="$loaded ${model%_encoded}" ;;
+    esac
+  done
+fi
 for model in ${loaded:-"*"}; do set -- "--load-model=$model" "$@"; done
 set -- tritonserver "--model-repository=$models" --http-address=0.0.0.0 --grpc-address=0.0.0.0 \
   --metrics-address=0.0.0.0 --http-port=8000 --grpc-port=8001 --metrics-port=8002 \

@@ -159,7 +159,10 @@ class ModelManager(AbstractContextManager["ModelManager"]):
     def unload(self, models: Sequence[str]) -> list[ModelChange]:
         """Unload models. Returns a ModelChange for each model that is no longer ready. Raises InputError."""
         before = self.index()
-        for name in self._existing(before, models):
+        names = self._existing(before, models)
+        ready = {row.name for row in before if row.is_ready}
+        # An ensemble goes with its model; NAME_encoded may be served by one process instead.
+        for name in dict.fromkeys([*names, *(set(map(ensemble_of, names)) & ready)]):
             self._client.unload(name)
         after = self.index()
         changes = [

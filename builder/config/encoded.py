@@ -13,6 +13,8 @@ from tritonkit.triton.backends import ModelConfig
 from tritonkit.triton.companions import ENCODED_INPUT, ENCODED_OF, decoder_of, ensemble_of
 from tritonkit.triton.model_config import fit_sizes
 
+ONE_PROCESS_BACKEND = "tritonkit_encoded"
+"""The folder in `server/backends`."""
 _LATEST = -1
 """Triton's number for the newest version that the policy of the model loads."""
 _CPU = model_config_pb2.ModelInstanceGroup.Kind.Value("KIND_CPU")
@@ -48,6 +50,21 @@ def ensemble_config(model: ModelConfig, current: ModelConfig | None = None) -> M
         model_step.input_map[image.name] = image.name
     for tensor in model.output:
         model_step.output_map[tensor.name] = tensor.name
+    return config
+
+
+def one_process_config(model: ModelConfig, ensemble: ModelConfig) -> ModelConfig:
+    """The second configuration of `NAME_encoded`: the same inputs and outputs, by tritonkit's backend."""
+    config = model_config_pb2.ModelConfig()
+    config.CopyFrom(ensemble)
+    for field in ("name", "platform", "ensemble_scheduling"):
+        config.ClearField(field)
+    config.backend = ONE_PROCESS_BACKEND
+    config.instance_group.add(count=1, kind=_CPU)
+    config.dynamic_batching.SetInParent()
+    for output, labelled in zip(config.output, model.output, strict=True):  # an ensemble has those of its models
+        if labelled.label_filename:
+            output.label_filename = f"../{model.name}/{labelled.label_filename}"
     return config
 
 

@@ -60,6 +60,8 @@ def config_for(
     config = model_config_pb2.ModelConfig()
     if current_config is None:
         config.dynamic_batching.SetInParent()
+        if loading.backend != "tensorrt":  # Triton's default on a CPU is two, which share the cores
+            config.instance_group.add(count=1)
     else:  # keep its settings, adapted to the largest batch and the image size
         config.CopyFrom(current_config)
         del config.input[:], config.output[:]

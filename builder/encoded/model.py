@@ -43,7 +43,7 @@ class TritonPythonModel:
         self._missing = ""
         folder = Path(args["model_repository"]) / args["model_version"]
         try:
-            self._preprocess = _import_from(folder, "preprocess")
+            decoder = _import_from(folder, "decoder")
         except ImportError as error:
             self._missing = (
                 f"{args['model_name']}: Triton's Python has no Pillow ({error}); install it there, or send uint8 "
@@ -51,12 +51,8 @@ class TritonPythonModel:
             )
             pb_utils.Logger.log_error(self._missing)
             return
-        settings = json.loads((folder / "preprocess.json").read_bytes())
-        self._settings = self._preprocess.Preprocess(**{**settings, "fill": tuple(settings["fill"])})
-        budget, max_pixels = _import_from(folder, "pixel_budget").PixelBudget, self._preprocess.MAX_PIXELS
-        pixels = parameters.get("decoded_pixels")
-        self._pixel_budget = budget(int(pixels)) if pixels else budget.for_threads(threads, minimum=max_pixels)
-        self._max_pixels = min(max_pixels, self._pixel_budget.pixels)
+        preprocess = json.loads((folder / "preprocess.json").read_bytes())
+        self._decoder = decoder.Decoder(preprocess, threads, parameters.get("decoded_pixels", ""))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch of requests. All images are decoded in parallel; a request that fails does not stop others."""
@@ -73,13 +69,9 @@ class TritonPythonModel:
         """The futures of a request's images, [N, 1], or an error response where the request cannot be read."""
         try:
             images = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy().ravel()
-            return [self._pool.submit(self._decode, data) for data in images]
+            return [self._pool.submit(self._decoder.decode, data) for data in images]
         except Exception as error:  # noqa: BLE001 - only this request may fail, not the batch
             return _error_response(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
-
-    def _decode(self, data: bytes) -> ImageArray:
-        pixels: ImageArray = self._preprocess.load_image(data, self._settings, self._pixel_budget, self._max_pixels)[0]
-        return pixels
 
     def _response(self, images: list[Future[ImageArray]]) -> Any:
         decoded = []
@@ -87,9 +79,9 @@ class TritonPythonModel:
             prefix = f"image {number} of {len(images)}: " if len(images) > 1 else ""
             try:
                 decoded.append(image.result())
-            except self._preprocess.ImageError as error:
-                return _error_response(f"{prefix}{error}", pb_utils.TritonError.INVALID_ARG)
             except Exception as error:  # noqa: BLE001 - Triton needs a response for each request
+                if self._decoder.is_refusal(error):
+                    return _error_response(f"{prefix}{error}", pb_utils.TritonError.INVALID_ARG)
                 return _error_response(f"{prefix}{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
         try:
             return pb_utils.InferenceResponse([pb_utils.Tensor(self._output, np.stack(decoded))])

@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.config.encoded import decoder_config, ensemble_config
+from builder.config.encoded import decoder_config, ensemble_config, one_process_config
 from builder.repository.manifest import manifest_of
 from builder.repository.publish import CompanionModels
 from tritonkit.errors import ArtifactError, InputError
@@ -21,14 +21,14 @@ from tritonkit.images.preprocess import Preprocess
 from tritonkit.repository.manifest import Manifest
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.triton.backends import ModelConfig
-from tritonkit.triton.companions import companion_owner, decoder_of, ensemble_of
+from tritonkit.triton.companions import ONE_PROCESS, companion_owner, decoder_of, ensemble_of
 from tritonkit.triton.model_config import CONFIG_FILE, config_to_text, read_config
 
 PREPROCESS_FILE = "preprocess.json"
 """The file with the model's `Preprocess` in the decoder's version folder."""
 _MODULES = (
     *("preprocess", "picture_decoding", "picture_formats", "picture_file", "jpeg_file", "png_file", "tiff_file"),
-    "pixel_budget",
+    *("pixel_budget", "decoder"),
 )
 DECODER_MODULES = {
     "model.py": Path(__file__).parents[1] / "encoded" / "model.py",
@@ -45,6 +45,8 @@ class Companion:
     config: ModelConfig
     files: Mapping[str, bytes]
     """The files of its version folder, without the manifest."""
+    other_configs: Mapping[str, ModelConfig] = field(default_factory=dict)
+    """Configurations that Triton takes by their name instead (`--model-config-name`)."""
 
     @property
     def name(self) -> str:
@@ -54,8 +56,10 @@ class Companion:
     def is_current(self, repository: Path) -> bool:
         """Whether the repository holds it with the same files."""
         folder = repository / self.name / _VERSION
-        return self.is_compatible(repository) and all(
-            content_of(folder / name) == data for name, data in self.files.items()
+        return (
+            self.is_compatible(repository)
+            and all(content_of(folder / name) == data for name, data in self.files.items())
+            and all(content_of(folder.parent / name) == data for name, data in self._config_files().items())
         )
 
     def is_compatible(self, repository: Path) -> bool:
@@ -81,6 +85,12 @@ class Companion:
         )
         manifest.write(version)
         (folder / CONFIG_FILE).write_text(config_to_text(self.config), encoding="utf-8")
+        for name, data in self._config_files().items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(data)
+
+    def _config_files(self) -> dict[str, bytes]:
+        return {f"configs/{name}.pbtxt": config_to_text(config).encode() for name, config in self.other_configs.items()}
 
 
 def check_companion_names(repository: Path, model: str, encoded: bool) -> None:
@@ -119,10 +129,11 @@ def update_companions(companions: CompanionModels, repository: Path, config: Mod
     folders = [repository / name for name in (decoder_of(config.name), ensemble_of(config.name))]
     current = [read_config(folder) if (folder / CONFIG_FILE).is_file() else None for folder in folders]
     decoder = Companion(decoder_config(config, current[0]), {**code, PREPROCESS_FILE: preprocess_json(settings)})
-    ensemble = Companion(ensemble_config(config, current[1]), {})
-    if not (decoder.is_compatible(repository) and ensemble.is_compatible(repository)):
-        companions.remove(ensemble.name)
-    for companion in (decoder, ensemble):
+    ensemble = ensemble_config(config, current[1])
+    encoded = Companion(ensemble, {}, {ONE_PROCESS: one_process_config(config, ensemble)})
+    if not (decoder.is_compatible(repository) and encoded.is_compatible(repository)):
+        companions.remove(encoded.name)
+    for companion in (decoder, encoded):
         if companions.is_removed(companion.name) or not companion.is_current(repository):
             companion.write(companions.add(companion.name))
 

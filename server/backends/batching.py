@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+
+if TYPE_CHECKING:
+    from server.backends.loaded import Announcement
+    from server.backends.rows import Job, RowPool
+else:  # in Triton's backend folder it is next to this file
+    from loaded import Announcement
+    from rows import RowPool
 
 DEFAULT_MAX_BATCH = 4
 """Triton's `default-max-batch-size`: for a model that supports batches and whose configuration has no limit."""
@@ -74,7 +83,14 @@ class BatchingModel(ABC):
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the artifact. Triton shows an exception from here as the reason why the model is not ready."""
-        self.config: dict[str, Any] = json.loads(args["model_config"])
+        self.read_config(json.loads(args["model_config"]), args)
+        self.open(args)
+        self._rows = RowPool(self.cores)
+        self._announcement = Announcement(Path(sys.modules[type(self).__module__].__file__ or "").parent, args)
+
+    def read_config(self, config: dict[str, Any], args: dict[str, str]) -> None:
+        """Read the model configuration. Raises TritonModelException where the artifact is missing."""
+        self.config = config
         folder = Path(args["model_repository"]) / args["model_version"]
         self.path = _resolve_file(folder / self.config["default_model_filename"])  # Triton completes it
         self.inputs = [entry["name"] for entry in self.config["input"]]
@@ -84,7 +100,11 @@ class BatchingModel(ABC):
         self.cores = max(1, len(os.sched_getaffinity(0)) // self.instances)
         if not self.path.is_file():
             raise pb_utils.TritonModelException(f"{self.path}: no such file")
-        self.open(args)
+
+    def finalize(self) -> None:
+        """Tell the other backends that this version is gone, and stop the threads."""
+        self._announcement.withdraw()
+        self._rows.close()
 
     @abstractmethod
     def open(self, args: dict[str, str]) -> None:
@@ -93,6 +113,16 @@ class BatchingModel(ABC):
     @abstractmethod
     def run(self, arrays: list[Any]) -> list[Any]:
         """Run one batch. arrays: in the order of `self.inputs`. Returns arrays in the order of `self.outputs`."""
+
+    runs_rows = False
+    """Whether each row runs by itself, on one thread: `run_row` instead of `run`."""
+
+    def run_row(self, arrays: list[Any], alone: bool) -> list[Any]:
+        """Run one row, where `runs_rows`; several threads may call it at the same time.
+
+        alone: whether no other row runs, so that this one may use all threads.
+        """
+        raise NotImplementedError
 
     def parameter(self, name: str) -> str:
         """Return a parameter of `config.pbtxt`; empty if missing."""
@@ -105,14 +135,29 @@ class BatchingModel(ABC):
                 f"{self.path}: config.pbtxt has the {kind} {list(configured)}, the graph has {list(actual)}"
             )
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Run the requests of a batch in one call; if that fails, one by one."""
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Run the requests of a batch in one call, and if that fails, one by one; or each row by itself."""
+        if self.runs_rows:
+            for request in requests:
+                self._rows.submit(request, self._row_jobs(request), self._row_response)
+            return None
         try:
             return self._run_batch(requests)
         except Exception as error:  # noqa: BLE001 - Triton needs a response for each request
             if len(requests) == 1:
                 return [pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.library}: {error}"))]
-        return [response for request in requests for response in self.execute([request])]
+        return [response for request in requests for response in self.execute([request]) or ()]
+
+    def _row_jobs(self, request: Any) -> list[Job]:
+        arrays = [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
+        rows = [[array[row : row + 1] for array in arrays] for row in range(len(arrays[0]))]
+        return [partial(self.run_row, row) for row in rows]
+
+    def _row_response(self, results: list[Any]) -> Any:
+        for error in results:
+            if isinstance(error, Exception):
+                return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.library}: {error}"))
+        return self._response([np.concatenate(parts) for parts in zip(*results, strict=True)])
 
     def _run_batch(self, requests: list[Any]) -> list[Any]:
         batches = [

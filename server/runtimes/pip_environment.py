@@ -18,6 +18,8 @@ from pathlib import Path
 from tritonkit.errors import ServerError
 
 ENVIRONMENT_VARIABLE = "TRITONKIT_TRITON_ENV"
+LOADED_VARIABLE = "TRITONKIT_LOADED"
+"""The folder in which the backends of one Triton tell each other what they have loaded (`backends/loaded.py`)."""
 TORCH_VARIABLE = "TRITONKIT_TORCH_SITE"
 """A site-packages folder with torch for the pytorch backend. Default: tritonkit's own, if Python versions match."""
 _ROOT = Path(__file__).parents[2]
@@ -80,7 +82,7 @@ class PipEnvironment:
         for backend in _BACKENDS.iterdir():
             if (backend / "model.py").is_file():
                 (folder / backend.name).mkdir()
-                for module in (*backend.glob("*.py"), _BACKENDS / "batching.py"):
+                for module in (*backend.glob("*.py"), *_BACKENDS.glob("*.py")):
                     shutil.copy(module, folder / backend.name)
 
     def _torch_site(self) -> str:

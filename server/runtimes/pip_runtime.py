@@ -12,8 +12,9 @@ import psutil
 
 from server.options import Options, triton_arguments
 from server.runtimes.base import LOG_FILE, ProgressCallback, Runtime, Server
-from server.runtimes.pip_environment import find_pip_environment
+from server.runtimes.pip_environment import LOADED_VARIABLE, find_pip_environment
 from server.supervisor import RESTART_PREFIX, SUPERVISOR_FILE, stop_with_parent
+from tritonkit.triton.companions import ONE_PROCESS, owner_by_name
 from tritonkit.triton.connection import RequestTokens
 
 _READY_FILE = "ready"
@@ -33,6 +34,10 @@ class PipRuntime(Runtime):
         backends = folder.resolve() / "backends"
         environment.copy_backends(backends)
         arguments = triton_arguments(options, tokens, str(options.repository), backend_directory=str(backends))
+        arguments.append(f"--model-config-name={ONE_PROCESS}")
+        # Served by one process, NAME_encoded does not load NAME by itself, as an ensemble does.
+        owners = {owner for model in options.models if (options.repository / (owner := owner_by_name(model))).is_dir()}
+        arguments += [f"--load-model={owner}" for owner in sorted(owners - {"", *options.models})]
         if options.cache_mib:
             arguments.append(f"--cache-directory={environment.caches}")
         ready = folder.resolve() / _READY_FILE
@@ -40,7 +45,7 @@ class PipRuntime(Runtime):
         with (folder / LOG_FILE).open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-I", str(SUPERVISOR_FILE), str(ready), str(environment.binary), *arguments],
-                env=environment.environment(),
+                env={**environment.environment(), LOADED_VARIABLE: str(folder.resolve() / "loaded")},
                 cwd=folder,  # not tritonkit's folder: Triton's Python stubs import `model`
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -13,6 +13,9 @@ ENCODED_OF = "encoded_of"
 """Parameter of both companions: the name of the model they belong to."""
 ENCODED_INPUT = "encoded"
 """Input of both companions: BYTES [N, 1], one whole image file each."""
+ONE_PROCESS = "one_process"
+"""The ensemble's second configuration, `configs/one_process.pbtxt`: tritonkit's own backend decodes and runs the model
+in one process. Triton takes it when it is started with this `--model-config-name`."""
 _DECODER, _ENSEMBLE = "_decode", "_encoded"
 
 
@@ -30,6 +33,11 @@ def companion_owner(config: ModelConfig) -> str:
     """Return the model to which a decoder or ensemble with this configuration belongs; empty for other models."""
     text: str = config.parameters[ENCODED_OF].string_value if ENCODED_OF in config.parameters else ""
     return text
+
+
+def owner_by_name(model: str) -> str:
+    """Return NAME of `NAME_encoded`; empty for other names."""
+    return model.removesuffix(_ENSEMBLE) if model.endswith(_ENSEMBLE) else ""
 
 
 def without_encoded(names: Iterable[str]) -> list[str]:

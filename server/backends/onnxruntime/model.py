@@ -7,12 +7,16 @@ How such backends work: github.com/triton-inference-server/backend, docs/python_
 
 from __future__ import annotations
 
+import time
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from server.backends.batching import BatchingModel, Interface, TensorInfo
@@ -31,6 +35,10 @@ _TYPES = {
     **{f"{sign}int{bits}": f"{sign}int{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 """Triton's data type, by ONNX Runtime's element type."""
+
+
+SHORTEST_ROW_S = 0.002
+"""Below this time of a row, handing each row to a thread costs more than a batch in one call."""
 
 
 class TritonPythonModel(BatchingModel):
@@ -52,6 +60,7 @@ class TritonPythonModel(BatchingModel):
 
     def open(self, args: dict[str, str]) -> None:
         """Open the graph, with the parameters of NVIDIA's backend; by default instances share the cores."""
+        self._opening, self._row_session = Lock(), None
         providers = providers_for(self.config, args, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -59,10 +68,9 @@ class TritonPythonModel(BatchingModel):
         for kind in ("intra", "inter"):
             if threads := self.parameter(f"{kind}_op_thread_count"):
                 setattr(options, f"{kind}_op_num_threads", int(threads))
-        # Spinning threads would take CPU time from Triton and its clients.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._threads, self._options, self._providers = options.intra_op_num_threads, options, providers
         try:
-            self._session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
+            self._session = self._open_session()
         except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented as error:
             raise pb_utils.TritonModelException(
                 f"{self.path}: {error}. ONNX Runtime has no kernel for it here; a graph in bf16 needs the TensorRT "
@@ -76,10 +84,43 @@ class TritonPythonModel(BatchingModel):
         self.check_names("inputs", self.inputs, [tensor.name for tensor in self._session.get_inputs()])
         self.check_names("outputs", self.outputs, [tensor.name for tensor in self._session.get_outputs()])
 
+        batches = self.config["max_batch_size"] > 1 and len(providers) == 1  # the CPU alone
+        self.runs_rows = batches and self._threads > 1 and self._row_seconds() > SHORTEST_ROW_S
+
     def run(self, arrays: list[Any]) -> list[Any]:
         """Infer one batch."""
-        outputs: list[Any] = self._session.run(self.outputs, dict(zip(self.inputs, arrays, strict=True)))
+        return self._run(self._session, arrays)
+
+    def run_row(self, arrays: list[Any], alone: bool) -> list[Any]:
+        """Infer one row, on one thread unless it is alone. For it the weights take memory again, from its first use."""
+        if alone:
+            return self._run(self._session, arrays)
+        with self._opening:
+            if self._row_session is None:
+                self._options.intra_op_num_threads = 1
+                self._row_session = self._open_session()
+        return self._run(self._row_session, arrays)
+
+    def _row_seconds(self) -> float:
+        """Return the time of one row on all threads; 0 for inputs of unknown sizes."""
+        row = []
+        for tensor in self.config["input"]:
+            if min(sizes := list(map(int, tensor["dims"]))) < 1 or tensor["data_type"] == "TYPE_STRING":
+                return 0.0
+            row.append(np.zeros((1, *sizes), pb_utils.triton_string_to_numpy(tensor["data_type"])))
+        seconds = []
+        for _ in range(3):  # the first run allocates
+            start = time.perf_counter()
+            self.run(row)
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+    def _run(self, session: onnxruntime.InferenceSession, arrays: Sequence[Any]) -> list[Any]:
+        outputs: list[Any] = session.run(self.outputs, dict(zip(self.inputs, arrays, strict=True)))
         return outputs
+
+    def _open_session(self) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(str(self.path), self._options, providers=self._providers)
 
 
 def _tensor(node: Any) -> TensorInfo:

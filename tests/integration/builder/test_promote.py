@@ -128,7 +128,7 @@ def test_promotion_changes_decoder_and_ensemble(pets: Path) -> None:
 
 def test_promotion_keeps_tuned_settings(pets: Path) -> None:
     config = read_config(pets)
-    config.instance_group.add(count=3)
+    config.instance_group[0].count = 3
     config.dynamic_batching.max_queue_delay_microseconds = 700
     (pets / "config.pbtxt").unlink()  # a hard link to the file of all copies
     (pets / "config.pbtxt").write_text(config_to_text(config))

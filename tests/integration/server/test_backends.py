@@ -58,7 +58,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, network_of: NetworkOf) ->
         builder_for(kind).write(job)
         config = config_for(network.spec.renamed(name), interface, 8, 1)
         config.backend = format_named(kind).backend
-        config.instance_group.add(count=2)
+        config.instance_group[0].count = 2
         for key, value in builder_for(kind).parameters(job).items():
             config.parameters[key].string_value = value
         for file, text in {CONFIG_FILE: config_to_text(config), **network.spec.label_files}.items():

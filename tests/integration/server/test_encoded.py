@@ -65,6 +65,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec, network
             shutil.copytree(folder / f"repository/pets{part}", folder / f"repository/{name}{part}") / "config.pbtxt"
         )
         config.write_text(config.read_text().replace('"pets', f'"{name}'))
+    shutil.rmtree(folder / "repository/tight_encoded/configs")  # served as an ensemble, the others by one process
     with (folder / "repository/tight_decode/config.pbtxt").open("a") as file:
         for key, value in (("decoders", 6), ("decoded_pixels", ROOM)):
             file.write(f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n')

@@ -34,7 +34,7 @@ def test_config_contains_nothing_about_the_training_machine(spec: ModelSpec) -> 
 def test_config_keeps_tuned_settings_when_a_version_is_added(spec: ModelSpec) -> None:
     interface = ((spec.input,), spec.outputs)
     present = config_for(spec, interface, 16, 1)
-    present.instance_group.add(count=3)
+    present.instance_group[0].count = 3
     present.dynamic_batching.max_queue_delay_microseconds = 250
     config = config_for(spec, interface, 16, 2, present)
     assert config.instance_group[0].count == 3
