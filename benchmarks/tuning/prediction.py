@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from benchmarks.tuning.curves import CurveModel
-from benchmarks.tuning.simulation import Configurations, simulate_closed
+from benchmarks.tuning.curves import BatchCurve, CurveModel
+from benchmarks.tuning.simulation import Configurations, Floats, simulate_closed
 from benchmarks.tuning.space import Workers
 from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningTrial
 from tritonkit.repository.tuning.settings import ServingSettings
@@ -42,22 +43,50 @@ def predict(
 
 def _configurations(settings: Sequence[ServingSettings], curves: CurveModel, batch: int) -> Configurations:
     """Describe settings to the simulation, whose sizes count requests of `batch` images."""
-    chosen = [curves.curve(workers_of(entry)) for entry in settings]
-    requests = [1 if entry.delay_us is None else max(1, entry.max_batch // batch) for entry in settings]
-    largest = max(requests)
-    tables = {curve.workers: curve.table(largest * batch)[::batch] for curve in chosen}
+    cores = curves.cores
+    served = [_BatchTimes.of(entry, curves.curve(workers_of(entry)), batch, cores) for entry in settings]
+    largest = max(entry.max_requests for entry in served)
+    most = max(len(entry.busy_shares) for entry in served)
     return Configurations(
-        max_requests=np.array(requests),
-        delay_s=np.array([(entry.delay_us or 0) / 1e6 for entry in settings]),
-        instances=np.array([entry.instances for entry in settings]),
-        batch_s=np.stack([tables[curve.workers] for curve in chosen]),
-        alone=np.array([curve.alone for curve in chosen]),
-        overhead_s=np.array([curve.overhead_s for curve in chosen]),
-        spacing_s=np.array([curve.spacing_s for curve in chosen]),
+        max_requests=np.array([entry.max_requests for entry in served]),
+        delay_s=np.array([entry.delay_s for entry in served]),
+        instances=np.array([len(entry.busy_shares) for entry in served]),
+        batch_s=np.stack([np.pad(entry.batch_s, (0, largest - entry.max_requests)) for entry in served]),
+        busy_shares=np.stack(
+            [np.pad(entry.busy_shares, (0, most - len(entry.busy_shares)), "edge") for entry in served]
+        ),
+        overhead_s=np.array([entry.overhead_s for entry in served]),
+        spacing_s=np.array([entry.spacing_s for entry in served]),
         preferred=tuple(
             tuple(sorted({size // batch for size in entry.preferred if size >= batch})) for entry in settings
         ),
     )
+
+
+class _BatchTimes(NamedTuple):
+    """One configuration of the simulation."""
+
+    max_requests: int
+    delay_s: float
+    batch_s: Floats
+    busy_shares: Floats
+    overhead_s: float
+    spacing_s: float
+
+    @classmethod
+    def of(cls, settings: ServingSettings, curve: BatchCurve, batch: int, cores: int) -> Self:
+        delay_s = (settings.delay_us or 0) / 1e6
+        requests = 1 if settings.delay_us is None else max(1, settings.max_batch // batch)
+        if curve.image_s is None:
+            table = curve.table(requests * batch)[::batch]
+            return cls(requests, delay_s, table, curve.busy_shares(cores), curve.overhead_s, curve.spacing_s)
+        if settings.max_batch > 1:  # each image by itself: the delay only holds it back
+            table = np.array([0.0, batch * curve.image_s])
+            return cls(1, 0.0, table, curve.busy_shares(cores), curve.overhead_s + delay_s, curve.spacing_s)
+        whole = curve.model_copy(update={"image_s": None})
+        contention = max(1.0, settings.instances * (settings.threads or 1) / cores)
+        table = whole.table(1) * contention
+        return cls(1, 0.0, table, np.ones(settings.instances), curve.overhead_s, curve.spacing_s)
 
 
 def workers_of(settings: ServingSettings) -> Workers:
@@ -123,7 +152,7 @@ class Ranking:
             if settings not in self._measured:
                 figures, keeps_bound = best_level(self.levels(settings), self._goal, _P99_MARGIN)
                 value = value_of(figures, self._goal) if keeps_bound else -figures.p99_ms
-                simplicity = (len(settings.preferred), settings.delay_us or 0, settings.instances)
+                simplicity = (len(settings.preferred), settings.delay_us or 0, settings.instances, -settings.max_batch)
                 keys[settings] = (not keeps_bound, -float(f"{value:.3g}"), figures.p99_ms, simplicity)
         return sorted(keys, key=keys.__getitem__)
 

@@ -26,6 +26,8 @@ SAMPLER_EVERY = 4
 MAX_LEVELS = 3
 """Levels of the load that one trial measures, at most."""
 _RESTART_S = 60.0
+_LAG_SHARE = 0.3
+"""Responses that come later than this share of a batch's time were computed after it, image by image."""
 NO_REQUEST_ENDED = "benchmark.no_request_ended"
 
 OnProgress = Callable[[str, float], None]
@@ -52,8 +54,8 @@ class Budget:
 
     @property
     def level_s(self) -> float:
-        """Duration of one level: 1 s in a search of a minute, 8 s in one of ten."""
-        return min(8.0, max(0.9, self.total_s * 0.0135))
+        """Duration of one level: about 1 s in a search of a minute, 8 s in one of ten."""
+        return min(8.0, max(0.3, self.total_s * 0.0135))
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Search:
         self._measure_current()
         self._measure_curves()
         predicted = predict(list(self.space.all()), CurveModel(self.job.curves(), self.cores), self.goal)
-        while self.budget.allows(self._step_s(MAX_LEVELS) + self._comparison_s()) and self._try_next(predicted):
+        while self._has_time_for_trial() and self._try_next(predicted):
             pass
         self._confirm()
 
@@ -87,15 +89,19 @@ class Search:
         so_far = "" if best is None or best.best is None else f"; best: {figures_text(best.best)}"
         self.report(f"{text}{so_far}", min(1.0, self.budget.used_s / self.budget.total_s))
 
-    def _step_s(self, levels: int) -> float:
-        """Return the expected duration of one trial, from the finished ones."""
+    def _step_s(self, loads: int, levels: int) -> float:
+        """Return the expected duration of loading settings and measuring levels, from the finished trials."""
         level_s = self._level_s() * (1 + WARM_UP_SHARE)
-        loading = [trial.seconds - len(trial.levels) * level_s for trial in self.job.trials() if not trial.failed]
-        return max(0.0, sum(loading) / len(loading)) + levels * level_s if loading else levels * level_s
+        loading = [trial.seconds - len(trial.levels) * level_s for trial in self.job.trials() if trial.levels]
+        return loads * max(0.0, sum(loading) / max(1, len(loading))) + levels * level_s
 
-    def _comparison_s(self) -> float:
-        """Return the expected duration of the last comparison."""
-        return MIN_ROUNDS * (CANDIDATES + 1) * self._step_s(1)
+    def _has_time_for_trial(self) -> bool:
+        """Whether a trial fits before the last comparison."""
+        return self.budget.allows(self._step_s(1, MAX_LEVELS) + self._rounds_s(CANDIDATES + 1, MIN_ROUNDS))
+
+    def _rounds_s(self, compared: int, rounds: int = 1) -> float:
+        """Return the expected duration of rounds of the last comparison; each begins with the last one's settings."""
+        return self._step_s(rounds * (compared - 1), rounds * compared)
 
     def _measure_current(self) -> None:
         if self.job.current is not None:
@@ -113,7 +119,7 @@ class Search:
             if workers in measured:
                 continue
             levels = self._curve_levels(workers)
-            if len(measured) > 1 and not self.budget.allows(self._step_s(len(levels)), CURVES_SHARE):
+            if len(measured) > 1 and not self.budget.allows(self._step_s(1, len(levels)), CURVES_SHARE):
                 return
             largest = max(self.space.max_batch)
             chosen = self.space.choices() | {"workers": (str(workers),), "max_batch_size": (largest,)}
@@ -164,7 +170,7 @@ class Search:
         if current is None:
             return
         compared = candidates(self.job.trials(), current, self.goal)
-        while len(compared) > 2 and not self.budget.allows(MIN_ROUNDS * len(compared) * self._step_s(1)):
+        while len(compared) > 2 and not self.budget.allows(self._rounds_s(len(compared), MIN_ROUNDS)):
             compared.pop()
         if len(compared) == 1:
             return
@@ -176,7 +182,7 @@ class Search:
                 return self.server.measure(concurrency, self.goal.batch, self._level_s()).figures
 
         def has_time() -> bool:
-            return self.budget.allows(len(compared) * self._step_s(1))
+            return self.budget.allows(self._rounds_s(len(compared)))
 
         compare_in_turns(compared, self.goal, self.job, measure, has_time)
 
@@ -206,7 +212,7 @@ class Search:
             failed=failed,
             seconds=_since(started),
         )
-        return trial, curve_of(workers_of(settings), rows, self.goal.batch) if levels and rows else None
+        return trial, curve_of(workers_of(settings), rows, self.goal.batch, self.cores) if levels and rows else None
 
     def _level_s(self) -> float:
         """A level should last for some responses even where each takes as long as the bound."""
@@ -239,11 +245,11 @@ class Search:
             self.job.add_spent(_since(started))
 
 
-def curve_of(workers: Workers, rows: Sequence[MeasuredLevel], batch: int) -> BatchCurve | None:
+def curve_of(workers: Workers, rows: Sequence[MeasuredLevel], batch: int, cores: int) -> BatchCurve | None:
     """Make the curve of one configuration; rows: its levels, the first with one request in flight."""
     alone, loaded = rows[0], rows[1:] or rows
     times: dict[int, BatchTimes] = {}
-    for row in [*loaded, *(rows if workers.instances == 1 else ())]:
+    for row in rows if workers.instances == 1 else loaded:
         for size, counted in row.batches.items():
             earlier = times.get(size, BatchTimes())
             times[size] = BatchTimes(earlier.executions + counted.executions, earlier.total_ns + counted.total_ns)
@@ -253,16 +259,25 @@ def curve_of(workers: Workers, rows: Sequence[MeasuredLevel], batch: int) -> Bat
     times.setdefault(batch, single)
     alone_s = single.total_ns / single.executions / 1e9
     latency = alone.level.latency
-    busiest = max(rows, key=lambda row: row.figures.images_per_s).level
+    busiest = max(rows, key=lambda row: row.figures.images_per_s)
     curve = BatchCurve.from_times(
         workers,
         times,
         overhead_s=max(0.0, latency.mean_ms / 1e3 - alone_s),
-        spacing_s=busiest.client_cores / busiest.requests_per_s,
+        spacing_s=busiest.level.client_cores / busiest.level.requests_per_s,
         jitter=min(0.3, max(0.0, math.log(latency.p90_ms / latency.p50_ms) / 1.2816)),
     )
+    if any(_lag_s(row) > _LAG_SHARE * alone_s for row in loaded) and workers.threads != 1:
+        by_image = curve.model_copy(update={"sizes": (batch,), "seconds": (alone_s,), "image_s": 1.0})
+        return by_image.model_copy(update={"image_s": by_image.parallel(cores) / busiest.figures.images_per_s})
     ratio = 1.0 if workers.instances == 1 else min(1.0, alone_s / float(curve.table(batch)[batch]))
     return curve.model_copy(update={"alone": ratio})
+
+
+def _lag_s(row: MeasuredLevel) -> float:
+    """Return how long responses came after the server had finished the batch, by its statistics; less the overhead."""
+    server_us = [counted.request_us for counted in row.level.counted.values() if counted.request_us is not None]
+    return row.level.latency.mean_ms / 1e3 - sum(server_us) / 1e6 if server_us else 0.0
 
 
 def curve_order(workers: Sequence[Workers]) -> list[Workers]:

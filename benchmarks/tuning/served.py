@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, Self
 from google.protobuf import json_format
 
 from benchmarks.load.level import LevelMeasurement, SupportsInfer, Timing, measure_level
+from benchmarks.server_time import read_counters
 from tritonkit.errors import CheckFailedError, ExternalError, InferenceError, InputError
 from tritonkit.repository.config_rules import check_config
 from tritonkit.repository.tuning.record import Figures
 from tritonkit.repository.tuning.settings import ServingSettings
 from tritonkit.triton.backends import ModelConfig
-from tritonkit.triton.client import BatchTimes, TritonClient
+from tritonkit.triton.client import BatchTimes, Statistics, TritonClient
 
 TRIAL_MARK = "bench_tune_trial"
 """A parameter of each configuration that is tried: the server still has one if `bench tune` was killed."""
@@ -86,7 +87,7 @@ class TrialServer:
         """
         timing = Timing(seconds / _WINDOWS, _WINDOWS, warm_up_s=seconds * WARM_UP_SHARE)
         before = self.control.batch_times(self.model)
-        level = measure_level(self._runner, self._batches, concurrency, timing)
+        level = measure_level(self._runner, self._batches, concurrency, timing, self._counters)
         after = self.control.batch_times(self.model)
         counted = {}
         for size, times in after.items():
@@ -100,6 +101,9 @@ class TrialServer:
             errors=level.errors,
         )
         return MeasuredLevel(figures, level, counted)
+
+    def _counters(self) -> dict[str, Statistics]:
+        return read_counters(self.control, (self.model,))
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Wait for a server that crashed and is being restarted. Raises InferenceError after `timeout_s`."""

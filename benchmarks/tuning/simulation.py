@@ -43,8 +43,8 @@ class Configurations:
     """[N]"""
     batch_s: Floats
     """[N, B + 1] Time of a batch of 0 to B requests on an instance while all instances run."""
-    alone: Floats
-    """[N] The time of a batch while no other instance runs, as a share of `batch_s`."""
+    busy_shares: Floats
+    """[N, I] The time of a batch while 1 to I instances run, as a share of `batch_s`."""
     overhead_s: Floats
     """[N] From the end of a batch to the next request of the client: response, client and network."""
     spacing_s: Floats
@@ -59,7 +59,7 @@ class Configurations:
             self.delay_s[chosen],
             self.instances[chosen],
             self.batch_s[chosen],
-            self.alone[chosen],
+            self.busy_shares[chosen],
             self.overhead_s[chosen],
             self.spacing_s[chosen],
             self.preferred[chosen],
@@ -167,12 +167,10 @@ def _next_batch(configurations: Configurations, preferred: _Preferred, arrivals:
 def _run(configurations: Configurations, batch: _Batch, free_at: Floats, noise: float) -> Floats:
     """Run a batch on the instance that is free first, and return its end; `free_at` is changed."""
     row, chosen = np.arange(len(free_at)), free_at.argmin(axis=1)
-    others = np.isfinite(free_at).sum(axis=1) - 1
-    busy = ((free_at > batch.start_s[:, None]) & np.isfinite(free_at)).sum(axis=1)
-    share = np.where(others > 0, busy / np.maximum(others, 1), 1.0)
-    factor = configurations.alone + (1 - configurations.alone) * share
-    end_s = batch.start_s + configurations.batch_s[row, batch.size] * np.where(others > 0, factor, 1.0) * noise
-    free_at[row, chosen] = np.where(batch.size > 0, end_s, free_at[row, chosen])
+    others = ((free_at > batch.start_s[:, None]) & np.isfinite(free_at)).sum(axis=1)
+    share = configurations.busy_shares[row, others]
+    end_s = batch.start_s + configurations.batch_s[row, batch.size] * share * noise
+    free_at[row, chosen] = end_s
     return end_s
 
 

@@ -28,7 +28,7 @@ def configurations(
         delay_s=np.array([delay_ms / 1e3]),
         instances=np.array([instances]),
         batch_s=times[None],
-        alone=np.array([alone]),
+        busy_shares=np.linspace(alone, 1, instances)[None],
         overhead_s=np.array([OVERHEAD_MS / 1e3]),
         spacing_s=np.zeros(1),
         preferred=(preferred,),
