@@ -27,7 +27,7 @@ def read_environment(triton: str) -> Environment:
             packages[name] = version(name)
     return Environment(
         cpu=next(cpus, platform.processor() or platform.machine()),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         gpus=tuple(query_gpus("name", "driver_version")),
         platform=platform.platform(),
@@ -36,3 +36,8 @@ def read_environment(triton: str) -> Environment:
         triton=triton,
         load_average=round(psutil.getloadavg()[0], 2),
     )
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

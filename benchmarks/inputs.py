@@ -52,8 +52,8 @@ class SampleImages(NamedTuple):
 class TensorModel:
     """Runs a served model with arrays for any inputs. Thread-safe."""
 
-    def __init__(self, client: TritonClient, served: ServedModel, version: str) -> None:
-        """Raises InputError for a decoupled model."""
+    def __init__(self, client: TritonClient, served: ServedModel, version: str, first_sequence: int = 1) -> None:
+        """first_sequence: the number of the first sequence. Raises InputError for a decoupled model."""
         if served.is_decoupled:
             raise InputError(
                 f"{served.name}: is a decoupled model (streaming responses), which `bench run` does not measure",
@@ -62,7 +62,7 @@ class TensorModel:
         self.inputs = tuple(tensor for tensor in served.inputs if not tensor.optional)
         self._client, self._model, self._version = client, served.name, version
         self._dtypes = {tensor.name: tensor.dtype for tensor in self.inputs}
-        self._sequences = count(1) if served.has_sequences else None
+        self._sequences = count(first_sequence) if served.has_sequences else None
 
     def infer(self, batch: Arrays) -> dict[str, NDArray[Any]]:
         """Send one request and return the outputs; with sequence batching each request is its own sequence."""
@@ -120,6 +120,12 @@ def load_sample_images(preprocess: Preprocess, folder: Path | None, version_fold
             raise DataError(f"{path}: {error}; remove it from --images {folder}", code="image.unreadable") from error
     decode_us = (time.perf_counter_ns() - start_ns) / len(paths) / 1e3
     return SampleImages(np.stack(images), str(folder), decode_us)
+
+
+def batches_of(images: ImageArray, size: int) -> list[ImageArray]:
+    """Split images into batches uint8 [size, H, W, 3]; the last batch is filled from the first images."""
+    order = np.arange(-(-len(images) // size) * size) % len(images)
+    return [np.ascontiguousarray(images[chosen]) for chosen in order.reshape(-1, size)]
 
 
 def image_file_requests(model: TensorModel, batch: int, folder: Path | None, version_folder: Path) -> RequestBatches:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.load.level import batches_of
+from benchmarks.environment import usable_cores
+from benchmarks.inputs import batches_of
 from benchmarks.records.record import Limit, LimitPoint, best_of
 from tritonkit.errors import ArtifactError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import format_of
 from tritonkit.spec import ModelSpec
 from tritonkit.triton.served_model import ServedModel
 
 MIN_CALLS = 3
+POINT_S = 1.5
+"""Seconds of in-process calls for each point, before and after the load."""
+MAX_SESSIONS = 16
+"""More parallel sessions would need much memory."""
+MAX_DRIFT = 0.1
+"""A larger change of the limit, from before to after the load, is worth a remark."""
 
 
 def server_threads(model: ServedModel) -> int:
@@ -51,44 +62,99 @@ def open_reference(path: Path, threads: int, served_spec: ModelSpec) -> Runner:
     return runner
 
 
-def measure_points(
-    runner: Runner,
+def measure_limit(
+    path: Path,
+    threads: int,
+    served_spec: ModelSpec,
     images: ImageArray,
     sizes: Sequence[int],
-    seconds: float,
-    on_size: Callable[[int], None] = lambda size: None,
+    on_point: Callable[[str, float], None] = lambda text, fraction: None,
+    seconds: float = POINT_S,
 ) -> tuple[LimitPoint, ...]:
-    """Call `runner` in sequence for `seconds` at each batch size.
+    """Measure an artifact at each batch size: in one session, and on a CPU also in one session a core.
 
-    images: uint8 [N, H, W, 3]. on_size: called with each size before it is measured. Raises errors of the runner.
+    threads: intra-op threads of the one session; 0 is the default of the library. images: uint8 [N, H, W, 3].
+    on_point: called with a text and the finished fraction. Raises the errors of `open_reference` and of the runner.
     """
-    points = []
-    for size in sizes:
-        on_size(size)
-        batches = batches_of(images, size)
-        for _ in range(2):  # the first calls allocate and choose kernels
-            runner.infer(batches[0])
-        calls, start, elapsed_s = 0, time.perf_counter(), 0.0
-        while elapsed_s < seconds or calls < MIN_CALLS:
-            runner.infer(batches[calls % len(batches)])
-            calls += 1
-            elapsed_s = time.perf_counter() - start
-        points.append(LimitPoint(batch=size, images_per_s=calls * size / elapsed_s, mean_ms=elapsed_s / calls * 1e3))
+    known, points = format_of(path), list[LimitPoint]()
+    arrangements = [(1, threads)]
+    if (known is None or "cpu" in known.runs_on) and 1 < usable_cores() <= MAX_SESSIONS:
+        arrangements.append((usable_cores(), 1))
+    for sessions, session_threads in arrangements:
+        # Opened for each measurement: the threads of an idle session must not run during the load.
+        with ExitStack() as stack:
+            runners = [stack.enter_context(open_reference(path, session_threads, served_spec)) for _ in range(sessions)]
+            for size in sizes:
+                on_point(f"limit in process, batch {size} x {sessions}", len(points) / len(sizes) / len(arrangements))
+                points.append(measure_point(runners, images, size, seconds))
     return tuple(points)
 
 
-def limit_of(before: tuple[LimitPoint, ...], after: tuple[LimitPoint, ...], threads: int) -> Limit:
-    """Return the batch size with the best mean of both measurements, before and after the load.
+def measure_point(runners: Sequence[Runner], images: ImageArray, size: int, seconds: float) -> LimitPoint:
+    """Call each runner in a thread of its own for `seconds`, at one batch size. Raises errors of the runners."""
+    batches = batches_of(images, size)
+    start = threading.Barrier(len(runners))
 
-    after: empty while the load runs; then only `before` counts.
+    def call(runner: Runner) -> tuple[int, float]:
+        for _ in range(2):  # the first calls allocate and choose kernels
+            runner.infer(batches[0])
+        start.wait()
+        calls, started, elapsed_s = 0, time.perf_counter(), 0.0
+        while elapsed_s < seconds or calls < MIN_CALLS:
+            runner.infer(batches[calls % len(batches)])
+            calls += 1
+            elapsed_s = time.perf_counter() - started
+        return calls, elapsed_s
+
+    with ThreadPoolExecutor(len(runners)) as pool:
+        measured = list(pool.map(call, runners))
+    return LimitPoint(
+        batch=size,
+        sessions=len(runners),
+        images_per_s=sum(calls * size / elapsed_s for calls, elapsed_s in measured),
+        mean_ms=sum(elapsed_s / calls for calls, elapsed_s in measured) / len(measured) * 1e3,
+    )
+
+
+def limit_of(before: tuple[LimitPoint, ...], after: tuple[LimitPoint, ...], threads: int) -> Limit:
+    """Return the point with the best mean of both measurements, before and after the load.
+
+    after: empty while the load runs; then only `before` counts. threads: of one session; parallel ones have one each.
     """
     points = [
         LimitPoint(
             batch=first.batch,
+            sessions=first.sessions,
             images_per_s=(first.images_per_s + last.images_per_s) / 2,
             mean_ms=(first.mean_ms + last.mean_ms) / 2,
         )
         for first, last in zip(before, after or before, strict=True)
     ]
     best = best_of(tuple(points))
-    return Limit(images_per_s=best.images_per_s, batch=best.batch, threads=threads, before=before, after=after)
+    return Limit(
+        images_per_s=best.images_per_s,
+        batch=best.batch,
+        sessions=best.sessions,
+        threads=threads if best.sessions == 1 else 1,
+        before=before,
+        after=after,
+    )
+
+
+def why_exceeded(limit: Limit, images_per_s: float, server_threads: int) -> str | None:
+    """Return why a served figure lies above the limit; None if it does not.
+
+    server_threads: intra-op threads of all instances; 0 is the default of the library.
+    """
+    if images_per_s <= limit.images_per_s:
+        return None
+    above = f"{images_per_s / limit.images_per_s - 1:.0%} above the limit was served"
+    if abs(limit.drift) > MAX_DRIFT:
+        return f"{above}: the machine changed its speed, in process by {limit.drift:+.0%} from before to after the load"
+    if server_threads and server_threads != limit.threads * limit.sessions:
+        return f"{above}: the server computes on {server_threads} threads, the limit on {_threads(limit)}"
+    return f"{above}: other work slowed the in-process calls, or they are as fast as this short measurement can tell"
+
+
+def _threads(limit: Limit) -> str:
+    return str(limit.threads * limit.sessions) if limit.threads else "all cores"

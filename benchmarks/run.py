@@ -1,316 +1,243 @@
-"""One benchmark: measure the limit, every level of load and the limit again, and make the record."""
+"""One benchmark: measure the limit, every level of load and the limit again, and make the record.
+
+Several models are measured in turns, level by level, so that a machine that becomes slower is so for all of them.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+from functools import partial
+from typing import Self
 
 from benchmarks.environment import read_environment
-from benchmarks.inputs import (
-    SampleImages,
-    TensorModel,
-    accepts_image_files,
-    generate_requests,
-    image_file_requests,
-    load_sample_images,
-)
-from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
-from benchmarks.load.level import LevelMeasurement, SupportsInfer, Timing, batches_of, measure_level
+from benchmarks.limit import limit_of, why_exceeded
+from benchmarks.load.arrivals import ClosedLoop, Load
+from benchmarks.load.generator import LoadGenerator, ThreadGenerator
+from benchmarks.load.level import LevelMeasurement, Timing, measure_until_interrupted
+from benchmarks.load.processes import ProcessGenerator
 from benchmarks.records.record import ClientTime, Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
+from benchmarks.reference import find_reference
+from benchmarks.scenarios import PROBE
 from benchmarks.server_time import read_counters, served_settings, server_time
-from tritonkit.errors import InputError
-from tritonkit.runtimes.formats import ONNX
-from tritonkit.system.console import warn
-from tritonkit.system.files import file_sha256
-from tritonkit.tasks import task_of
-from tritonkit.triton.client import Statistics, TritonClient
-from tritonkit.triton.runner import TritonRunner
-from tritonkit.triton.served_model import ServedModel
+from benchmarks.target import BenchmarkPlan, BenchmarkTarget, check_outputs, connect, open_requests
+from tritonkit.triton.client import Statistics
 
-LIMIT_POINT_S = 2.0
-"""Seconds of in-process calls for each batch size, before and after the load."""
 STILL_RUNNING = "the benchmark is still running, or was killed"
+MIN_IDLE_CORES = 0.5
+"""Idle cores that a second client process needs."""
 
 OnProgress = Callable[[str, float], None]
 """Called with the current step and the number of finished phases: each level, and both measurements of the limit."""
-OnRecord = Callable[[Record], None]
-"""Called with the incomplete record after each level."""
+OnRecords = Callable[[Sequence[Record]], None]
+"""Called with the incomplete records after each level, one a model."""
 
 
-@dataclass(frozen=True)
-class BenchmarkPlan:
-    """The options of `bench run`."""
-
-    model: str
-    url: str
-    concurrency: tuple[int, ...]
-    batch: int = 1
-    repository: Path = Path("model_repository")
-    artifact: Path | None = None
-    threads: int | None = None
-    images: Path | None = None
-    timing: Timing = field(default_factory=Timing)
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Sizes of inputs with dynamic sizes, without the batch axis."""
-
-    @property
-    def phases(self) -> int:
-        """The number of phases: each level, and both measurements of the limit."""
-        return len(self.concurrency) + 2
+def phases(plans: Sequence[BenchmarkPlan]) -> int:
+    """Return the number of phases: each level, and both measurements of the limit."""
+    return sum(plan.scenario.most_levels + 2 for plan in plans)
 
 
-@dataclass(frozen=True)
-class BenchmarkTarget:
-    """The served model, and the requests to send."""
+def run(
+    plans: Sequence[BenchmarkPlan], on_progress: OnProgress, on_records: OnRecords = lambda records: None
+) -> list[Record]:
+    """Measure served models in turns; return a record of each, with one run_id.
 
-    server: TritonClient
-    version: str
-    backend: str
-    max_batch: int
-    threads: int
-    """Intra-op threads of all instances; 0 is the default of the library."""
-    input: str
-    runner: SupportsInfer[Any]
-    batches: Sequence[Any]
-    images: int
-    source: str
-    steps: tuple[str, ...] = ()
-    """The models that an ensemble calls."""
-    generated: bool = False
-    encoded: bool = False
-    decode_us: float | None = None
-    """Time to decode one image file in the client, in microseconds."""
-    no_limit: str = "only a model that `builder` published can be called in process"
-    pictures: SampleImages | None = None
-    """The images of a model that `builder` published; None for other models."""
-
-    @property
-    def triton_runner(self) -> TritonRunner | None:
-        """The runner of a model that `builder` published; None for other models."""
-        return self.runner if isinstance(self.runner, TritonRunner) else None
-
-
-@dataclass(frozen=True)
-class LimitArtifact:
-    """The artifact to measure the limit with, or why there is none."""
-
-    path: Path | None
-    threads: int
-    missing: str | None = None
-
-
-def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lambda record: None) -> Record:
-    """Measure a served model.
-
-    Raises InputError for options that do not fit the model, InferenceError if every request fails, and errors of
-    loading images and artifact. After an error, the last record passed to `on_record` has all finished levels.
+    Raises InputError for options that do not fit the model, InferenceError if every request fails, KeyboardInterrupt,
+    and errors of loading images and artifact. After an error, the last records passed to `on_records` have all that
+    was measured.
     """
-    target = inspect_target(plan)
-    artifact = _find_limit_artifact(plan, target)
-    environment, started = read_environment(target.server.release()), datetime.now(UTC)
-    run_id = secrets.token_hex(8)
-    _check_outputs(target)
-    before = _measure_limit(target, artifact, on_progress)
+    run_id, finished = secrets.token_hex(8), 0
 
-    subject = MeasuredModel(
-        model=plan.model,
-        version=target.version,
-        url=target.server.url,
-        protocol=target.server.protocol,
-        backend=target.backend,
-        max_batch=target.max_batch,
-        input=target.input,
-        settings=served_settings(target.server.config(plan.model)),
-        artifact=str(artifact.path) if artifact.path else None,
-        artifact_sha256=file_sha256(artifact.path) if artifact.path else None,
-    )
-    load = LoadSettings(
-        concurrency=plan.concurrency,
-        batch=plan.batch,
-        images=target.images,
-        images_source=target.source,
-        generated=target.generated,
-        encoded=target.encoded,
-        transport=target.server.protocol,
-        **asdict(plan.timing),
-    )
-    measured: list[LevelMeasurement] = []
+    def report(text: str, fraction: float) -> None:
+        on_progress(f"{running.title}{text}" if len(plans) > 1 else text, finished + fraction)
 
-    def record(after: tuple[LimitPoint, ...], incomplete: str | None) -> Record:
-        limit = limit_of(before, after, artifact.threads) if artifact.path else None
+    with ExitStack() as stack:
+        benchmarks = [stack.enter_context(ModelBenchmark(plan, run_id)) for plan in plans]
+        for running in benchmarks:
+            running.before = running.reference.measure(running.target, report)
+            finished += 1
+        waiting = benchmarks
+        while waiting:
+            for running in waiting:
+                if running.measure_next_level(report):
+                    finished += 1
+                    on_records([benchmark.record(STILL_RUNNING) for benchmark in benchmarks if benchmark.levels])
+                    if reason := running.levels[-1].interrupted:
+                        raise reason
+                else:
+                    running.is_finished = True
+            # The order is reversed each time: none is always measured first.
+            waiting = [benchmark for benchmark in reversed(waiting) if not benchmark.is_finished]
+        finished = phases(plans) - len(plans)
+        for running in benchmarks:
+            running.after = running.reference.measure(running.target, report)
+            finished += 1
+        return [benchmark.record(None) for benchmark in benchmarks]
+
+
+class ModelBenchmark:
+    """The benchmark of one model: its connection, and what was measured so far."""
+
+    def __init__(self, plan: BenchmarkPlan, run_id: str) -> None:
+        """Connect, and check the outputs of the model. Raises InputError, InferenceError, AnswerError."""
+        self.plan, self._run_id = plan, run_id
+        self._closing = ExitStack()
+        with ExitStack() as stack:
+            self.target = connect(plan)
+            stack.callback(self.target.server.close)
+            self.title = f"{plan.model} v{self.target.version}: "
+            self.reference = find_reference(plan, self.target)
+            self._environment = read_environment(self.target.server.release())
+            self._started = datetime.now(UTC)
+            check_outputs(self.target)
+            self._subject, self._load = self._describe_model(), self._describe_load()
+            self._generator: LoadGenerator = ThreadGenerator(self.target.runner, self.target.batches)
+            if plan.processes is not None and plan.processes > 1:
+                self._generator = stack.enter_context(ProcessGenerator(partial(open_requests, plan), plan.processes))
+            self._closing = stack.pop_all()
+        self.before: tuple[LimitPoint, ...] = ()
+        self.after: tuple[LimitPoint, ...] = ()
+        self.levels: list[LevelMeasurement] = []
+        self.is_finished = False
+        self._throughput = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closing.close()
+
+    def measure_next_level(self, on_progress: OnProgress) -> bool:
+        """Measure one level; return False if there is none left. Raises the errors of `measure_until_interrupted`."""
+        scenario = self.plan.scenario
+        if scenario.p99_bound_ms is not None and not self.levels:
+            timing = replace(self.plan.timing, max_windows=3)
+            self._throughput = self._measure(PROBE, timing, on_progress).requests_per_s
+        load = scenario.next_load(self.levels, self._throughput, self.target.instances)
+        if load is None:
+            return False
+        level = self._measure(load, self.plan.timing, on_progress)
+        if self._can_add_processes(level):
+            self._add_processes()
+            level = self._measure(load, self.plan.timing, on_progress)
+        self.levels.append(level)
+        return True
+
+    def record(self, incomplete: str | None) -> Record:
+        """Return the record of what was measured so far. incomplete: why levels are missing."""
+        limit = limit_of(self.before, self.after, self.reference.threads) if self.before else None
+        levels = tuple(_level(level, self.plan.model, self.target, limit) for level in self.levels)
+        if limit and levels:
+            best = max(level.images_per_s for level in levels)
+            limit = limit.model_copy(update={"exceeded": why_exceeded(limit, best, self.target.threads)})
         return Record(
-            run_id=run_id,
-            started_utc=started.replace(microsecond=0),
-            subject=subject,
-            load=load,
-            levels=tuple(_level(measurement, target, plan, limit) for measurement in measured),
+            run_id=self._run_id,
+            started_utc=self._started.replace(microsecond=0),
+            subject=self._subject,
+            load=self._load,
+            levels=levels,
             limit=limit,
-            limit_missing=artifact.missing,
+            limit_missing=self.reference.missing,
             incomplete=incomplete,
-            environment=environment,
+            environment=self._environment,
         )
 
-    def counters() -> dict[str, Statistics]:
-        return read_counters(target.server, (plan.model, *target.steps))
-
-    for phase, concurrency in enumerate(plan.concurrency, start=1):
-
-        def on_window(windows: int, phase: int = phase, concurrency: int = concurrency) -> None:
-            on_progress(f"concurrency {concurrency}, {windows} windows", phase + windows / plan.timing.max_windows)
+    def _measure(self, load: Load, timing: Timing, on_progress: OnProgress) -> LevelMeasurement:
+        def on_window(windows: int) -> None:
+            on_progress(f"{load}, {windows} windows", min(windows / timing.max_windows, 1))
 
         on_window(0)
-        level = measure_level(target.runner, target.batches, concurrency, plan.timing, counters, on_window)
-        measured.append(level)
-        on_record(record((), STILL_RUNNING))
-    after = _measure_limit(target, artifact, lambda text, fraction: on_progress(text, plan.phases - 1 + fraction))
-    return record(after, None)
+        return measure_until_interrupted(self._generator, load, timing, self._counters, on_window)
+
+    def _counters(self) -> dict[str, Statistics]:
+        versions = {self.plan.model: self.plan.version, **dict.fromkeys(self.target.steps, "")}
+        return read_counters(self.target.server, versions)
+
+    def _can_add_processes(self, level: LevelMeasurement) -> bool:
+        """Whether the client was the limit of a level, and this machine has cores for more processes."""
+        return (
+            self.plan.processes is None
+            and level.is_client_limit
+            and level.interrupted is None
+            and level.idle_cores >= MIN_IDLE_CORES
+            and level.processes * 2 <= self._environment.cores
+        )
+
+    def _add_processes(self) -> None:
+        processes = self._generator.processes * 2
+        generator = ProcessGenerator(partial(open_requests, self.plan), processes)
+        self._generator = self._closing.enter_context(generator)
+
+    def _describe_model(self) -> MeasuredModel:
+        plan, target = self.plan, self.target
+        return MeasuredModel(
+            model=plan.model,
+            version=target.version,
+            url=target.server.url,
+            protocol=target.server.protocol,
+            backend=target.backend,
+            max_batch=target.max_batch,
+            input=target.input,
+            settings=served_settings(target.server.config(plan.model, plan.version)),
+            artifact=str(self.reference.path) if self.reference.path else None,
+            artifact_sha256=self.reference.sha256,
+        )
+
+    def _describe_load(self) -> LoadSettings:
+        scenario, target = self.plan.scenario, self.target
+        loads = scenario.planned_loads(target.instances)
+        return LoadSettings(
+            scenario=scenario.name,
+            arrivals=scenario.arrivals,
+            trace=str(scenario.trace) if scenario.trace else None,
+            trace_sha256=scenario.trace_sha256,
+            p99_bound_ms=scenario.p99_bound_ms,
+            batch=target.batch,
+            images=target.images,
+            images_source=target.source,
+            generated=target.generated,
+            encoded=target.encoded,
+            transport=target.transport,
+            seed=scenario.seed,
+            concurrency=tuple(load.concurrency for load in loads if isinstance(load, ClosedLoop)),
+            rates=tuple(load.rate for load in loads if not isinstance(load, ClosedLoop)),
+            **asdict(self.plan.timing),
+        )
 
 
-def _level(measured: LevelMeasurement, target: BenchmarkTarget, plan: BenchmarkPlan, limit: Limit | None) -> Level:
-    images_per_s = measured.requests_per_s * plan.batch
-    server = server_time(plan.model, measured.counted)
+def _level(measured: LevelMeasurement, model: str, target: BenchmarkTarget, limit: Limit | None) -> Level:
+    load, images_per_s = measured.load, measured.requests_per_s * target.batch
+    server = server_time(model, measured.counted)
+    latency = measured.from_send or measured.latency
     in_server_us = server.request_us if server else None
-    network_us = None if in_server_us is None else measured.latency.mean_ms * 1e3 - in_server_us
     return Level(
-        concurrency=measured.concurrency,
+        concurrency=load.concurrency if isinstance(load, ClosedLoop) else None,
+        rate=measured.rate,
         images_per_s=images_per_s,
         share_of_limit=images_per_s / limit.images_per_s if limit else None,
+        **dict(measured.latency),
+        from_send=measured.from_send,
+        slip=measured.slip,
+        refused=measured.refused,
+        remark=measured.remark,
         requests=measured.requests,
         errors=measured.errors,
         first_error=measured.first_error,
         stable=measured.stable,
         windows=measured.windows,
+        incomplete=str(measured.interrupted) or "stopped by Ctrl-C" if measured.interrupted else None,
         samples=measured.samples,
         histogram=measured.histogram,
         server=server,
-        client=ClientTime(cores=measured.client_cores, decode_us=target.decode_us, network_us=network_us),
-        **dict(measured.latency),
+        client=ClientTime(
+            cores=measured.client_cores,
+            processes=measured.processes,
+            is_limit=measured.is_client_limit,
+            decode_us=target.decode_us,
+            network_us=None if in_server_us is None else latency.mean_ms * 1e3 - in_server_us,
+        ),
     )
-
-
-def _check_outputs(target: BenchmarkTarget) -> None:
-    """Check before the measurement that the server responds with valid values.
-
-    For a model that `builder` did not publish, NaN is only a warning, because generated input may cause it. Raises
-    AnswerError for impossible values, InferenceError.
-    """
-    if target.triton_runner is None:
-        outputs = target.runner.infer(target.batches[0])
-        for name, array in outputs.items():
-            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-                warn(f"warning: output {name} has NaN or infinite values; the model may be broken")
-        return
-    task = task_of(target.triton_runner.spec)
-    for batch in target.batches:
-        task.check_values(target.triton_runner.infer(batch))
-
-
-def inspect_target(plan: BenchmarkPlan, client: TritonClient | None = None) -> BenchmarkTarget:
-    """Prepare the requests for a served model. client: sends them; by default a new one.
-
-    Raises InputError for options that do not fit the model, and errors of loading images.
-    """
-    client = client or TritonClient(plan.url)
-    served = client.model(plan.model)
-    version = client.version(plan.model)
-    max_batch = max(1, served.max_batch)
-    if plan.batch > max_batch:
-        raise InputError(
-            f"--batch {plan.batch}: {served.origin} takes at most {max_batch} images per request",
-            code="benchmark.batch_too_large",
-        )
-    common = {
-        "version": version,
-        "backend": served.backend,
-        "max_batch": max_batch,
-        "threads": server_threads(served),
-        "steps": served.steps,
-    }
-    if served.has_spec:
-        return _pixel_target(plan, TritonRunner(client, plan.model, version), common)
-    return _tensor_target(plan, TensorModel(client, served, version), served, client, common)
-
-
-def _pixel_target(plan: BenchmarkPlan, runner: TritonRunner, common: Mapping[str, Any]) -> BenchmarkTarget:
-    """Prepare requests of pixels for a model that `builder` published."""
-    if plan.shapes:
-        raise InputError(
-            f"--shape: {runner.origin} takes {runner.spec.input}, whose sizes are fixed", code="benchmark.fixed_sizes"
-        )
-    pictures = load_sample_images(runner.spec.preprocess, plan.images, plan.repository / plan.model / runner.version)
-    return BenchmarkTarget(
-        server=runner.server,
-        input=str(runner.spec.input),
-        runner=runner,
-        batches=batches_of(pictures.images, plan.batch),
-        images=len(pictures.images),
-        source=pictures.source,
-        decode_us=pictures.decode_us,
-        pictures=pictures,
-        **common,
-    )
-
-
-def _tensor_target(
-    plan: BenchmarkPlan, model: TensorModel, served: ServedModel, client: TritonClient, common: Mapping[str, Any]
-) -> BenchmarkTarget:
-    """Prepare requests for any other model: image files if it accepts them, else generated values."""
-    owner = served.encoded_of
-    if accepts_image_files(model) and (owner or plan.images is not None):
-        owner_version = client.version(owner) if owner else ""
-        requests = image_file_requests(model, plan.batch, plan.images, plan.repository / owner / owner_version)
-    elif plan.images is not None:
-        raise InputError(
-            f"--images: {served.origin} takes no image files; without --images, generated values are sent",
-            code="benchmark.takes_no_images",
-        )
-    else:
-        requests = generate_requests(model, plan.batch, served.max_batch > 0, plan.shapes, served.origin)
-    if owner:
-        common = {**common, "no_limit": f"the server decodes the images; measure {owner} for a limit"}
-    return BenchmarkTarget(
-        server=client, input=", ".join(map(str, model.inputs)), runner=model, **requests._asdict(), **common
-    )
-
-
-def _find_limit_artifact(plan: BenchmarkPlan, target: BenchmarkTarget) -> LimitArtifact:
-    if target.triton_runner is None:
-        if plan.artifact is not None:
-            raise InputError(
-                f"--artifact: {plan.model} was not published by `builder`, so no file can be called in process",
-                code="benchmark.no_spec",
-            )
-        return LimitArtifact(None, 0, target.no_limit)
-    threads = target.threads if plan.threads is None else plan.threads
-    if plan.artifact is not None:
-        return LimitArtifact(plan.artifact, threads)
-    address = target.server.connection.address
-    if not address.is_loopback:
-        return LimitArtifact(
-            None, threads, f"{address.host} is another machine: run `bench` there, or name the file with --artifact"
-        )
-    path = plan.repository / plan.model / target.version / ONNX.file
-    if not path.is_file():
-        return LimitArtifact(None, threads, f"there is no {path}: use --repository or --artifact")
-    return LimitArtifact(path, threads)
-
-
-def _measure_limit(target: BenchmarkTarget, artifact: LimitArtifact, on_progress: OnProgress) -> tuple[LimitPoint, ...]:
-    if artifact.path is None or target.triton_runner is None or target.pictures is None:
-        return ()
-    sizes = batch_sizes(target.max_batch)
-    # Opened for each measurement: the threads of an idle session must not run during the load.
-    with open_reference(artifact.path, artifact.threads, target.triton_runner.spec) as in_process:
-        return measure_points(
-            in_process,
-            target.pictures.images,
-            sizes,
-            LIMIT_POINT_S,
-            on_size=lambda size: on_progress(f"limit in process, batch {size}", sizes.index(size) / len(sizes)),
-        )

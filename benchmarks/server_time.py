@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.records.record import ServerTime
 from tritonkit.triton.client import Statistics, TritonClient
 
 
-def read_counters(server: TritonClient, models: Sequence[str]) -> dict[str, Statistics]:
-    """Return the counters of models, each summed over its versions. Raises InferenceError."""
-    return {model: Statistics.total(server.statistics(model).values()) for model in models}
+def read_counters(server: TritonClient, versions: Mapping[str, str]) -> dict[str, Statistics]:
+    """Return the counters of models. versions: by model; empty is the sum of all. Raises InferenceError."""
+    return {model: Statistics.total(server.statistics(model, version).values()) for model, version in versions.items()}
 
 
 def server_time(model: str, counted: Mapping[str, Statistics]) -> ServerTime | None:
-    """Return the time of a model's requests, with the other models of `counted` as its steps; None without requests.
+    """Return the time of a model's requests, with the other models of `counted` as its steps; None if none was counted.
 
     Triton counts the compute times of an ensemble as sums over its steps; the queue time is summed here.
     """
-    if counted[model].requests <= 0:
+    if model not in counted or counted[model].requests <= 0:
         return None
     whole = _time_of(counted[model])
     steps = {name: _time_of(statistics) for name, statistics in counted.items() if name != model}

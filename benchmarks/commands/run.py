@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.commands.record_writer import RecordWriter
+from benchmarks.load.options import DEFAULT_CONCURRENCY, Arrivals, MlperfScenario
 from tritonkit.errors import TritonkitError
-from tritonkit.system.console import (
-    DEFAULT_URL,
-    JsonOption,
-    exit_code,
-    exit_with_error,
-    print_json,
-    print_text,
-    reports_errors,
-)
+from tritonkit.system.console import DEFAULT_URL, JsonOption, exit_with_error, reports_errors
 
 if TYPE_CHECKING:
     from benchmarks.records.record import Record
-    from benchmarks.run import BenchmarkPlan, OnRecord
+    from benchmarks.run import OnRecords
+    from benchmarks.target import BenchmarkPlan
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A loaded model of the server.")]
 UrlOption = Annotated[
@@ -32,9 +27,54 @@ UrlOption = Annotated[
     ),
 ]
 ConcurrencyOption = Annotated[
-    str, typer.Option(metavar="N|A:B|A,B,...", help="Requests in flight: a number, a doubling range, or a list.")
+    str | None,
+    typer.Option(
+        metavar="N|A:B|A,B,...",
+        help="Closed loop with this many requests in flight: a number, a doubling range, or a list. Default: "
+        f"{DEFAULT_CONCURRENCY}, if no other load is given.",
+    ),
 ]
-BatchOption = Annotated[int, typer.Option(min=1, help="Images in each request.")]
+RateOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R|A:B|A,B,...",
+        help="Open loop with this many requests a second, sent whether or not the server has answered: a number, a "
+        "doubling range, or a list.",
+    ),
+]
+ArrivalsOption = Annotated[
+    Arrivals | None, typer.Option(help="The send times of --rate. Default: poisson, as independent users send.")
+]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Open loop with the times of a file: seconds, one a line; or a log of JSON lines with `time` and perhaps "
+        "`request_time`, as nginx can write it."
+    ),
+]
+ScenarioOption = Annotated[
+    MlperfScenario | None,
+    typer.Option(
+        help="A scenario of MLPerf Inference. SingleStream: one request after the other. MultiStream: the same with 8 "
+        "images each. Server: find the highest Poisson rate whose p99 is at most --p99-ms. Offline: largest batches "
+        "and a full queue."
+    ),
+]
+P99Option = Annotated[float | None, typer.Option(min=0.001, help="The bound of --scenario Server, in milliseconds.")]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="Of random send times. Default: 0.")]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Images in each request. Default: 1; MultiStream: 8; Offline: the model's maximum."),
+]
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=64, help="Client processes. Default: one, and more where one is the limit and cores are idle."
+    ),
+]
+SharedMemoryOption = Annotated[
+    bool, typer.Option("--shared-memory", help="Send images through shared memory to a server on this machine.")
+]
 RepositoryOption = Annotated[Path, typer.Option(help="The served model repository.")]
 ArtifactOption = Annotated[
     str | None,
@@ -49,7 +89,10 @@ ThreadsOption = Annotated[
 ]
 WindowOption = Annotated[float, typer.Option(min=0.1, help="Seconds of one window.")]
 MaxWindowsOption = Annotated[
-    int, typer.Option(min=3, help="Stop a level after this many windows, even if no three agree.")
+    int | None,
+    typer.Option(
+        min=3, help="Stop a level after this many windows, even if no three agree. Default: 10; 3 for Server."
+    ),
 ]
 ImagesOption = Annotated[
     str | None,
@@ -72,22 +115,35 @@ OutputOption = Annotated[
 def run(
     model: ModelArgument,
     url: UrlOption = None,
-    concurrency: ConcurrencyOption = "1:64",
-    batch: BatchOption = 1,
+    concurrency: ConcurrencyOption = None,
+    rate: RateOption = None,
+    arrivals: ArrivalsOption = None,
+    trace: TraceOption = None,
+    scenario: ScenarioOption = None,
+    p99_ms: P99Option = None,
+    seed: SeedOption = None,
+    batch: BatchOption = None,
     repository: RepositoryOption = Path("model_repository"),
     artifact: ArtifactOption = None,
     threads: ThreadsOption = None,
     window_s: WindowOption = 5.0,
-    max_windows: MaxWindowsOption = 10,
+    max_windows: MaxWindowsOption = None,
     images: ImagesOption = None,
     shape: ShapeOption = None,
+    shared_memory: SharedMemoryOption = False,
+    processes: ProcessesOption = None,
     output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a served model under closed-loop load, and the same artifact called in process.
+    """Measure a served model under load, and the same artifact called in process.
 
-    Each level runs until three windows agree within 10 %, as in perf_analyzer. The record is written after each level;
-    a run that is stopped leaves a record marked as incomplete. Exit code 1 if some requests failed.
+    The default is a closed loop: a fixed number of requests is in flight. With --rate or --trace it is an open loop:
+    requests are sent at their times, and latency counts from the time at which a request should have been sent. Each
+    level runs until three windows agree within 10 %, as in perf_analyzer. The record is written after each level; a run
+    that is stopped leaves a record marked as incomplete.
+
+    Exit code 1 if some requests failed, or if the client could not keep the schedule of an open loop, so that its p99
+    is no valid figure.
 
     Examples:
 
@@ -95,105 +151,82 @@ def run(
 
         bench run cats --concurrency 1,8,32 --output cats.json
 
+        bench run cats --rate 10:80
+
+        bench run cats --scenario Server --p99-ms 100
+
         bench run cats --url http://127.0.0.1:8000 --batch 8 --window-s 2 --json
 
         bench run third_party_model --shape input:3,224,224
     """
     from benchmarks.inputs import parse_shapes
-    from benchmarks.load.level import Timing, concurrency_levels
-    from benchmarks.run import BenchmarkPlan
+    from benchmarks.load.level import Timing
+    from benchmarks.scenarios import scenario_from_options
+    from benchmarks.target import BenchmarkPlan
     from tritonkit.remotes import local_path
     from tritonkit.repository.artifact_files import local_artifact
     from tritonkit.system.local_servers import default_url
 
-    url = url or default_url()
-    levels, shapes = concurrency_levels(concurrency), parse_shapes(shape or [])
-    timing = Timing(window_s=window_s, max_windows=max_windows)
     plan = BenchmarkPlan(
-        model,
-        url,
-        levels,
-        batch,
-        repository,
-        None if artifact is None else local_artifact(artifact),
-        threads,
-        None if images is None else local_path(images),
-        timing,
-        shapes,
+        model=model,
+        scenario=scenario_from_options(
+            concurrency=concurrency,
+            rate=rate,
+            arrivals=arrivals,
+            trace=trace,
+            scenario=scenario,
+            p99_ms=p99_ms,
+            seed=seed,
+        ),
+        shapes=parse_shapes(shape or []),
+        url=url or default_url(),
+        batch=batch,
+        repository=repository,
+        artifact=None if artifact is None else local_artifact(artifact),
+        threads=threads,
+        images=None if images is None else local_path(images),
+        timing=Timing(window_s=window_s, max_windows=max_windows or (3 if scenario == "Server" else 10)),
+        shared_memory=shared_memory,
+        processes=processes,
     )
     if output is None and not as_json:
         output = Path(f"bench-{model}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
-    writer = _RecordWriter(output)
+    writer = RecordWriter([output])
     try:
-        writer.record = _run_with_progress(plan, writer)
+        writer(_run_with_progress([plan], writer))
     except (KeyboardInterrupt, TritonkitError) as reason:
-        if writer.record is None:
+        if not writer.records:
             raise
         writer.finish_incomplete(reason, as_json)
-    writer.finish(writer.record, as_json)
-    failed = sum(level.errors for level in writer.record.levels)
-    if failed:
-        exit_with_error(f"{failed} requests failed", code=1)
+    writer.finish(as_json)
+    if problem := "; ".join(filter(None, map(problem_of, writer.records))):
+        exit_with_error(problem, code=1)
 
 
-class _RecordWriter:
-    """Keeps the latest record, and writes it to a file if there is one."""
-
-    def __init__(self, path: Path | None) -> None:
-        """Check that the file can be written. Raises what `check_writable` raises."""
-        from benchmarks.records.record import check_writable
-
-        if path is not None:
-            check_writable(path)
-        self.path = path
-        self.record: Record | None = None
-
-    def __call__(self, record: Record) -> None:
-        """Keep and write the record so far; a write error is ignored, because the final write may succeed."""
-        from benchmarks.records.record import write_record
-
-        self.record = record
-        if self.path is not None:
-            with suppress(TritonkitError):
-                write_record(self.path, record)
-
-    def finish_incomplete(self, reason: BaseException, as_json: bool) -> None:
-        """Show and write the incomplete record with the reason, and exit with the exit code of the reason."""
-        message = str(reason) or "stopped by Ctrl-C"
-        if self.record is not None:
-            self.finish(self.record.model_copy(update={"incomplete": message}), as_json)
-        exit_with_error(message, code=exit_code(reason))
-
-    def finish(self, record: Record, as_json: bool) -> None:
-        """Show and write the final record; exit with an error if it cannot be written."""
-        from benchmarks.records.record import write_record
-        from benchmarks.report.table import print_record
-
-        try:
-            if as_json:
-                print_json(record)
-            else:
-                print_record(record)
-        finally:
-            try:
-                if self.path is not None:
-                    write_record(self.path, record)
-            except TritonkitError as error:
-                exit_with_error(str(error), code=exit_code(error))
-        if not as_json:
-            print_text(f"record: {self.path}")
+def problem_of(record: Record) -> str | None:
+    """Return why a complete record is not the answer that was asked for; None if it is."""
+    if failed := sum(level.errors for level in record.levels):
+        return f"{failed} requests failed"
+    bound_ms = record.load.p99_bound_ms
+    if bound_ms is not None:
+        if any(level.meets(bound_ms) for level in record.levels):
+            return None
+        return f"{record.name}: no rate was found whose p99 is at most {bound_ms:g} ms"
+    refused = [level for level in record.levels if level.refused]
+    return f"{record.name} at {refused[0].load}: p99 is refused: {refused[0].refused}" if refused else None
 
 
-def _run_with_progress(plan: BenchmarkPlan, on_record: OnRecord) -> Record:
+def _run_with_progress(plans: Sequence[BenchmarkPlan], on_records: OnRecords) -> Sequence[Record]:
     """Run a benchmark with a progress bar on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from benchmarks.run import phases
     from benchmarks.run import run as measure
 
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("connecting", total=plan.phases)
+        task = progress.add_task("connecting", total=phases(plans))
         return measure(
-            plan, lambda text, finished: progress.update(task, description=text, completed=finished), on_record
+            plans, lambda text, finished: progress.update(task, description=text, completed=finished), on_records
         )

@@ -1,22 +1,22 @@
-"""Closed-loop load: a fixed number of senders, each waiting for its response before the next request."""
+"""Measures one level: a load for some windows, and the figures of its requests."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+import psutil
 
+from benchmarks.load.arrivals import ClosedLoop, Load, TraceArrivals
+from benchmarks.load.generator import Collected, LoadGenerator
 from benchmarks.load.histogram import encode_histogram
+from benchmarks.load.schedule import due_between, refusal, remark, slip_of
 from benchmarks.load.windows import (
     STABLE_WINDOWS,
-    RequestTimes,
+    Times,
     Window,
     is_stable,
     latencies_ns,
@@ -25,29 +25,23 @@ from benchmarks.load.windows import (
     summarize,
     times_of,
 )
-from benchmarks.records.record import Latencies, Sample
+from benchmarks.records.record import Latencies, Sample, Slip
 from tritonkit.errors import InputError, TritonkitError
-from tritonkit.images.preprocess import ImageArray
 
 if TYPE_CHECKING:
     from tritonkit.triton.client import Statistics
 
-MAX_CONCURRENCY = 1024
-Batch = TypeVar("Batch")
-BatchIn = TypeVar("BatchIn", contravariant=True)
-
-
-class SupportsInfer(Protocol[BatchIn]):
-    """Anything with `infer(batch)`: a model runner, or a TensorModel."""
-
-    def infer(self, batch: BatchIn) -> dict[str, NDArray[Any]]:
-        """Run one batch and return the outputs by name. Raises TritonkitError."""
-        ...
+START_DELAY_NS = 20_000_000
+"""Time to start the senders before the first request of an open loop."""
+POLL_S = 0.01
+"""Time between two looks whether a late trace was sent."""
+BUSY_CORES = 0.85
+"""A client process that uses more of a core may limit the throughput."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Duration of a level: windows of `window_s` until three agree, at most `max_windows`."""
+    """Duration of a level: windows of `window_s` until three agree, at most `max_windows`. A trace has its own."""
 
     window_s: float = 5.0
     max_windows: int = 10
@@ -57,12 +51,23 @@ class Timing:
 
 @dataclass(frozen=True)
 class LevelMeasurement:
-    """The result of one level: figures of the last three windows; errors of the whole level with its warm-up."""
+    """The result of one level: figures of the last three windows; errors of the whole level with its warm-up.
 
-    concurrency: int
+    A trace is measured as a whole.
+    """
+
+    load: Load
     requests: int
     requests_per_s: float
+    """Requests that ended in the windows."""
     latency: Latencies
+    """From the intended send."""
+    from_send: Latencies | None
+    """From the actual send; None for a closed loop."""
+    slip: Slip | None
+    refused: str | None
+    """Why p99 is no valid figure."""
+    remark: str | None
     histogram: str
     """An encoded HdrHistogram of the latencies, in microseconds."""
     samples: tuple[Sample, ...]
@@ -72,151 +77,206 @@ class LevelMeasurement:
     errors: int
     first_error: str | None
     counted: Mapping[str, Statistics]
-    """What the server counted meanwhile, by model."""
+    """What the server counted meanwhile, by model; empty if the level was interrupted."""
     client_cores: float
     """CPU time of the load generator per second: 0.5 is half a core."""
+    processes: int
+    idle_cores: float
+    """Cores of this machine that nothing used."""
+    interrupted: BaseException | None
+
+    @property
+    def rate(self) -> float | None:
+        """Requests a second that an open loop intended to send; None for a closed loop."""
+        return None if isinstance(self.load, ClosedLoop) else self.load.rate
+
+    @property
+    def is_client_limit(self) -> bool:
+        """Whether the client may have limited the throughput."""
+        return self.client_cores >= BUSY_CORES * self.processes
 
 
-class WindowBoundary(NamedTuple):
+class _Boundary(NamedTuple):
     """Clocks and server statistics between two windows."""
 
     time_ns: int
     cpu_ns: int
+    idle_s: float
+    """Idle time of all cores since the machine started."""
     counters: Mapping[str, Statistics]
 
 
-@dataclass
-class SenderResults:
-    """Finished and failed requests of all senders."""
-
-    finished: list[RequestTimes] = field(default_factory=list)
-    failed: int = 0
-    first_error: TritonkitError | None = None
-    """Only the first error is kept, because an error references its request."""
-
-    def add_failure(self, error: TritonkitError) -> None:
-        """Count a failed request."""
-        self.failed += 1
-        self.first_error = self.first_error or error
-
-
-def concurrency_levels(text: str) -> tuple[int, ...]:
-    """Parse `4`, `1:64` (doubling, with the end included) or `1,8,32`. Raises InputError."""
-    try:
-        if ":" in text:
-            first, last = map(int, text.split(":"))
-            levels = (*(first << step for step in range(last.bit_length()) if 0 < first << step < last), last)
-        else:
-            first, levels = 1, tuple(map(int, text.split(",")))
-            last = max(levels)
-    except ValueError:
-        first, last, levels = 1, 0, ()
-    if not levels or min(levels) < 1 or not 1 <= first <= last <= MAX_CONCURRENCY:
-        raise InputError(
-            f"--concurrency {text}: expected a number such as 4, a doubling range such as 1:64, or a list such as "
-            f"1,8,32, all in 1..{MAX_CONCURRENCY}",
-            code="option.concurrency",
-        )
-    return tuple(sorted(set(levels)))
-
-
-def batches_of(images: ImageArray, size: int) -> list[ImageArray]:
-    """Split images into batches uint8 [size, H, W, 3]; the last batch is filled from the first images."""
-    order = np.arange(-(-len(images) // size) * size) % len(images)
-    return [np.ascontiguousarray(images[chosen]) for chosen in order.reshape(-1, size)]
-
-
 def measure_level(
-    runner: SupportsInfer[Batch],
-    batches: Sequence[Batch],
-    concurrency: int,
+    generator: LoadGenerator,
+    load: Load,
     timing: Timing,
     counters: Callable[[], Mapping[str, Statistics]] = dict,
     on_window: Callable[[int], None] = lambda windows: None,
 ) -> LevelMeasurement:
-    """Keep `concurrency` requests in flight until three windows agree.
+    """Send a load until three windows agree, or all of a trace.
 
     counters: reads the server statistics by model. on_window: called with the number of finished windows.
-    Raises the error of the requests if all fail, InputError if no request ends within three windows.
+    Raises the error of the requests if all fail, InputError if no request ends within the windows, errors of
+    `counters`.
     """
-    boundaries: list[WindowBoundary] = []
-    stable = False
-    with _run_senders(runner, batches, concurrency) as results:
-        time.sleep(timing.warm_up_s)
-        boundaries.append(_read_boundary(counters))
-        while not stable and len(boundaries) <= timing.max_windows:
-            due_ns = boundaries[0].time_ns + int(len(boundaries) * timing.window_s * 1e9)
-            time.sleep(max(0, due_ns - time.perf_counter_ns()) / 1e9)
-            boundaries.append(_read_boundary(counters))
-            if results.first_error and not results.finished:
-                raise results.first_error
-            stable = is_stable(_last_windows(boundaries, results))
-            on_window(len(boundaries) - 1)
-    # The senders have stopped: they may have added requests that ended before the last boundary.
-    windows = _last_windows(boundaries, results)
-    requests = np.concatenate([window.requests for window in windows])
+    level = measure_until_interrupted(generator, load, timing, counters, on_window)
+    if level.interrupted:
+        raise level.interrupted
+    return level
+
+
+def measure_until_interrupted(
+    generator: LoadGenerator,
+    load: Load,
+    timing: Timing,
+    counters: Callable[[], Mapping[str, Statistics]] = dict,
+    on_window: Callable[[int], None] = lambda windows: None,
+) -> LevelMeasurement:
+    """Measure as `measure_level`; after Ctrl-C or an error of `counters`, return what was measured, and the reason."""
+    start_ns = time.perf_counter_ns() + START_DELAY_NS
+    level = _RunningLevel(generator, load, timing.window_s, counters, on_window)
+    interrupted: BaseException | None = None
+    generator.start(load, start_ns)
+    try:
+        if isinstance(load, TraceArrivals):
+            level.follow_trace(start_ns, load.duration_s)
+        else:
+            level.run_windows(timing.warm_up_s, timing.max_windows)
+    except (KeyboardInterrupt, TritonkitError) as reason:
+        interrupted = reason
+        level.interrupt(start_ns)
+    finally:
+        last = level.collect(generator.stop)
+    return _result(level, load, last, interrupted)
+
+
+class _RunningLevel:
+    """The boundaries of the windows, and the requests so far."""
+
+    def __init__(
+        self,
+        generator: LoadGenerator,
+        load: Load,
+        window_s: float,
+        counters: Callable[[], Mapping[str, Statistics]],
+        on_window: Callable[[int], None],
+    ) -> None:
+        self.generator, self.boundaries = generator, list[_Boundary]()
+        self._window_ns, self._counters, self._on_window = int(window_s * 1e9), counters, on_window
+        self._is_open = not isinstance(load, ClosedLoop)
+        self._chunks = [times_of([])]
+
+    def run_windows(self, warm_up_s: float, max_windows: int) -> None:
+        """Wait for the warm-up, and for windows until three agree."""
+        time.sleep(warm_up_s)
+        self._end_window()
+        while len(self.boundaries) <= max_windows and not self.is_stable:
+            _sleep_until(self.boundaries[0].time_ns + len(self.boundaries) * self._window_ns)
+            last = self._end_window()
+            if last.first_error and not len(self.requests()):
+                raise last.first_error
+
+    def follow_trace(self, start_ns: int, duration_s: float) -> None:
+        """Wait until all requests of a trace were sent and answered."""
+        _sleep_until(start_ns)
+        self._end_window()
+        self.boundaries = [self.boundaries[0]._replace(time_ns=start_ns)]
+        end_ns = start_ns + int(duration_s * 1e9)
+        while (next_ns := self.boundaries[-1].time_ns + self._window_ns) < end_ns:
+            _sleep_until(next_ns)
+            self._end_window()
+        _sleep_until(end_ns)
+        while not self.collect(self.generator.collect).is_finished:
+            time.sleep(POLL_S)
+        self.collect(self.generator.stop)
+        self._end_window()
+
+    def interrupt(self, start_ns: int) -> None:
+        """End the last window early, without statistics of the server."""
+        now = _Boundary(time.perf_counter_ns(), self.collect(self.generator.collect).cpu_ns, _idle_s(), {})
+        self.boundaries = [*(self.boundaries or [now._replace(time_ns=start_ns)]), now]
+
+    def collect(self, method: Callable[[], Collected]) -> Collected:
+        """Keep the new requests of the generator."""
+        collected = method()
+        self._chunks.append(collected.requests)
+        return collected
+
+    def requests(self) -> Times:
+        """Return all answered requests."""
+        self._chunks = [np.concatenate(self._chunks)]
+        return self._chunks[0]
+
+    def windows(self, last: int) -> list[Window]:
+        """Return the last windows."""
+        return split_into_windows([boundary.time_ns for boundary in self.boundaries[-last - 1 :]], self.requests())
+
+    @property
+    def is_stable(self) -> bool:
+        """Whether the last three windows agree."""
+        if len(self.boundaries) <= STABLE_WINDOWS:
+            return False
+        return is_stable(self.windows(STABLE_WINDOWS), compare_throughput=not self._is_open)
+
+    def _end_window(self) -> Collected:
+        now_ns = time.perf_counter_ns()
+        collected = self.collect(self.generator.collect)
+        self.boundaries.append(_Boundary(now_ns, collected.cpu_ns, _idle_s(), self._counters()))
+        if len(self.boundaries) > 1:
+            self._on_window(len(self.boundaries) - 1)
+        return collected
+
+
+def _result(level: _RunningLevel, load: Load, last: Collected, interrupted: BaseException | None) -> LevelMeasurement:
+    """Return the figures of the last windows, of a trace those of all.
+
+    Without a request, raises the reason of the interruption, the error of the requests, or InputError.
+    """
+    is_trace, is_open = isinstance(load, TraceArrivals), not isinstance(load, ClosedLoop)
+    count = len(level.boundaries) - 1
+    windows = level.windows(count if is_trace else min(count, STABLE_WINDOWS))
+    first, end = level.boundaries[-len(windows) - 1], level.boundaries[-1]
+    seconds = (end.time_ns - first.time_ns) / 1e9
+    ended = np.concatenate([window.requests for window in windows])
+    requests = due_between(first.time_ns, end.time_ns, level.requests()) if is_open else ended
     if not len(requests):
-        if results.first_error:
-            raise results.first_error
-        raise InputError(
-            f"concurrency {concurrency}: no request ended within {len(windows)} windows of "
-            f"{windows[0].duration_s:.3g} s; use longer windows with --window-s",
-            code="benchmark.no_request_ended",
+        raise (
+            interrupted
+            or last.first_error
+            or InputError(
+                f"{load}: no request ended within {len(windows)} windows of {windows[0].duration_s:.3g} s; use longer "
+                "windows with --window-s",
+                code="benchmark.no_request_ended",
+            )
         )
-    first, last = boundaries[-len(windows) - 1], boundaries[-1]
+    latency = summarize(latencies_ns(requests))
+    slip = slip_of(requests) if is_open else None
     return LevelMeasurement(
-        concurrency=concurrency,
+        load=load,
         requests=len(requests),
-        requests_per_s=len(requests) / sum(window.duration_s for window in windows),
-        latency=summarize(latencies_ns(requests)),
+        requests_per_s=len(ended) / seconds,
+        latency=latency,
+        from_send=summarize(requests[:, 2] - requests[:, 1]) if is_open else None,
+        slip=slip,
+        refused=refusal(latency, slip, last, len(level.requests())) if slip else None,
+        remark=remark(load, requests, ended),
         histogram=encode_histogram(latencies_ns(requests)),
-        samples=samples_of(boundaries[0].time_ns, last.time_ns, times_of(results.finished)),
-        stable=stable,
-        windows=len(boundaries) - 1,
-        errors=results.failed,
-        first_error=str(results.first_error) if results.first_error else None,
-        counted={model: now.since(first.counters[model]) for model, now in last.counters.items()},
-        client_cores=(last.cpu_ns - first.cpu_ns) / (last.time_ns - first.time_ns),
+        samples=samples_of(level.boundaries[0].time_ns, end.time_ns, level.requests()),
+        stable=not interrupted and (is_trace or level.is_stable),
+        windows=count,
+        errors=last.failed,
+        first_error=str(last.first_error) if last.first_error else None,
+        counted={model: now.since(first.counters[model]) for model, now in end.counters.items()},
+        client_cores=(end.cpu_ns - first.cpu_ns) / 1e9 / seconds,
+        processes=level.generator.processes,
+        idle_cores=(end.idle_s - first.idle_s) / seconds,
+        interrupted=interrupted,
     )
 
 
-def _last_windows(boundaries: Sequence[WindowBoundary], results: SenderResults) -> list[Window]:
-    """Return the last three windows, or all if fewer."""
-    last = [boundary.time_ns for boundary in boundaries[-STABLE_WINDOWS - 1 :]]
-    return split_into_windows(last, times_of(results.finished.copy()))
+def _idle_s() -> float:
+    return float(psutil.cpu_times().idle)
 
 
-def _read_boundary(counters: Callable[[], Mapping[str, Statistics]]) -> WindowBoundary:
-    return WindowBoundary(time.perf_counter_ns(), time.process_time_ns(), counters())
-
-
-@contextmanager
-def _run_senders(runner: SupportsInfer[Batch], batches: Sequence[Batch], concurrency: int) -> Iterator[SenderResults]:
-    """Run sender threads during the block; its end waits for requests in flight."""
-    results, stop = SenderResults(), threading.Event()
-    with ThreadPoolExecutor(concurrency, thread_name_prefix="load") as pool:
-        senders: list[Future[None]] = []
-        try:
-            for index in range(concurrency):
-                senders.append(pool.submit(_send, runner, batches, index, results, stop))
-            yield results
-        finally:
-            stop.set()
-    for sender in senders:
-        sender.result()
-
-
-def _send(
-    runner: SupportsInfer[Batch], batches: Sequence[Batch], index: int, results: SenderResults, stop: threading.Event
-) -> None:
-    infer, clock, add_finished = runner.infer, time.perf_counter_ns, results.finished.append
-    while not stop.is_set():
-        batch = batches[index % len(batches)]
-        index += 1
-        start_ns = clock()
-        try:
-            infer(batch)
-        except TritonkitError as error:
-            results.add_failure(error)
-        else:
-            add_finished(RequestTimes(start_ns, start_ns, clock()))
+def _sleep_until(time_ns: int) -> None:
+    time.sleep(max(0, time_ns - time.perf_counter_ns()) / 1e9)

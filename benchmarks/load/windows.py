@@ -80,17 +80,19 @@ def split_into_windows(boundaries_ns: Sequence[int], requests: Times) -> list[Wi
     return [Window(start, end, requests[places == place]) for place, (start, end) in enumerate(pairwise(boundaries_ns))]
 
 
-def is_stable(windows: Sequence[Window]) -> bool:
+def is_stable(windows: Sequence[Window], compare_throughput: bool = True) -> bool:
     """Whether the last three windows agree within 10 % in throughput and in mean latency.
 
-    The largest of the three may be at most 1.1 times the smallest, and none may be empty.
+    The largest of the three may be at most 1.1 times the smallest, and none may be empty. compare_throughput: false
+    for an open loop, whose throughput is that of its random send times.
     """
     last = windows[-STABLE_WINDOWS:]
     if len(last) < STABLE_WINDOWS or not all(len(window.requests) for window in last):
         return False
-    rates = [window.requests_per_s for window in last]
-    means = [float(window.latencies_ns.mean()) for window in last]
-    return max(rates) <= STABLE_RATIO * min(rates) and max(means) <= STABLE_RATIO * min(means)
+    figures = [[float(window.latencies_ns.mean()) for window in last]]
+    if compare_throughput:
+        figures.append([window.requests_per_s for window in last])
+    return all(max(values) <= STABLE_RATIO * min(values) for values in figures)
 
 
 def percentile(ascending: Sequence[int] | NDArray[np.int64], percent: float) -> int:

@@ -75,8 +75,8 @@ class LoadSettings(Frozen):
 
     @property
     def planned_levels(self) -> int:
-        """Number of levels that a complete record has; the scenario Server finds its levels while it runs."""
-        return len(self.concurrency) + len(self.rates) or 1
+        """Number of levels that a complete record has; 0 for the scenario Server, which finds them while it runs."""
+        return len(self.concurrency) + len(self.rates)
 
 
 class Latencies(Frozen):
@@ -205,10 +205,14 @@ class Level(Frozen):
         """Whether the figures are stable, complete, without errors and not refused."""
         return self.stable and not (self.errors or self.refused or self.incomplete)
 
+    def meets(self, p99_bound_ms: float) -> bool:
+        """Whether p99 is valid and at most a bound, and no request failed."""
+        return self.p99_ms <= p99_bound_ms and not (self.errors or self.refused or self.incomplete)
+
     @property
     def load(self) -> str:
         """The load in words, such as `concurrency 8` or `50 requests/s`."""
-        return f"concurrency {self.concurrency}" if self.rate is None else f"{self.rate:g} requests/s"
+        return f"concurrency {self.concurrency}" if self.rate is None else f"{round(self.rate, 2):g} requests/s"
 
 
 class LimitPoint(Frozen):
@@ -226,6 +230,7 @@ class Limit(Frozen):
 
     images_per_s: PositiveFloat
     batch: PositiveInt
+    sessions: PositiveInt = 1
     threads: int
     """Intra-op threads of each session; 0 is the default of the library, all cores."""
     exceeded: str | None = None
@@ -285,8 +290,13 @@ class Record(Frozen):
 
     @property
     def best(self) -> Level:
-        """The level with the highest throughput; sound levels come first."""
-        return max(self.levels, key=lambda level: (level.is_sound, level.images_per_s))
+        """The level with the highest throughput; levels under the bound of p99 and sound levels come first."""
+        bound_ms = self.load.p99_bound_ms
+
+        def rank(level: Level) -> tuple[bool, bool, float]:
+            return bound_ms is None or level.meets(bound_ms), level.is_sound or bound_ms is not None, level.images_per_s
+
+        return max(self.levels, key=rank)
 
 
 def best_of(points: tuple[LimitPoint, ...]) -> LimitPoint:

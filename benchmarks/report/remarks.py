@@ -69,7 +69,8 @@ def remarks(record: Record) -> list[Remark]:
 
 def missing_levels(record: Record) -> str:
     """Return how many levels an incomplete record has, and why the others are missing."""
-    return f"{len(record.levels)} of {record.load.planned_levels} levels; {record.incomplete}"
+    planned = record.load.planned_levels
+    return f"{len(record.levels)}{f' of {planned}' if planned else ''} levels; {record.incomplete}"
 
 
 def notes(level: Level) -> str:
@@ -115,7 +116,7 @@ def scenario_result(record: Record) -> list[KeyFigure]:
         case "Offline":
             return [KeyFigure(_rate(best.images_per_s), "Offline: images/s")]
         case "Server":
-            within = [level for level in record.levels if level.is_sound and level.p99_ms <= (load.p99_bound_ms or 0)]
+            within = [level for level in record.levels if level.meets(load.p99_bound_ms or 0)]
             fastest = max((level.rate or 0 for level in within), default=None)
             if fastest is None:
                 return [KeyFigure("none", f"Server: no rate had a p99 of at most {load.p99_bound_ms:g} ms")]
@@ -133,8 +134,8 @@ def _limit(record: Record) -> str:
     if limit is None:
         return f"limit: none, {record.limit_missing}"
     threads = f"{limit.threads} thread{'s' * (limit.threads > 1)}" if limit.threads else "all cores"
-    if (sessions := best_of(limit.before).sessions) > 1:
-        threads = f"{sessions} parallel sessions of {threads} each"
+    if limit.sessions > 1:
+        threads = f"{limit.sessions} parallel sessions of {threads} each"
     before = best_of(limit.before).images_per_s
     after = f"{best_of(limit.after).images_per_s:,.1f}" if limit.after else "not measured"
     return (

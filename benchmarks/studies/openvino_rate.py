@@ -17,7 +17,10 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.load.level import Timing, batches_of, measure_level
+from benchmarks.inputs import batches_of
+from benchmarks.load.arrivals import ClosedLoop
+from benchmarks.load.generator import ThreadGenerator
+from benchmarks.load.level import Timing, measure_level
 from benchmarks.studies.calibration import calibrated_network
 from benchmarks.studies.local_triton import publish_network, serve
 from benchmarks.studies.study import Result, command, in_turns, medians
@@ -82,7 +85,7 @@ def measure(
 
 def rate(runner: TritonRunner, batches: Sequence[ImageArray], concurrency: int, timing: Timing) -> tuple[float, bool]:
     """Return images per second, and whether the windows were stable. Raises TritonkitError if a request failed."""
-    level = measure_level(runner, batches, concurrency, timing)
+    level = measure_level(ThreadGenerator(runner, batches), ClosedLoop(concurrency), timing)
     if level.errors:
         raise TritonkitError(f"{level.errors} requests failed: {level.first_error}", code="drill.requests_failed")
     return round(level.requests_per_s, 1), level.stable

@@ -21,7 +21,7 @@ import numpy as np
 import typer
 from PIL import Image
 
-from benchmarks.load.level import concurrency_levels
+from benchmarks.load.options import concurrency_levels
 from benchmarks.records.perf_analyzer import read_perf_analyzer
 from benchmarks.studies.calibration import calibrated_network
 from benchmarks.studies.local_triton import publish_network, serve

@@ -8,12 +8,15 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from benchmarks.load.arrivals import PoissonArrivals
 from benchmarks.tuning.curves import BatchCurve, CurveModel
-from benchmarks.tuning.simulation import Configurations, Floats, simulate_closed
+from benchmarks.tuning.simulation import Configurations, Floats, simulate_closed, simulate_open
 from benchmarks.tuning.space import Workers
 from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningTrial
 from tritonkit.repository.tuning.settings import ServingSettings
 
+SIMULATED_ARRIVALS = 600
+"""Requests of an open loop."""
 _P99_MARGIN = 0.95
 """Predicted p99 must stay below this share of the bound: a setting at the bound itself fails half the time."""
 
@@ -25,11 +28,15 @@ def predict(
     configurations = _configurations(settings, curves, goal.batch)
     jitter = float(np.median([curve.jitter for curve in curves.curves.values()]))
     by_level = []
-    for concurrency in goal.concurrency:
-        predictions = simulate_closed(configurations, concurrency, jitter)
+    for level in goal.levels:
+        if goal.load == "concurrency":
+            predictions = simulate_closed(configurations, int(level), jitter)
+        else:
+            arrivals = np.fromiter(PoissonArrivals(level).times(), float, SIMULATED_ARRIVALS)
+            predictions = simulate_open(configurations, arrivals, jitter)
         by_level.append(
             [
-                Figures(concurrency=concurrency, images_per_s=rate * goal.batch, p50_ms=p50 * 1e3, p99_ms=p99 * 1e3)
+                Figures(level=level, images_per_s=rate * goal.batch, p50_ms=p50 * 1e3, p99_ms=p99 * 1e3)
                 for rate, p50, p99 in zip(
                     predictions.requests_per_s.tolist(),
                     predictions.p50_s.tolist(),
@@ -111,9 +118,9 @@ class Ranking:
         self._measured = set()
         for trial in trials:
             self._measured.add(trial.settings)
-            known = {figures.concurrency: figures for figures in predicted.get(trial.settings, ())}
+            known = {figures.level: figures for figures in predicted.get(trial.settings, ())}
             for measured in trial.levels:
-                if (expected := known.get(measured.concurrency)) is not None and not measured.errors:
+                if (expected := known.get(measured.level)) is not None and measured.is_sound:
                     self._ratios.setdefault(workers_of(trial.settings), []).append(
                         (measured.images_per_s / expected.images_per_s, measured.p99_ms / expected.p99_ms)
                     )
@@ -163,10 +170,15 @@ def best_level(levels: Iterable[Figures], goal: TuningGoal, margin: float = 1.0)
     It is the best level within the bound; if there is none, the level with the lowest p99.
     """
     levels = list(levels)
-    within = [figures for figures in levels if figures.p99_ms <= goal.p99_ms * margin and not figures.errors]
+    within = [figures for figures in levels if keeps(figures, goal, margin)]
     if not within:
-        return min(levels, key=lambda figures: (figures.errors > 0, figures.p99_ms)), False
+        return min(levels, key=lambda figures: (not figures.is_sound, figures.p99_ms)), False
     return max(within, key=lambda figures: value_of(figures, goal)), True
+
+
+def keeps(figures: Figures, goal: TuningGoal, margin: float = 1.0) -> bool:
+    """Whether figures are sound and keep `margin` of the bound."""
+    return figures.is_sound and figures.p99_ms <= goal.p99_ms * margin
 
 
 def value_of(figures: Figures, goal: TuningGoal) -> float:

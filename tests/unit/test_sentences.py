@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from benchmarks.load.level import concurrency_levels
+from benchmarks.load.options import concurrency_levels
 from builder.repository.retention import KeptVersion, Retention
 from builder.sources import open_source
 from builder.tensorrt.parser_errors import parser_message

@@ -181,6 +181,11 @@ class TritonClient:
         use_shared_memory = self.connection.shared_memory and self.connection.address.is_loopback
         self._shared_memory = SharedMemoryPool(RegionRegistry(self._transport)) if use_shared_memory else None
 
+    @property
+    def uses_shared_memory(self) -> bool:
+        """Whether the server has mapped shared memory of this client."""
+        return self._shared_memory is not None and self._shared_memory.is_used
+
     def is_ready(self) -> bool:
         """Whether the server reports that it is ready."""
         return bool(self._transport.call("send its state", "is_server_ready", timeout_s=_CONTROL_TIMEOUT_S))

@@ -106,6 +106,11 @@ class SharedMemoryPool:
         """Closed regions that the server may still map, because a timed-out request uses them."""
         self._usable: bool | None = None
 
+    @property
+    def is_used(self) -> bool:
+        """Whether the server has mapped regions of this pool."""
+        return self._total_bytes > 0
+
     @contextmanager
     def borrow(self, size: int) -> Iterator[SharedRegion | None]:
         """Borrow a region of at least `size` bytes for a `with` block; None if no region can be used.

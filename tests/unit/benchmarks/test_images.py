@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.inputs import load_sample_images
+from benchmarks.inputs import batches_of, load_sample_images
 from tests.errors import raises
 from tritonkit.errors import DataError, InputError
 from tritonkit.golden import Golden
@@ -42,3 +42,9 @@ def test_the_way_out_is_told_when_there_are_no_pictures(spec: ModelSpec, tmp_pat
         load_sample_images(spec.preprocess, None, tmp_path)
     with raises(InputError, "benchmark.empty_folder"):
         load_sample_images(spec.preprocess, tmp_path, tmp_path)
+
+
+def test_batches_go_through_all_images(images: NDArray[np.uint8]) -> None:
+    batches = batches_of(images, 2)
+    assert [batch.shape[0] for batch in batches] == [2, 2, 2]
+    assert np.array_equal(np.concatenate(batches), images[[0, 1, 2, 3, 4, 0]])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
+from benchmarks.environment import usable_cores
+from benchmarks.limit import batch_sizes, limit_of, measure_limit, open_reference, server_threads, why_exceeded
 from benchmarks.records.record import LimitPoint
 from tests.errors import raises
 from tritonkit.errors import ArtifactError
@@ -40,11 +41,14 @@ def test_batch_sizes_end_with_the_largest(largest: int, sizes: tuple[int, ...]) 
 
 
 def test_every_batch_size_is_measured(onnx_file: Path, spec: ModelSpec, images: NDArray[np.uint8]) -> None:
-    sizes: list[int] = []
-    with open_reference(onnx_file, 1, spec) as runner:
-        points = measure_points(runner, images, (1, 2, 8), seconds=0.05, on_size=sizes.append)
-    assert [point.batch for point in points] == sizes == [1, 2, 8]
-    for point in points:
+    texts: list[str] = []
+    points = measure_limit(
+        onnx_file, 1, spec, images, (1, 2, 8), on_point=lambda text, fraction: texts.append(text), seconds=0.05
+    )
+    sessions = [1] if usable_cores() == 1 else [1, usable_cores()]
+    assert [(point.sessions, point.batch) for point in points] == [(n, size) for n in sessions for size in (1, 2, 8)]
+    assert len(texts) == len(points)
+    for point in points[:3]:
         assert point.images_per_s == pytest.approx(point.batch / point.mean_ms * 1e3)
 
 
@@ -54,6 +58,29 @@ def test_the_limit_is_the_batch_that_is_best_on_average_over_both_halves() -> No
     limit = limit_of(before, after, threads=2)
     assert (limit.images_per_s, limit.batch, limit.threads) == (105, 2, 2)
     assert limit.drift == pytest.approx(0.2)
+
+
+def test_the_limit_of_parallel_sessions_has_one_thread_each() -> None:
+    alone, parallel = (LimitPoint(batch=1, sessions=n, images_per_s=50.0 * n, mean_ms=20) for n in (1, 4))
+    limit = limit_of((alone, parallel), (), threads=4)
+    assert (limit.images_per_s, limit.sessions, limit.threads) == (200, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("after", "served", "threads", "words"),
+    [
+        (100, 99.9, 2, None),
+        (120, 115, 2, "+20%"),
+        (100, 130, 8, "8 threads, the limit on 2"),
+        (100, 101, 2, "other work"),
+    ],
+)
+def test_a_served_figure_above_the_limit_is_explained(
+    after: float, served: float, threads: int, words: str | None
+) -> None:
+    halves = ((LimitPoint(batch=1, images_per_s=rate, mean_ms=10),) for rate in (100, after))
+    reason = why_exceeded(limit_of(*halves, threads=2), served, threads)
+    assert (reason is None) if words is None else (words in str(reason))
 
 
 def test_another_model_is_refused_as_the_limit(onnx_file: Path, spec: ModelSpec) -> None:

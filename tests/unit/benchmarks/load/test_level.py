@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
+from benchmarks.inputs import batches_of
+from benchmarks.load.arrivals import ClosedLoop
+from benchmarks.load.generator import ThreadGenerator
 from benchmarks.load.histogram import decode_histogram
-from benchmarks.load.level import Timing, batches_of, concurrency_levels, measure_level
+from benchmarks.load.level import Timing, measure_level
 from tests.errors import raises
 from tritonkit.errors import InferenceError, InputError
 from tritonkit.runtimes.base import Runner
@@ -42,36 +44,13 @@ class Sleeper(Runner):
         return {}
 
 
-@pytest.mark.parametrize(
-    ("text", "levels"),
-    [
-        ("4", (4,)),
-        ("1:64", (1, 2, 4, 8, 16, 32, 64)),
-        ("1:6", (1, 2, 4, 6)),
-        ("3:20", (3, 6, 12, 20)),
-        ("5:5", (5,)),
-        ("8,1,32", (1, 8, 32)),
-    ],
-)
-def test_concurrency_levels(text: str, levels: tuple[int, ...]) -> None:
-    assert concurrency_levels(text) == levels
-
-
-@pytest.mark.parametrize("text", ["", "0", "0:4", "8:4", "-1", "a", "1:2:3", "1,,2", "1:", "2,0", "4096"])
-def test_concurrency_is_refused_when_it_is_no_level(text: str) -> None:
-    with raises(InputError, "option.concurrency"):
-        concurrency_levels(text)
-
-
-def test_batches_go_through_all_images(images: NDArray[np.uint8]) -> None:
-    batches = batches_of(images, 2)
-    assert [batch.shape[0] for batch in batches] == [2, 2, 2]
-    assert np.array_equal(np.concatenate(batches), images[[0, 1, 2, 3, 4, 0]])
+def senders(runner: Runner, images: NDArray[np.uint8], batch: int = 1) -> ThreadGenerator[Any]:
+    return ThreadGenerator(runner, batches_of(images, batch))
 
 
 def test_as_many_requests_are_in_flight_as_asked(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
     sleeper = Sleeper(spec, latency_s=0.02)
-    measured = measure_level(sleeper, batches_of(images, 1), concurrency=3, timing=QUICK)
+    measured = measure_level(senders(sleeper, images), ClosedLoop(3), timing=QUICK)
     assert sleeper.max_waiting == 3
     assert sleeper.waiting == 0
     assert measured.latency.p50_ms >= 20
@@ -83,7 +62,7 @@ def test_as_many_requests_are_in_flight_as_asked(spec: ModelSpec, images: NDArra
 def test_a_real_model_is_measured_in_process(onnx_file: Path, images: NDArray[np.uint8]) -> None:
     windows: list[int] = []
     with OnnxRuntimeRunner(onnx_file, threads=1) as runner:
-        measured = measure_level(runner, batches_of(images, 2), 2, QUICK, on_window=windows.append)
+        measured = measure_level(senders(runner, images, 2), ClosedLoop(2), QUICK, on_window=windows.append)
     latency = measured.latency
     assert windows == [1, 2, 3]
     assert 0 < latency.p50_ms <= latency.p90_ms <= latency.p95_ms <= latency.p99_ms
@@ -93,7 +72,7 @@ def test_a_real_model_is_measured_in_process(onnx_file: Path, images: NDArray[np
 
 def test_measuring_stops_when_three_windows_agree(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
     timing = Timing(window_s=0.4, max_windows=12, warm_up_s=0.05)
-    measured = measure_level(Sleeper(spec, latency_s=0.02), batches_of(images, 1), concurrency=1, timing=timing)
+    measured = measure_level(senders(Sleeper(spec, latency_s=0.02), images), ClosedLoop(1), timing=timing)
     assert measured.stable
     assert 3 <= measured.windows < 12
 
@@ -105,13 +84,13 @@ def test_server_side_figures_come_from_what_was_counted_in_between(spec: ModelSp
         step = next(steps)
         return {"cats": Statistics(images=7 + 60 * step, batches={1: 3, 8: 2 * step})}
 
-    measured = measure_level(Sleeper(spec, latency_s=0.01), batches_of(images, 2), 2, QUICK, counters)
+    measured = measure_level(senders(Sleeper(spec, latency_s=0.01), images, 2), ClosedLoop(2), QUICK, counters)
     assert measured.counted == {"cats": Statistics(images=180, batches={8: 6})}
 
 
 def test_errors_are_counted_when_some_requests_fail(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
     sleeper = Sleeper(spec, latency_s=0.005, fails_every=5)
-    measured = measure_level(sleeper, batches_of(images, 1), concurrency=2, timing=QUICK)
+    measured = measure_level(senders(sleeper, images), ClosedLoop(2), timing=QUICK)
     assert measured.errors > 0
     assert measured.first_error == "the server is tired"
     assert measured.requests > 0
@@ -119,9 +98,9 @@ def test_errors_are_counted_when_some_requests_fail(spec: ModelSpec, images: NDA
 
 def test_the_error_itself_is_raised_when_all_requests_fail(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
     with raises(InferenceError, "inference.tired"):
-        measure_level(Sleeper(spec, latency_s=0.005, fails_every=1), batches_of(images, 1), 2, QUICK)
+        measure_level(senders(Sleeper(spec, latency_s=0.005, fails_every=1), images), ClosedLoop(2), QUICK)
 
 
 def test_longer_windows_are_asked_for_when_nothing_ends_in_one(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
     with raises(InputError, "benchmark.no_request_ended"):
-        measure_level(Sleeper(spec, latency_s=1.2), batches_of(images, 1), 1, QUICK)
+        measure_level(senders(Sleeper(spec, latency_s=1.2), images), ClosedLoop(1), QUICK)
