@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.commands.arguments import typed_arguments
 from benchmarks.commands.record_writer import RecordWriter
 from benchmarks.load.options import DEFAULT_CONCURRENCY, Arrivals, MlperfScenario
 from tritonkit.errors import TritonkitError
@@ -113,6 +114,7 @@ OutputOption = Annotated[
 
 @reports_errors
 def run(
+    context: typer.Context,
     model: ModelArgument,
     url: UrlOption = None,
     concurrency: ConcurrencyOption = None,
@@ -167,6 +169,7 @@ def run(
     from tritonkit.repository.artifact_files import local_artifact
     from tritonkit.system.local_servers import default_url
 
+    url = url or default_url()
     plan = BenchmarkPlan(
         model=model,
         scenario=scenario_from_options(
@@ -179,7 +182,7 @@ def run(
             seed=seed,
         ),
         shapes=parse_shapes(shape or []),
-        url=url or default_url(),
+        url=url,
         batch=batch,
         repository=repository,
         artifact=None if artifact is None else local_artifact(artifact),
@@ -188,6 +191,7 @@ def run(
         timing=Timing(window_s=window_s, max_windows=max_windows or (3 if scenario == "Server" else 10)),
         shared_memory=shared_memory,
         processes=processes,
+        arguments=(*typed_arguments(context, without={"url", "output", "as_json"}), "--url", url),
     )
     if output is None and not as_json:
         output = Path(f"bench-{model}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
