@@ -95,7 +95,8 @@ class ModelBenchmark:
             self._started = datetime.now(UTC)
             check_outputs(self.target)
             self._subject, self._load = self._describe_model(), self._describe_load()
-            self._generator: LoadGenerator = ThreadGenerator(self.target.runner, self.target.batches)
+            requests = self.target.requests
+            self._generator: LoadGenerator = ThreadGenerator(requests.runner, requests.batches)
             if plan.processes is not None and plan.processes > 1:
                 self._generator = stack.enter_context(ProcessGenerator(partial(open_requests, plan), plan.processes))
             self._closing = stack.pop_all()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.inputs import (
+    PreparedModel,
     SampleImages,
     TensorModel,
     accepts_image_files,
@@ -19,7 +20,6 @@ from benchmarks.inputs import (
     load_sample_images,
 )
 from benchmarks.limit import server_threads
-from benchmarks.load.generator import SupportsInfer
 from benchmarks.load.level import Timing
 from benchmarks.load.processes import Requests
 from benchmarks.scenarios import Scenario
@@ -73,7 +73,8 @@ class BenchmarkTarget:
     threads: int
     """Intra-op threads of all instances; 0 is the default of the library."""
     input: str
-    runner: SupportsInfer[Any]
+    model: TensorModel
+    runner: TritonRunner | TensorModel
     batches: Sequence[Any]
     images: int
     source: str
@@ -96,6 +97,16 @@ class BenchmarkTarget:
     def triton_runner(self) -> TritonRunner | None:
         """The runner of a model that `builder` published; None for other models."""
         return self.runner if isinstance(self.runner, TritonRunner) else None
+
+    @property
+    def requests(self) -> Requests:
+        """The requests to send; all but those through shared memory are encoded once, before the load."""
+        if self.transport == "shared_memory":
+            return Requests(self.runner, self.batches, self.server.close)
+        runner = self.triton_runner
+        inputs = [{runner.spec.input.name: batch} for batch in self.batches] if runner else self.batches
+        prepared = [self.model.prepare(batch) for batch in inputs]
+        return Requests(PreparedModel(self.model), prepared, self.server.close)
 
 
 def connect(plan: BenchmarkPlan, process: int = 0, client: TritonClient | None = None) -> BenchmarkTarget:
@@ -123,9 +134,10 @@ def connect(plan: BenchmarkPlan, process: int = 0, client: TritonClient | None =
         "threads": server_threads(served),
         "steps": served.steps,
     }
+    model = TensorModel(client, served, version, first_sequence=1 + process * _SEQUENCES_A_PROCESS)
+    common["model"] = model
     if served.has_spec:
         return _pixel_target(plan, TritonRunner(client, plan.model, version), common)
-    model = TensorModel(client, served, version, first_sequence=1 + process * _SEQUENCES_A_PROCESS)
     return _tensor_target(plan, model, served, client, common)
 
 
@@ -179,8 +191,7 @@ def _tensor_target(
 
 def open_requests(plan: BenchmarkPlan, process: int) -> Requests:
     """Connect in a client process of its own. Raises the errors of `connect`."""
-    target = connect(plan, process)
-    return Requests(target.runner, target.batches, target.server.close)
+    return connect(plan, process).requests
 
 
 def check_outputs(target: BenchmarkTarget) -> None:

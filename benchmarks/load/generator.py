@@ -11,9 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count, takewhile
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
-
-from numpy.typing import NDArray
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from benchmarks.load.arrivals import ClosedLoop, Load
 from benchmarks.load.windows import RequestTimes, Times, times_of
@@ -29,10 +27,10 @@ BatchIn = TypeVar("BatchIn", contravariant=True)
 
 
 class SupportsInfer(Protocol[BatchIn]):
-    """Anything with `infer(batch)`: a model runner, or a TensorModel."""
+    """Anything with `infer(batch)`: a model runner, or a PreparedModel."""
 
-    def infer(self, batch: BatchIn) -> dict[str, NDArray[Any]]:
-        """Run one batch and return the outputs by name. Raises TritonkitError."""
+    def infer(self, batch: BatchIn) -> object:
+        """Run one batch. Raises TritonkitError."""
         ...
 
 

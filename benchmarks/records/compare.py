@@ -174,7 +174,7 @@ def _common_levels(old: Measured, new: Measured) -> tuple[list[tuple[MeasuredLev
         reasons = [
             f"{load} is not compared: {title} refused, {level.refused}"
             for title, level in (("old", before[load]), ("new", after[load]))
-            if isinstance(level, Level) and level.refused
+            if level.refused
         ]
         remarks += reasons
         if not reasons:

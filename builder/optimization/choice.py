@@ -14,7 +14,7 @@ LARGEST_NOISE = 0.10
 """Up to this difference they are also equally fast if the faster one was not faster in every round."""
 
 
-class Rated(NamedTuple):
+class RatedCandidate(NamedTuple):
     """A candidate that can be chosen, and the load at which it is fastest."""
 
     candidate: Candidate
@@ -50,10 +50,10 @@ def choose(candidates: Iterable[Candidate], goal: Goal, p99_bound_ms: float | No
     return Choice(chosen.candidate, reason)
 
 
-def rate(candidates: Iterable[Candidate], goal: Goal, p99_bound_ms: float | None = None) -> list[Rated]:
+def rate(candidates: Iterable[Candidate], goal: Goal, p99_bound_ms: float | None = None) -> list[RatedCandidate]:
     """The candidates that can be chosen, each at its best load."""
     rated = [(candidate, best_load(candidate, goal, p99_bound_ms)) for candidate in candidates]
-    return [Rated(candidate, load) for candidate, load in rated if load is not None]
+    return [RatedCandidate(candidate, load) for candidate, load in rated if load is not None]
 
 
 def best_load(candidate: Candidate, goal: Goal, p99_bound_ms: float | None = None) -> ServedLoad | None:
@@ -90,9 +90,9 @@ def is_equally_fast(load: ServedLoad, fastest: ServedLoad, goal: Goal) -> bool:
     return ratio >= 1 - NOISE or (max(ratios) >= 1 and ratio >= 1 - LARGEST_NOISE)
 
 
-def pareto_front(rated: Iterable[Rated], goal: Goal) -> list[Rated]:
+def pareto_front(rated: Iterable[RatedCandidate], goal: Goal) -> list[RatedCandidate]:
     """Those that no other one beats in speed and error at once, from the smallest error on."""
-    front: list[Rated] = []
+    front: list[RatedCandidate] = []
     for one in sorted(rated, key=lambda one: (one.candidate.relative or 0, -speed(one.load, goal))):
         if not front or speed(one.load, goal) > speed(front[-1].load, goal):
             front.append(one)
@@ -108,6 +108,6 @@ def figures_text(load: ServedLoad) -> str:
     )
 
 
-def _error_order(rated: Rated) -> tuple[float, float, int]:
+def _error_order(rated: RatedCandidate) -> tuple[float, float, int]:
     candidate = rated.candidate
     return candidate.quality_loss, candidate.relative or 0.0, candidate.bytes or 0

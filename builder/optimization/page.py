@@ -51,7 +51,7 @@ def _facts(optimization: Optimization) -> list[tuple[str, str]]:
         (f"{load.images_per_s:.0f}", f"images/s with {load.concurrency} in flight"),
         (f"{load.p50_ms:.1f} ms", "p50"),
         (f"{load.p99_ms:.1f} ms", "p99"),
-        ("0" if winner.relative is None else f"{winner.relative:.1e}", "relative error"),
+        ("negligible" if winner.relative is None else f"{winner.relative:.1e}", "relative error"),
         (f"{(winner.bytes or 0) / 1e6:.1f} MB", "model files"),
     ]
     if (ratio := _speed_up(winner, optimization)) is not None:

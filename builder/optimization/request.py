@@ -66,24 +66,27 @@ class OptimizeRequest(ForeignModelOptions, VerdictOptions, OutputOptions, Versio
     """How `server up` runs Triton; TensorRT plans need docker."""
     rounds: Annotated[int, Field(ge=1)] = 3
     """Measurements of each candidate, in turns."""
-    window_s: Annotated[float, Field(ge=0.1)] = 1.0
+    window_s: Annotated[float, Field(ge=0.1)] = 0.5
     """Seconds of one window of `bench run`."""
     html: Annotated[HtmlPage | None, CommandLine(metavar="FILE.html")] = None
     """Write a page with all candidates: speed, error and size."""
 
     def targets(self, has_gpu: bool) -> list[Target]:
-        """The formats and precisions to try; without `formats`, those that this machine can run.
+        """The formats and precisions to try: those that `formats` names, and all of its formats that run here.
 
         has_gpu: whether the machine has an NVIDIA GPU.
         """
         named = [text.partition(":") for text in self.formats]
-        targets = [
-            Target(format=record.name, precision=precision)
+        return [
+            target
             for record in known_formats()
             for precision in record.precisions
-            if (record.name, "", "") in named or (record.name, ":", precision) in named or not named
+            if (target := Target(format=record.name, precision=precision))
+            and (
+                (record.name, ":", precision) in named
+                or ((not named or (record.name, "", "") in named) and _runs(target, has_gpu, self.runtime))
+            )
         ]
-        return targets if named else [target for target in targets if _runs(target, has_gpu, self.runtime)]
 
     def export_request(self, target: Target | None = None) -> ExportRequest:
         """The export of one candidate. Raises InputError for a format and precision that cannot be exported."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from builder.optimization.candidates import BuiltCandidate, build_candidate, candidate_name
 from builder.optimization.choice import LARGEST_NOISE, best_load, choose, figures_text, rate, speed
@@ -44,20 +46,9 @@ def optimize(request: OptimizeRequest, report: ProgressCallback = lambda step: N
     check_commands("server", "bench")
     export = request.export_request()
     source = source_of(export)
-    targets = request.targets(has_gpu=find_gpu() is not None)
     with prepare(export, source, report) as prepared:
-        report("exporting to ONNX")
-        source.write_graph(prepared.graph)
-        repository = prepared.staged.model.with_name("candidates")
-        candidates: list[Candidate] = []
-        built: dict[str, BuiltCandidate] = {}
-        for number, target in enumerate(targets, 1):
-            report(f"building {target}, {number} of {len(targets)}")
-            candidate, passed = build_candidate(request, prepared, target, repository)
-            candidates.append(candidate)
-            if passed is not None:
-                built[candidate.name] = passed
-        optimization = _optimization(request, prepared, candidates, built)
+        candidates, built = build_candidates(request, prepared)
+        optimization = measure_candidates(request, prepared, candidates, built)
         if request.html is not None:
             write_page(request.html, optimization)
         if optimization.chosen is None:
@@ -67,25 +58,49 @@ def optimize(request: OptimizeRequest, report: ProgressCallback = lambda step: N
                 code="optimize.no_candidate",
             )
         winner = built[optimization.chosen]
-        published = _publish(prepared, winner, optimization)
+        published = publish_candidate(prepared, winner, optimization)
     return OptimizedVersion(published=with_retention(winner.plan, published), optimization=optimization)
 
 
-def _optimization(
-    request: OptimizeRequest, prepared: Preparation, candidates: list[Candidate], built: Mapping[str, BuiltCandidate]
+def build_candidates(
+    request: OptimizeRequest, prepared: Preparation
+) -> tuple[list[Candidate], dict[str, BuiltCandidate]]:
+    """Build and verify every format and precision; return all candidates, and by name those that passed."""
+    prepared.report("exporting to ONNX")
+    prepared.source.write_graph(prepared.graph)
+    candidates: list[Candidate] = []
+    built: dict[str, BuiltCandidate] = {}
+    targets = request.targets(has_gpu=find_gpu() is not None)
+    for number, target in enumerate(targets, 1):
+        prepared.report(f"building {target}, {number} of {len(targets)}")
+        candidate, passed = build_candidate(request, prepared, target, _repository(prepared))
+        candidates.append(candidate)
+        if passed is not None:
+            built[candidate.name] = passed
+    return candidates, built
+
+
+def measure_candidates(
+    request: OptimizeRequest,
+    prepared: Preparation,
+    candidates: Sequence[Candidate],
+    built: Mapping[str, BuiltCandidate],
 ) -> Optimization:
-    """Measure the candidates that passed, and choose one."""
+    """Measure the candidates that passed as served, and choose one.
+
+    Raises ExternalError if Triton cannot be started.
+    """
     measured = Measurements()
     names = {candidate.name: candidate_name(candidate) for candidate in candidates if candidate.name in built}
     if names:
-        repository = prepared.staged.model.with_name("candidates")
-        samples = prepared.staged.model.with_name("samples")
-        for name, model in names.items():
-            # With the images but without the artifact, `bench run` does not measure the limit in process.
-            folder = samples / model / built[name].folder.name
-            folder.mkdir(parents=True)
-            os.link(built[name].folder / GOLDEN_FILE, folder / GOLDEN_FILE)
-        measured = measure(request, repository, samples, list(names.values()), prepared.report)
+        with tempfile.TemporaryDirectory(dir=prepared.staged.model.parent) as samples:
+            for name, model in names.items():
+                # With the images but without the artifact, `bench run` does not measure the limit in process.
+                folder = Path(samples, model, built[name].folder.name)
+                folder.mkdir(parents=True)
+                os.link(built[name].folder / GOLDEN_FILE, folder / GOLDEN_FILE)
+            served = list(names.values())
+            measured = measure(request, _repository(prepared), Path(samples), served, prepared.report)
     candidates = [_with_figures(candidate, measured, request) for candidate in candidates]
     choice = choose(candidates, request.target, request.p99_ms)
     passed = f"{len(built)} of {len(candidates)} candidates passed their verdict"
@@ -116,7 +131,7 @@ def _with_figures(candidate: Candidate, measured: Measurements, request: Optimiz
     return candidate
 
 
-def _doubts(candidates: list[Candidate], request: OptimizeRequest) -> Iterator[str]:
+def _doubts(candidates: Sequence[Candidate], request: OptimizeRequest) -> Iterator[str]:
     """Yield a sentence for each candidate whose rounds differ much: the machine was busy."""
     for candidate, load in rate(candidates, request.target, request.p99_ms):
         speeds = [speed(one, request.target) for one in load.rounds]
@@ -127,8 +142,11 @@ def _doubts(candidates: list[Candidate], request: OptimizeRequest) -> Iterator[s
             )
 
 
-def _publish(prepared: Preparation, winner: BuiltCandidate, optimization: Optimization) -> PublishedVersion:
-    """Move the version that was verified and measured into the folder that is published."""
+def publish_candidate(prepared: Preparation, winner: BuiltCandidate, optimization: Optimization) -> PublishedVersion:
+    """Move the version that was verified and measured into the folder that is published.
+
+    Raises ArtifactError if a file has changed since the verdict.
+    """
     staged = prepared.staged
     before = Manifest.read(winner.folder)
     winner.folder.rename(staged.version_folder)
@@ -142,3 +160,8 @@ def _publish(prepared: Preparation, winner: BuiltCandidate, optimization: Optimi
         )
     verified = winner.verified
     return publish(winner.plan, replace(verified, job=replace(verified.job, folder=staged.version_folder)))
+
+
+def _repository(prepared: Preparation) -> Path:
+    """The repository of the candidates, which is deleted with the staging folder."""
+    return prepared.staged.model.with_name("candidates")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from builder.optimization.choice import Rated, pareto_front
+from builder.optimization.choice import RatedCandidate, pareto_front
 from tritonkit.repository.optimization import Optimization
 
 SMALLEST_ERROR = 1e-7
@@ -54,7 +54,7 @@ class Scatter(NamedTuple):
     y_title: str
 
 
-def scatter(optimization: Optimization, rated: Sequence[Rated], width: int, height: int) -> Scatter:
+def scatter(optimization: Optimization, rated: Sequence[RatedCandidate], width: int, height: int) -> Scatter:
     """Place the candidates that can be chosen. rated: at least one."""
     is_latency = optimization.target == "latency"
     values = [one.load.p50_ms if is_latency else one.load.images_per_s for one in rated]
@@ -65,7 +65,8 @@ def scatter(optimization: Optimization, rated: Sequence[Rated], width: int, heig
     top = step * math.ceil(max(values) / step * 1.02)
 
     def to_x(error: float) -> float:
-        return LEFT + (width - LEFT - RIGHT) * (math.log10(error) - first) / (last - first)
+        inner = width - LEFT - RIGHT - 2 * LARGEST_RADIUS
+        return LEFT + LARGEST_RADIUS + inner * (math.log10(error) - first) / (last - first)
 
     def to_y(value: float) -> float:
         return height - BOTTOM - (height - TOP - BOTTOM) * value / top
@@ -89,7 +90,11 @@ def scatter(optimization: Optimization, rated: Sequence[Rated], width: int, heig
 
 
 def _points(
-    rated: Sequence[Rated], places: dict[str, tuple[float, float]], width: int, front: set[str], chosen: str | None
+    rated: Sequence[RatedCandidate],
+    places: dict[str, tuple[float, float]],
+    width: int,
+    front: set[str],
+    chosen: str | None,
 ) -> list[Point]:
     """The markers, with labels that do not overlap each other."""
     largest = max(one.candidate.bytes or 1 for one in rated)

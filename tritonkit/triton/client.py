@@ -310,15 +310,26 @@ class TritonClient:
 
         inputs: Triton data type and values by input name. options: of `InferenceServerClient.infer`.
         """
-        tensors = []
-        for name, (dtype, values) in inputs.items():
-            tensors.append(self._transport.module.InferInput(name, [*values.shape], dtype))
-            tensors[-1].set_data_from_numpy(values)
-        result, _ = self._infer(model, version, tensors, **options)
+        result, _ = self._infer(model, version, self.prepare(inputs), **options)
         response = result.get_response()
         outputs = response["outputs"] if isinstance(response, dict) else response.outputs
         names = [output["name"] if isinstance(output, dict) else output.name for output in outputs]
         return {name: result.as_numpy(name) for name in names}
+
+    def prepare(self, inputs: Mapping[str, tuple[str, NDArray[Any]]]) -> list[Any]:
+        """Encode inputs for `send`. inputs: Triton data type and values by input name."""
+        tensors = []
+        for name, (dtype, values) in inputs.items():
+            tensors.append(self._transport.module.InferInput(name, [*values.shape], dtype))
+            tensors[-1].set_data_from_numpy(values)
+        return tensors
+
+    def send(self, model: str, version: str, prepared: list[Any], **options: Any) -> None:
+        """Send encoded inputs, as often as wanted, and wait for the response without decoding it; without retries.
+
+        options: of `InferenceServerClient.infer`.
+        """
+        self._infer(model, version, prepared, **options)
 
     def with_retries(self, request: Callable[[], _Answer]) -> _Answer:
         """Call `request` and return its result; retry for `patience_s` while it fails with a temporary error."""

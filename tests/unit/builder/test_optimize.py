@@ -118,7 +118,8 @@ def test_pareto_front_leaves_out_what_another_one_beats_in_speed_and_error() -> 
     ("options", "has_gpu", "expected"),
     [
         ({}, False, ["onnx fp32", ONNX_INT8, "openvino fp32", "openvino bf16", "openvino int8", "torchscript fp32"]),
-        ({"formats": ["onnx:fp16,openvino"]}, False, ["onnx fp16", "openvino fp32", "openvino bf16", "openvino int8"]),
+        ({"formats": ["onnx:bf16,openvino"]}, False, ["onnx bf16", "openvino fp32", "openvino bf16", "openvino int8"]),
+        ({"formats": ["onnx"]}, True, ["onnx fp32", "onnx fp16", ONNX_INT8]),
         ({"formats": ["torchscript", ONNX_INT8.replace(" ", ":")]}, False, [ONNX_INT8, "torchscript fp32"]),
     ],
 )

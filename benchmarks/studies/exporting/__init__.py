@@ -1,0 +1,1 @@
+"""Studies of what `builder` exports: its cost, its speed as served, and the choice of the best."""
