@@ -14,6 +14,7 @@ from functools import partial
 from typing import Self
 
 from benchmarks.environment import read_environment
+from benchmarks.gpu_use import GpuMonitor
 from benchmarks.limit import limit_of, why_exceeded
 from benchmarks.load.arrivals import ClosedLoop, Load
 from benchmarks.load.generator import LoadGenerator, ThreadGenerator
@@ -96,6 +97,9 @@ class ModelBenchmark:
             check_outputs(self.target)
             self._subject, self._load = self._describe_model(), self._describe_load()
             requests = self.target.requests
+            # The GPUs of another machine cannot be seen.
+            is_local = self.target.server.connection.address.is_loopback
+            self._gpus = stack.enter_context(GpuMonitor()) if is_local else None
             self._generator: LoadGenerator = ThreadGenerator(requests.runner, requests.batches)
             if plan.processes is not None and plan.processes > 1:
                 self._generator = stack.enter_context(ProcessGenerator(partial(open_requests, plan), plan.processes))
@@ -122,7 +126,7 @@ class ModelBenchmark:
         if load is None:
             return False
         level = self._measure(load, self.plan.timing, on_progress)
-        if self._can_add_processes(level):
+        if self.plan.processes is None and more_processes_help(level, self._environment.cores):
             self._add_processes()
             level = self._measure(load, self.plan.timing, on_progress)
         self.levels.append(level)
@@ -131,7 +135,7 @@ class ModelBenchmark:
     def record(self, incomplete: str | None) -> Record:
         """Return the record of what was measured so far. incomplete: why levels are missing."""
         limit = limit_of(self.before, self.after, self.reference.threads) if self.before else None
-        levels = tuple(_level(level, self.plan.model, self.target, limit) for level in self.levels)
+        levels = tuple(_level(level, self.plan.model, self.target, limit, self._gpus) for level in self.levels)
         if limit and levels:
             best = max(level.images_per_s for level in levels)
             limit = limit.model_copy(update={"exceeded": why_exceeded(limit, best, self.target.threads)})
@@ -157,16 +161,6 @@ class ModelBenchmark:
     def _counters(self) -> dict[str, Statistics]:
         versions = {self.plan.model: self.plan.version, **dict.fromkeys(self.target.steps, "")}
         return read_counters(self.target.server, versions)
-
-    def _can_add_processes(self, level: LevelMeasurement) -> bool:
-        """Whether the client was the limit of a level, and this machine has cores for more processes."""
-        return (
-            self.plan.processes is None
-            and level.is_client_limit
-            and level.interrupted is None
-            and level.idle_cores >= MIN_IDLE_CORES
-            and level.processes * 2 <= self._environment.cores
-        )
 
     def _add_processes(self) -> None:
         processes = self._generator.processes * 2
@@ -210,7 +204,19 @@ class ModelBenchmark:
         )
 
 
-def _level(measured: LevelMeasurement, model: str, target: BenchmarkTarget, limit: Limit | None) -> Level:
+def more_processes_help(level: LevelMeasurement, cores: int) -> bool:
+    """Whether the client was the limit of a level, and a machine of so many cores has some left for more processes."""
+    return (
+        level.is_client_limit
+        and level.interrupted is None
+        and level.idle_cores >= MIN_IDLE_CORES
+        and level.processes * 2 <= cores
+    )
+
+
+def _level(
+    measured: LevelMeasurement, model: str, target: BenchmarkTarget, limit: Limit | None, gpus: GpuMonitor | None
+) -> Level:
     load, images_per_s = measured.load, measured.requests_per_s * target.batch
     server = server_time(model, measured.counted)
     latency = measured.from_send or measured.latency
@@ -241,4 +247,5 @@ def _level(measured: LevelMeasurement, model: str, target: BenchmarkTarget, limi
             decode_us=target.decode_us,
             network_us=None if in_server_us is None else latency.mean_ms * 1e3 - in_server_us,
         ),
+        gpu=gpus.use(measured.start_ns, measured.end_ns, images_per_s) if gpus else None,
     )

@@ -84,6 +84,9 @@ class LevelMeasurement:
     idle_cores: float
     """Cores of this machine that nothing used."""
     interrupted: BaseException | None
+    start_ns: int
+    """Start of the counted windows, in nanoseconds of CLOCK_MONOTONIC."""
+    end_ns: int
 
     @property
     def rate(self) -> float | None:
@@ -271,6 +274,8 @@ def _result(level: _RunningLevel, load: Load, last: Collected, interrupted: Base
         processes=level.generator.processes,
         idle_cores=(end.idle_s - first.idle_s) / seconds,
         interrupted=interrupted,
+        start_ns=first.time_ns,
+        end_ns=end.time_ns,
     )
 
 

@@ -131,10 +131,10 @@ def test_bench_measures_a_model_of_encoded_pictures(
 def test_a_stall_of_the_server_is_in_p99_of_an_open_loop(
     command: Command, served: str, photos: Path, tmp_path: Path
 ) -> None:
-    """0.4 s in every 1.6 s; the client has two processes."""
-    with open_proxy(int(served.rpartition(":")[2])) as proxy, _stalls(proxy, seconds=0.4, every_s=1.6):
+    """0.4 s in every 1.2 s; the client has two processes."""
+    with open_proxy(int(served.rpartition(":")[2])) as proxy, _stalls(proxy, seconds=0.4, every_s=1.2):
         target = ["--url", f"127.0.0.1:{proxy.port}", "--repository", tmp_path, "--images", photos]
-        timing = ["--rate", 12, "--window-s", 1.6, "--max-windows", 3, "--processes", 2, "--json"]
+        timing = ["--rate", 12, "--window-s", 1.2, "--max-windows", 3, "--processes", 2, "--json"]
         result = command("bench", "run", "resnet18", *target, *timing)
     (level,) = json.loads(result.stdout.partition('{\n  "error"')[0])["levels"]
     assert level["p99_ms"] > 300
@@ -189,7 +189,7 @@ def test_a_trace_is_replayed_through_shared_memory(command: Command, served: str
 
 
 def test_the_server_scenario_finds_a_rate(command: Command, served: str, photos: Path, tmp_path: Path) -> None:
-    target = ["--url", served, "--repository", tmp_path, "--images", photos, "--window-s", 0.2, "--json"]
+    target = ["--url", served, "--repository", tmp_path, "--images", photos, "--window-s", 0.1, "--json"]
     result = command("bench", "run", "resnet18", *target, "--scenario", "Server", "--p99-ms", 400)
     record = json.loads(result.stdout.partition('{\n  "error"')[0])
     passed = [level["rate"] for level in record["levels"] if level["p99_ms"] <= 400 and not level["refused"]]
