@@ -14,17 +14,17 @@ from functools import partial
 from typing import Self
 
 from benchmarks.environment import read_environment
-from benchmarks.gpu_use import GpuMonitor
 from benchmarks.limit import limit_of, why_exceeded
 from benchmarks.load.arrivals import ClosedLoop, Load
 from benchmarks.load.generator import LoadGenerator, ThreadGenerator
+from benchmarks.load.gpu_monitor import GpuMonitor
 from benchmarks.load.level import LevelMeasurement, Timing, measure_until_interrupted
 from benchmarks.load.processes import ProcessGenerator
 from benchmarks.records.record import ClientTime, Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
 from benchmarks.reference import find_reference
 from benchmarks.scenarios import PROBE
 from benchmarks.server_time import read_counters, served_settings, server_time
-from benchmarks.target import BenchmarkPlan, BenchmarkTarget, check_outputs, connect, open_requests
+from benchmarks.target import BenchmarkPlan, check_outputs, connect, open_requests
 from tritonkit.triton.client import Statistics
 
 STILL_RUNNING = "the benchmark is still running, or was killed"
@@ -51,13 +51,15 @@ def run(
     and errors of loading images and artifact. After an error, the last records passed to `on_records` have all that
     was measured.
     """
-    run_id, finished = secrets.token_hex(8), 0
+    run_id, finished, monitor = secrets.token_hex(8), 0, GpuMonitor()
 
     def report(text: str, fraction: float) -> None:
         on_progress(f"{running.title}{text}" if len(plans) > 1 else text, finished + fraction)
 
     with ExitStack() as stack:
-        benchmarks = [stack.enter_context(ModelBenchmark(plan, run_id)) for plan in plans]
+        benchmarks = [stack.enter_context(ModelBenchmark(plan, run_id, monitor)) for plan in plans]
+        if any(benchmark.target.server.connection.address.is_loopback for benchmark in benchmarks):
+            stack.enter_context(monitor.running())
         for running in benchmarks:
             running.before = running.reference.measure(running.target, report)
             finished += 1
@@ -83,9 +85,9 @@ def run(
 class ModelBenchmark:
     """The benchmark of one model: its connection, and what was measured so far."""
 
-    def __init__(self, plan: BenchmarkPlan, run_id: str) -> None:
+    def __init__(self, plan: BenchmarkPlan, run_id: str, gpus: GpuMonitor) -> None:
         """Connect, and check the outputs of the model. Raises InputError, InferenceError, AnswerError."""
-        self.plan, self._run_id = plan, run_id
+        self.plan, self._run_id, self._gpus = plan, run_id, gpus
         self._closing = ExitStack()
         with ExitStack() as stack:
             self.target = connect(plan)
@@ -97,9 +99,6 @@ class ModelBenchmark:
             check_outputs(self.target)
             self._subject, self._load = self._describe_model(), self._describe_load()
             requests = self.target.requests
-            # The GPUs of another machine cannot be seen.
-            is_local = self.target.server.connection.address.is_loopback
-            self._gpus = stack.enter_context(GpuMonitor()) if is_local else None
             self._generator: LoadGenerator = ThreadGenerator(requests.runner, requests.batches)
             if plan.processes is not None and plan.processes > 1:
                 self._generator = stack.enter_context(ProcessGenerator(partial(open_requests, plan), plan.processes))
@@ -135,10 +134,9 @@ class ModelBenchmark:
     def record(self, incomplete: str | None) -> Record:
         """Return the record of what was measured so far. incomplete: why levels are missing."""
         limit = limit_of(self.before, self.after, self.reference.threads) if self.before else None
-        levels = tuple(_level(level, self.plan.model, self.target, limit, self._gpus) for level in self.levels)
+        levels = tuple(self._level(level, limit) for level in self.levels)
         if limit and levels:
-            best = max(level.images_per_s for level in levels)
-            limit = limit.model_copy(update={"exceeded": why_exceeded(limit, best, self.target.threads)})
+            limit = limit.model_copy(update={"exceeded": why_exceeded(limit, levels, self.target.threads)})
         return Record(
             run_id=self._run_id,
             started_utc=self._started.replace(microsecond=0),
@@ -149,6 +147,43 @@ class ModelBenchmark:
             limit_missing=self.reference.missing,
             incomplete=incomplete,
             environment=self._environment,
+            arguments=self.plan.arguments,
+        )
+
+    def _level(self, measured: LevelMeasurement, limit: Limit | None) -> Level:
+        load, images_per_s = measured.load, measured.requests_per_s * self.target.batch
+        images = round(images_per_s * (measured.end_ns - measured.start_ns) / 1e9)
+        server = server_time(self.plan.model, measured.counted)
+        latency = measured.from_send or measured.latency
+        in_server_us = server.request_us if server else None
+        return Level(
+            concurrency=load.concurrency if isinstance(load, ClosedLoop) else None,
+            rate=measured.rate,
+            images_per_s=images_per_s,
+            share_of_limit=images_per_s / limit.images_per_s if limit else None,
+            **dict(measured.latency),
+            from_send=measured.from_send,
+            slip=measured.slip,
+            sent_per_s=measured.sent_per_s,
+            refused=measured.refused,
+            remark=measured.remark,
+            requests=measured.requests,
+            errors=measured.errors,
+            first_error=measured.first_error,
+            stable=measured.stable,
+            windows=measured.windows,
+            incomplete=str(measured.interrupted) or "stopped by Ctrl-C" if measured.interrupted else None,
+            samples=measured.samples,
+            histogram=measured.histogram,
+            server=server,
+            client=ClientTime(
+                cores=measured.client_cores,
+                processes=measured.processes,
+                is_limit=measured.is_client_limit,
+                decode_us=self.target.decode_us,
+                network_us=None if in_server_us is None else latency.mean_ms * 1e3 - in_server_us,
+            ),
+            gpu=self._gpus.use_between(measured.start_ns, measured.end_ns, images),
         )
 
     def _measure(self, load: Load, timing: Timing, on_progress: OnProgress) -> LevelMeasurement:
@@ -211,41 +246,4 @@ def more_processes_help(level: LevelMeasurement, cores: int) -> bool:
         and level.interrupted is None
         and level.idle_cores >= MIN_IDLE_CORES
         and level.processes * 2 <= cores
-    )
-
-
-def _level(
-    measured: LevelMeasurement, model: str, target: BenchmarkTarget, limit: Limit | None, gpus: GpuMonitor | None
-) -> Level:
-    load, images_per_s = measured.load, measured.requests_per_s * target.batch
-    server = server_time(model, measured.counted)
-    latency = measured.from_send or measured.latency
-    in_server_us = server.request_us if server else None
-    return Level(
-        concurrency=load.concurrency if isinstance(load, ClosedLoop) else None,
-        rate=measured.rate,
-        images_per_s=images_per_s,
-        share_of_limit=images_per_s / limit.images_per_s if limit else None,
-        **dict(measured.latency),
-        from_send=measured.from_send,
-        slip=measured.slip,
-        refused=measured.refused,
-        remark=measured.remark,
-        requests=measured.requests,
-        errors=measured.errors,
-        first_error=measured.first_error,
-        stable=measured.stable,
-        windows=measured.windows,
-        incomplete=str(measured.interrupted) or "stopped by Ctrl-C" if measured.interrupted else None,
-        samples=measured.samples,
-        histogram=measured.histogram,
-        server=server,
-        client=ClientTime(
-            cores=measured.client_cores,
-            processes=measured.processes,
-            is_limit=measured.is_client_limit,
-            decode_us=target.decode_us,
-            network_us=None if in_server_us is None else latency.mean_ms * 1e3 - in_server_us,
-        ),
-        gpu=gpus.use(measured.start_ns, measured.end_ns, images_per_s) if gpus else None,
     )

@@ -57,6 +57,8 @@ class BenchmarkPlan:
     shared_memory: bool = False
     processes: int | None = None
     """Client processes; None starts more where one is the limit."""
+    arguments: tuple[str, ...] = ()
+    """The words after `bench run`, for the record."""
 
 
 @dataclass(frozen=True)

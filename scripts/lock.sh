@@ -14,5 +14,9 @@ compile requirements/triton.in --output-file requirements/triton.lock
 compile requirements/decode.in --constraint requirements/triton.lock --output-file requirements/decode.lock
 compile requirements/data.in --no-deps --output-file requirements/data.lock
 compile requirements/perf_analyzer.in --no-deps --output-file requirements/perf_analyzer.lock
+shared=$(grep -oE '^(numpy|onnxruntime|pillow)==[0-9.]+' requirements/triton.lock)  # what Triton decodes and runs with
+for peer in requirements/peers/*.in; do
+  compile "$peer" --constraint <(echo "$shared") --output-file "${peer%.in}.lock"
+done
 echo "uv" | compile - --output-file requirements/uv.lock
 "${PYTHON:-python3}" scripts/check_releases.py

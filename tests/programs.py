@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -35,3 +37,12 @@ def kill_started(*words: object, after_s: float) -> None:
 def console_script(name: str) -> str:
     """The path of one of our commands."""
     return str(Path(sys.executable).with_name(name))
+
+
+def put_nvidia_smi_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    """Put a program of this name first on the PATH; it prints these lines, with `--loop-ms` again and again."""
+    program = folder / "nvidia-smi"
+    prints = "\n".join(f"echo '{line}'" for line in lines)
+    program.write_text(f'#!/bin/sh\n{prints}\ncase "$*" in *--loop-ms*) sleep 0.02; exec "$0" "$@";; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.commands.arguments import typed_arguments
 from benchmarks.commands.record_writer import RecordWriter
 from benchmarks.load.options import DEFAULT_CONCURRENCY, Arrivals, MlperfScenario
 from tritonkit.errors import TritonkitError
@@ -123,6 +124,7 @@ OutputOption = Annotated[
 
 @reports_errors
 def run(
+    context: typer.Context,
     model: ModelVersionArgument,
     url: UrlOption = None,
     concurrency: ConcurrencyOption = None,
@@ -182,20 +184,16 @@ def run(
     from tritonkit.system.local_servers import default_url
 
     name, version = parse_model(model)
+    loads = scenario_from_options(
+        concurrency=concurrency, rate=rate, arrivals=arrivals, trace=trace, scenario=scenario, p99_ms=p99_ms, seed=seed
+    )
+    shapes, url = parse_shapes(shape or []), url or default_url()
     plan = BenchmarkPlan(
         model=name,
         version=version,
-        scenario=scenario_from_options(
-            concurrency=concurrency,
-            rate=rate,
-            arrivals=arrivals,
-            trace=trace,
-            scenario=scenario,
-            p99_ms=p99_ms,
-            seed=seed,
-        ),
-        shapes=parse_shapes(shape or []),
-        url=url or default_url(),
+        url=url,
+        scenario=loads,
+        shapes=shapes,
         batch=batch,
         repository=repository,
         artifact=None if artifact is None else local_artifact(artifact),
@@ -208,6 +206,7 @@ def run(
         ),
         shared_memory=shared_memory,
         processes=processes,
+        arguments=(*typed_arguments(context, without={"url", "output", "as_json"}), "--url", url),
     )
     other = None if against is None else parse_against(against, plan)
     plans = [plan, other] if isinstance(other, BenchmarkPlan) else [plan]

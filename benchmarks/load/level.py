@@ -13,7 +13,7 @@ import psutil
 from benchmarks.load.arrivals import ClosedLoop, Load, TraceArrivals
 from benchmarks.load.generator import Collected, LoadGenerator
 from benchmarks.load.histogram import encode_histogram
-from benchmarks.load.schedule import due_between, refusal, remark, slip_of
+from benchmarks.load.schedule import due_between, refusal, remark, sent_between, slip_of
 from benchmarks.load.windows import (
     STABLE_WINDOWS,
     Times,
@@ -85,8 +85,10 @@ class LevelMeasurement:
     """Cores of this machine that nothing used."""
     interrupted: BaseException | None
     start_ns: int
-    """Start of the counted windows, in nanoseconds of CLOCK_MONOTONIC."""
+    """Of the first counted window, on the clock `time.perf_counter_ns`."""
     end_ns: int
+    sent_per_s: float | None
+    """Requests of an open loop that were sent in the windows, a second."""
 
     @property
     def rate(self) -> float | None:
@@ -276,6 +278,7 @@ def _result(level: _RunningLevel, load: Load, last: Collected, interrupted: Base
         interrupted=interrupted,
         start_ns=first.time_ns,
         end_ns=end.time_ns,
+        sent_per_s=sent_between(first.time_ns, end.time_ns, level.requests()) / seconds if is_open else None,
     )
 
 

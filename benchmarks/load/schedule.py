@@ -22,6 +22,11 @@ def due_between(start_ns: int, end_ns: int, requests: Times) -> Times:
     return requests[(requests[:, 0] >= start_ns) & (requests[:, 0] < end_ns)]
 
 
+def sent_between(start_ns: int, end_ns: int, requests: Times) -> int:
+    """Return how many of the requests were sent in a time."""
+    return int(((requests[:, 1] >= start_ns) & (requests[:, 1] < end_ns)).sum())
+
+
 def slip_of(requests: Times) -> Slip:
     """Return how much later than intended requests [N, 3] were sent, N > 0."""
     slips_ns = np.sort(requests[:, 1] - requests[:, 0])

@@ -180,6 +180,8 @@ class Level(Frozen):
     """Latencies from the actual send; None for a closed loop."""
     slip: Slip | None = None
     """None for a closed loop."""
+    sent_per_s: float | None = None
+    """Requests that were sent in the windows, a second; None for a closed loop."""
     refused: str | None = None
     """Why p99 is no valid figure: the client could not keep the schedule."""
     remark: str | None = None

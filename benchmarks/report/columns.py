@@ -42,7 +42,7 @@ def level_tables(record: Record) -> list[LevelTable]:
         _table("schedule of the open loop, ms", levels, _SCHEDULE),
         _table("where the time of a mean request goes, ms", levels, _time_cells(record)),
         _table(f"share of executions by batch size{f' of {step}' if step else ''}", levels, _batch_cells(levels)),
-        _table("client and GPU", levels, _RESOURCES),
+        _table("mean batch, client and GPU", levels, _RESOURCES),
     ]
     return [table for table in tables if len(table.headings) > 1]
 
@@ -64,16 +64,21 @@ def _number(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:,.{digits}f}"
 
 
+def _ms(value: float | None) -> str:
+    """Return a time with three or more digits, such as 1.23, 123.4 and 12,345."""
+    return _number(value, 2 if (value or 0) < 100 else 1 if (value or 0) < 1000 else 0)
+
+
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
 
 
 _FIGURES: dict[str, Callable[[MeasuredLevel], str]] = {
     "images/s": lambda level: _number(level.images_per_s, 1),
-    "p50 ms": lambda level: _number(level.p50_ms),
-    "p90 ms": lambda level: _number(level.p90_ms),
-    "p95 ms": lambda level: _number(level.p95_ms),
-    "p99 ms": lambda level: REFUSED if level.refused else _number(level.p99_ms),
+    "p50 ms": lambda level: _ms(level.p50_ms),
+    "p90 ms": lambda level: _ms(level.p90_ms),
+    "p95 ms": lambda level: _ms(level.p95_ms),
+    "p99 ms": lambda level: REFUSED if level.refused else _ms(level.p99_ms),
 }
 _RESULTS: dict[str, _Cell] = {
     "images/s": _FIGURES["images/s"],
@@ -82,19 +87,20 @@ _RESULTS: dict[str, _Cell] = {
     NOTES: notes,
 }
 _SCHEDULE: dict[str, _Cell] = {
-    "p50 from send": lambda level: _number(level.from_send.p50_ms if level.from_send else None),
+    "sent/s": lambda level: _number(level.sent_per_s, 1),
+    "p50 from send": lambda level: _ms(level.from_send.p50_ms if level.from_send else None),
     "p99 from send": lambda level: (
-        REFUSED if level.refused else _number(level.from_send.p99_ms if level.from_send else None)
+        REFUSED if level.refused else _ms(level.from_send.p99_ms if level.from_send else None)
     ),
-    "slip p50": lambda level: _number(level.slip.p50_ms if level.slip else None),
-    "slip p99": lambda level: _number(level.slip.p99_ms if level.slip else None),
-    "slip max": lambda level: _number(level.slip.max_ms if level.slip else None),
+    "slip p50": lambda level: _ms(level.slip.p50_ms if level.slip else None),
+    "slip p99": lambda level: _ms(level.slip.p99_ms if level.slip else None),
+    "slip max": lambda level: _ms(level.slip.max_ms if level.slip else None),
     "sent late": lambda level: f"{level.slip.late_share:.1%}" if level.slip else "",
 }
 _RESOURCES: dict[str, _Cell] = {
     "requests": lambda level: f"{level.requests:,}",
-    "mean batch": lambda level: _number(level.server.mean_batch if level.server else None),
-    "client cores": lambda level: _number(level.client.cores),
+    "batch": lambda level: _number(level.server.mean_batch if level.server else None),
+    "cores": lambda level: _number(level.client.cores),
     "processes": lambda level: f"{level.client.processes}",
     "GPU": lambda level: _share(level.gpu.utilization if level.gpu else None),
     "GPU MiB": lambda level: _number(level.gpu.memory_mib if level.gpu else None, 0),
@@ -107,10 +113,10 @@ def _time_cells(record: Record) -> dict[str, _Cell]:
     """Return the parts of the mean latency, and the mean."""
 
     def cell(part: str) -> _Cell:
-        return lambda level: _number(breakdown_ms(level, record.load.batch).get(part) or None)
+        return lambda level: _ms(breakdown_ms(level, record.load.batch).get(part) or None)
 
     cells = {part: cell(part) for part in known_parts(record)}
-    return {**cells, "mean": lambda level: _number(level.mean_ms)} if cells else {}
+    return {**cells, "mean": lambda level: _ms(level.mean_ms)} if cells else {}
 
 
 def _batch_cells(levels: Sequence[Level]) -> dict[str, _Cell]:

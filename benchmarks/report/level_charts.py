@@ -101,19 +101,24 @@ def batch_figure(record: Record) -> go.Figure:
 
 
 def schedule_figure(record: Record) -> go.Figure:
-    """Plot the rate of answers by the rate that the open loop intended; on the diagonal, the server keeps up."""
+    """Plot the rates that were sent and answered by the rate that the open loop intended, which is the diagonal."""
     figure = new_figure(load_name(record), "requests/s")
     rates = sorted(level.rate for level in by_load(record) if level.rate)
     figure.add_scatter(
         name="intended", x=rates, y=rates, mode="lines", line={"color": GREY, "dash": "dash", "width": 1.5}
     )
-    figure.add_scatter(
-        **line_style("answered", colour_of(0)),
-        x=[level.rate for level in by_load(record)],
-        y=[level.images_per_s / record.load.batch for level in by_load(record)],
-        marker_symbol=["x" if level.refused else "circle" for level in by_load(record)],
-        hovertemplate="intended %{x:,.1f}, answered %{y:,.1f} requests/s",
-    )
+    levels = by_load(record)
+    answered = [level.images_per_s / record.load.batch for level in levels]
+    for at, (name, rates_per_s) in enumerate(
+        (("sent", [level.sent_per_s for level in levels]), ("answered", answered))
+    ):
+        figure.add_scatter(
+            **line_style(name, colour_of(1 - at), "dot" if name == "sent" else "solid"),
+            x=[level.rate for level in levels],
+            y=rates_per_s,
+            marker_symbol=["x" if level.refused else "circle" for level in levels],
+            hovertemplate=f"intended %{{x:,.1f}}, {name} %{{y:,.1f}} requests/s",
+        )
     figure.update_yaxes(rangemode="tozero")
     figure.update_xaxes(rangemode="tozero")
     return figure
@@ -122,10 +127,10 @@ def schedule_figure(record: Record) -> go.Figure:
 def send_time_figure(record: Record) -> go.Figure:
     """Plot p50 and p99 from the intended send and from the actual send; the gap is the time a request waited unsent."""
     figure = new_figure(load_name(record), "latency, ms")
-    levels = [level for level in by_load(record) if level.from_send]
     for at, percentile in enumerate(("p50", "p99")):
+        levels = [level for level in by_load(record) if level.from_send and (percentile == "p50" or not level.refused)]
         for name, dash in (("intended", "solid"), ("actual", "dot")):
-            sources = [level if name == "intended" else level.from_send for level in levels]
+            sources = levels if name == "intended" else [level.from_send for level in levels]
             figure.add_scatter(
                 **line_style(f"{percentile} from the {name} send", colour_of(at * 2), dash),
                 x=[level.rate for level in levels],

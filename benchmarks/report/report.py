@@ -191,7 +191,7 @@ def _charts_of(record: Record) -> Iterator[Chart]:
         )
     if any(level.from_send for level in record.levels):
         yield Chart(
-            "Intended and achieved rate",
+            "Intended, sent and answered rate",
             "On the dashed line, server and client keep up with the load. A cross is a refused level.",
             level_charts.schedule_figure(record),
         )

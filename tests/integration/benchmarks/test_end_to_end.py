@@ -15,12 +15,13 @@ import pytest
 
 from scripts.drills.tcp_proxy import TcpProxy, open_proxy
 from tests.fixture_types import Command
-from tests.programs import console_script
+from tests.programs import console_script, put_nvidia_smi_on_path
 
 
 def test_bench_measures_a_served_model_beside_its_limit(
-    command: Command, served: str, repository: Path, tmp_path: Path
+    command: Command, served: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    put_nvidia_smi_on_path(tmp_path, monkeypatch, "0, 50, 1024, 100.0")
     record, page = tmp_path / "record.json", tmp_path / "report.html"
     timing = ["--window-s", 0.5, "--max-windows", 3, "--concurrency", "1,8"]
     arguments = ["--url", served, "--repository", repository, "--output", record]
@@ -36,12 +37,19 @@ def test_bench_measures_a_served_model_beside_its_limit(
         parts = [server[f"{part}_us"] for part in ("queue", "input", "infer", "output")]
         assert 0 < sum(parts) <= server["request_us"] < level["mean_ms"] * 1e3
         assert level["client"]["network_us"] == pytest.approx(level["mean_ms"] * 1e3 - server["request_us"])
+        assert level["gpu"]["watts"] == 100
+        assert level["gpu"]["joules_per_image"] == pytest.approx(100 / level["images_per_s"], rel=0.05)
+    best = max(level["share_of_limit"] for level in written["levels"])
+    assert (written["limit"]["exceeded"] is not None) == (best > 1)
     assert written["levels"][1]["server"]["mean_batch"] > 1, "Triton batched what was in flight"
     assert max(map(int, written["levels"][1]["server"]["batches"])) > 1
     assert written["subject"]["settings"]["max_batch_size"] == 8
     assert written["subject"]["protocol"] == "grpc"
     assert command("bench", "report", record, "--html", page).exit_code == 0
-    assert "resnet18" in page.read_text()
+    text = page.read_text()
+    again = ["--concurrency", "1,8", "--repository", str(repository), "--window-s", "0.5", "--max-windows", "3"]
+    assert written["arguments"] == ["resnet18", *again, "--url", served]
+    assert f"bench run {' '.join(written['arguments'])}" in text
 
 
 def test_bench_says_why_when_there_is_no_limit(
@@ -124,7 +132,8 @@ def test_bench_measures_a_model_of_encoded_pictures(
     assert (record["load"]["generated"], record["limit"]) == (False, None)
     (level,) = record["levels"]
     assert level["errors"] == 0
-    assert level["server"]["steps"]["resnet18"]["infer_us"] > 0
+    assert level["server"]["infer_us"] > 0
+    assert record["load"]["encoded"]
     assert "resnet18" in record["limit_missing"]
 
 

@@ -31,6 +31,7 @@ LEVEL = LevelMeasurement(
     interrupted=None,
     start_ns=0,
     end_ns=1,
+    sent_per_s=None,
 )
 
 

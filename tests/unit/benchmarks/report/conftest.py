@@ -29,6 +29,7 @@ def open_level(rate: float, mean_ms: float, **changes: object) -> Level:
         "p99_ms": mean_ms * 1.49,
         "from_send": Latencies(mean_ms=mean_ms - 1, p50_ms=mean_ms - 1, p90_ms=9, p95_ms=9, p99_ms=mean_ms + 1.23),
         "slip": Slip(p50_ms=0.02, p99_ms=0.07, max_ms=3.3, late_share=0.004),
+        "sent_per_s": rate,
         "requests": 1000,
         "errors": 0,
         "stable": True,

@@ -79,6 +79,7 @@ def test_incomplete_and_refused_are_marked_and_a_refused_p99_is_no_figure(open_r
     assert f"{refused.p50_ms:,.2f}" in text
     assert refused.from_send is not None
     for p99_ms in (refused.p99_ms, refused.from_send.p99_ms):
+        assert f"{p99_ms:,.1f}" not in text
         assert f"{p99_ms:,.2f}" not in text
 
 

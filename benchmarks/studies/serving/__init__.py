@@ -1,0 +1,1 @@
+"""Studies of Triton against other servers."""
