@@ -20,7 +20,7 @@ from tritonkit.runtimes.formats import format_of
 from tritonkit.spec import ModelSpec
 from tritonkit.triton.served_model import ServedModel
 
-MIN_CALLS = 5
+MIN_CALLS = 3
 POINT_S = 1.0
 """Seconds of in-process calls for each point, before and after the load."""
 MAX_SESSIONS = 16
