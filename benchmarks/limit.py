@@ -143,10 +143,11 @@ def limit_of(before: tuple[LimitPoint, ...], after: tuple[LimitPoint, ...], thre
     )
 
 
-def why_exceeded(limit: Limit, levels: Sequence[Level], server_threads: int) -> str | None:
+def why_exceeded(limit: Limit, levels: Sequence[Level], server_threads: int, has_cache: bool) -> str | None:
     """Return why a served figure lies above the limit; None if none does.
 
-    server_threads: intra-op threads of all instances; 0 is the default of the library.
+    server_threads: intra-op threads of all instances; 0 is the default of the library. has_cache: whether the server
+    keeps responses of the model.
     """
     best = max(levels, key=lambda level: level.images_per_s)
     above = best.images_per_s / limit.images_per_s - 1
@@ -154,7 +155,9 @@ def why_exceeded(limit: Limit, levels: Sequence[Level], server_threads: int) -> 
         return None
     halves = [best_of(points).images_per_s for points in (limit.before, limit.after or limit.before)]
     threads = limit.threads * limit.sessions or usable_cores()
-    if best.images_per_s <= max(halves):
+    if has_cache:
+        reason = "Triton's response cache answers images that it has seen before"
+    elif best.images_per_s <= max(halves):
         reason = f"the machine changed its speed: in process {halves[0]:,.1f} before the load, {halves[1]:,.1f} after"
     elif best.gpu:
         reason = "the server computes on a GPU; in process, onnxruntime may have none"

@@ -136,7 +136,9 @@ class ModelBenchmark:
         limit = limit_of(self.before, self.after, self.reference.threads) if self.before else None
         levels = tuple(self._level(level, limit) for level in self.levels)
         if limit and levels:
-            limit = limit.model_copy(update={"exceeded": why_exceeded(limit, levels, self.target.threads)})
+            has_cache = "response_cache" in self._subject.settings
+            exceeded = why_exceeded(limit, levels, self.target.threads, has_cache)
+            limit = limit.model_copy(update={"exceeded": exceeded})
         return Record(
             run_id=self._run_id,
             started_utc=self._started.replace(microsecond=0),

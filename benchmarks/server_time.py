@@ -60,6 +60,8 @@ def served_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     settings["parameters"] = {
         name: value.get("string_value", "") for name, value in sorted(parameters.items()) if "thread" in name
     }
+    if config.get("response_cache", {}).get("enable"):
+        settings["response_cache"] = True
     if graphs := config.get("optimization", {}).get("cuda"):
         settings["cuda"] = graphs
     return settings

@@ -21,6 +21,8 @@ OPTIONS = (
     "--disable-gpu",
     "--hide-scrollbars",
     "--no-first-run",
+    "--disable-extensions",
+    "--disable-background-networking",
     "--disable-dev-shm-usage",
     "--remote-debugging-pipe",
 )

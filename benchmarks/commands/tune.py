@@ -13,6 +13,7 @@ from tritonkit.system.console import JsonOption, duration, print_json, print_tex
 
 if TYPE_CHECKING:
     from benchmarks.tuning.tune import TuningPlan, TuningResult
+    from tritonkit.repository.tuning.record import TuningGoal, TuningRecord
 
 P99Option = Annotated[
     float | None, typer.Option("--p99-ms", min=0.01, help="The bound: 99 % of the requests must be faster.")
@@ -21,15 +22,23 @@ MinutesOption = Annotated[float, typer.Option(min=0.1, help="Measuring time of t
 TargetOption = Annotated[
     Literal["throughput", "latency"],
     typer.Option(
-        help="throughput: most images/s at any --concurrency that keeps the bound; latency: lowest p50 at one "
-        "--concurrency."
+        help="throughput: most images/s at any level of the load that keeps the bound; latency: lowest p50 at one "
+        "level."
     ),
 ]
 TuneConcurrencyOption = Annotated[
     str | None,
-    typer.Option(metavar="N|A:B|A,B,...", help="Requests in flight. Default: 1:32 for throughput, 1 for latency."),
+    typer.Option(
+        metavar="N|A:B|A,B,...", help="Closed loop: requests in flight. Default: 1:32 for throughput, 1 for latency."
+    ),
 ]
-BatchOption = Annotated[int, typer.Option(min=1, help="Images in each request.")]
+TuneRateOption = Annotated[
+    str | None,
+    typer.Option(metavar="R|A:B|A,B,...", help="Open loop instead: requests a second, at Poisson times."),
+]
+TuneBatchOption = Annotated[
+    int, typer.Option(min=1, help="Images in each request; max_batch_size is never set below it.")
+]
 RepositoryOption = Annotated[Path | None, typer.Option(help="The served model repository. Default: the server's.")]
 CoresOption = Annotated[int | None, typer.Option(min=1, help="Cores of the server. Default: those of this machine.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Measure, but change no file.")]
@@ -44,7 +53,8 @@ def tune(
     target: TargetOption = "throughput",
     url: UrlOption = None,
     concurrency: TuneConcurrencyOption = None,
-    batch: BatchOption = 1,
+    rate: TuneRateOption = None,
+    batch: TuneBatchOption = 1,
     images: ImagesOption = None,
     shape: ShapeOption = None,
     repository: RepositoryOption = None,
@@ -68,61 +78,25 @@ def tune(
 
         bench tune cats --p99-ms 20 --minutes 3 --target latency --concurrency 4
 
+        bench tune cats --p99-ms 50 --rate 20,40,60,80
+
         bench tune cats --p99-ms 50 --dry-run --json
 
         bench tune cats --undo
     """
-    from benchmarks.tuning.tune import undo_tuning
+    from benchmarks.inputs import parse_shapes
+    from benchmarks.tuning.tune import TuningPlan, undo_tuning
+    from tritonkit.remotes import local_path
     from tritonkit.system.local_servers import default_url
 
     url = url or default_url()
     if undo:
-        record = undo_tuning(url, model, repository)
-        if as_json:
-            print_json({"undone": list(record.previous), "restored": record.replaced, "removed": record.winner})
-        else:
-            print_text(f"{model}: {record.winner.words()} replaced by {record.replaced.words()}, as before; loaded")
+        _print_undone(model, undo_tuning(url, model, repository), as_json)
         return
-    plan = _plan(model, url, p99_ms, minutes, target, concurrency, batch, images, shape, repository, cores, dry_run)
-    result = _tune_with_progress(plan)
-    if as_json:
-        print_json(result)
-    else:
-        print_result(result)
-
-
-def _plan(
-    model: str,
-    url: str,
-    p99_ms: float | None,
-    minutes: float,
-    target: Literal["throughput", "latency"],
-    concurrency: str | None,
-    batch: int,
-    images: str | None,
-    shape: list[str] | None,
-    repository: Path | None,
-    cores: int | None,
-    dry_run: bool,
-) -> TuningPlan:
-    from benchmarks.inputs import parse_shapes
-    from benchmarks.load.options import concurrency_levels
-    from benchmarks.tuning.tune import TuningPlan
-    from tritonkit.remotes import local_path
-    from tritonkit.repository.tuning.record import TuningGoal
-
-    if p99_ms is None:
-        raise InputError("--p99-ms is missing: the bound that p99 must keep", code="option.p99_missing")
-    levels = concurrency_levels(concurrency or ("1:32" if target == "throughput" else "1"))
-    if target == "latency" and len(levels) > 1:
-        raise InputError(
-            f"--target latency compares p50 at one load: expected one --concurrency, got {concurrency}",
-            code="option.latency_levels",
-        )
-    return TuningPlan(
+    plan = TuningPlan(
         model=model,
         url=url,
-        goal=TuningGoal(target=target, p99_ms=p99_ms, concurrency=levels, batch=batch),
+        goal=_goal(p99_ms, target, concurrency, rate, batch),
         minutes=minutes,
         repository=repository,
         images=None if images is None else local_path(images),
@@ -130,6 +104,47 @@ def _plan(
         cores=cores,
         write=not dry_run,
     )
+    result = _tune_with_progress(plan)
+    if as_json:
+        print_json(result)
+    else:
+        print_result(result)
+
+
+def _print_undone(model: str, record: TuningRecord | None, as_json: bool) -> None:
+    if as_json:
+        print_json({"undone": record})
+    elif record is None:
+        print_text(f"{model}: the server has its config.pbtxt again, which a killed `bench tune` had replaced")
+    else:
+        print_text(f"{model}: {record.winner.words()} replaced by {record.replaced.words()}, as before; loaded")
+
+
+def _goal(
+    p99_ms: float | None,
+    target: Literal["throughput", "latency"],
+    concurrency: str | None,
+    rate: str | None,
+    batch: int,
+) -> TuningGoal:
+    """Return the goal that options set. Raises InputError."""
+    from benchmarks.load.options import concurrency_levels, rate_levels
+    from tritonkit.repository.tuning.record import TuningGoal
+
+    if p99_ms is None:
+        raise InputError("--p99-ms is missing: the bound that p99 must keep", code="option.p99_missing")
+    if rate is not None and concurrency is not None:
+        raise InputError("--concurrency and --rate are different loads; use one of them", code="benchmark.options")
+    default = "1:32" if target == "throughput" else "1"
+    levels = rate_levels(rate) if rate is not None else concurrency_levels(concurrency or default)
+    if target == "latency" and len(levels) > 1:
+        raise InputError(
+            f"--target latency compares p50 at one level of the load, got {len(levels)}: "
+            f"{', '.join(f'{level:g}' for level in levels)}",
+            code="option.latency_levels",
+        )
+    load: Literal["concurrency", "rate"] = "concurrency" if rate is None else "rate"
+    return TuningGoal(target=target, p99_ms=p99_ms, load=load, levels=levels, batch=batch)
 
 
 def _tune_with_progress(plan: TuningPlan) -> TuningResult:
@@ -161,7 +176,7 @@ def print_result(result: TuningResult) -> None:
         rows.append(
             [
                 trial.settings.words(),
-                str(best.concurrency),
+                f"{best.level:g}",
                 f"{best.images_per_s:.1f}",
                 "" if predicted is None else f"{predicted.images_per_s:.1f}",
                 f"{best.p50_ms:.1f}",
@@ -170,7 +185,7 @@ def print_result(result: TuningResult) -> None:
                 ", ".join(marks),
             ]
         )
-    table(["settings", "concurrency", "images/s", "predicted", "p50 ms", "p99 ms", "predicted", ""], rows)
+    table(["settings", goal.load, "images/s", "predicted", "p50 ms", "p99 ms", "predicted", ""], rows)
     for trial in result.trials:
         if trial.failed:
             print_text(f"failed: {trial.settings.words()}: {trial.failed}")

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from benchmarks.tuning.prediction import best_level, value_of
+from benchmarks.tuning.prediction import best_level, keeps, value_of
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningTrial
 from tritonkit.repository.tuning.settings import ServingSettings
@@ -17,12 +17,13 @@ CANDIDATES = 2
 MIN_ROUNDS, MAX_ROUNDS = 2, 5
 _MARGIN = 0.95
 """A level whose p99 is above this share of the bound is used only if no other level keeps the bound."""
-_STUDENT_T_90 = {1: 3.078, 2: 1.886, 3: 1.638, 4: 1.533}
-"""One-sided 90 % quantiles of Student's t, by degrees of freedom."""
+STUDENT_T_90 = {1: 3.078, 2: 1.886, 3: 1.638, 4: 1.533}
+_STUDENT_T_95 = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132}
+"""One-sided quantiles of Student's t, by degrees of freedom."""
 
 Rounds = Sequence[Mapping[str, Figures]]
-Measure = Callable[[ServingSettings, int], Figures]
-"""Loads settings and measures them at a concurrency."""
+Measure = Callable[[ServingSettings, float], Figures]
+"""Loads settings and measures them at a level of the load."""
 
 
 class RoundStore(Protocol):
@@ -49,52 +50,66 @@ def compare_in_turns(
 ) -> None:
     """Measure settings in turns, in alternating order, and keep each round.
 
+    The rounds end when one of the settings is clearly better than the first, the current ones.
     Settings that exceed the bound are measured again at the next lower level of the load. Settings that fail are left
     out of the round. has_time: whether another round fits.
     """
     names = [trial.settings.words() for trial in compared]
     levels = {trial.settings.words(): best_level(trial.levels, goal, _MARGIN) for trial in compared}
-    concurrency = {
-        trial.settings.words(): (levels[name][0] if levels[name][1] else _counted(trial)).concurrency
+    level_of = {
+        trial.settings.words(): (levels[name][0] if levels[name][1] else _counted(trial)).level
         for name, trial in zip(names, compared, strict=True)
     }
     rounds = [entry for entry in store.rounds() if set(entry) <= set(names)]
     for entry in rounds:
-        concurrency |= {name: figures.concurrency for name, figures in entry.items()}
+        level_of |= {name: figures.level for name, figures in entry.items()}
     while len(rounds) < MAX_ROUNDS and has_time():
         finished: dict[str, Figures] = {}
         for trial in compared[:: -1 if len(rounds) % 2 else 1]:
             name = trial.settings.words()
             try:
-                figures = measure(trial.settings, concurrency[name])
-                lower = [level for level in goal.concurrency if level < concurrency[name]]
-                if figures.p99_ms > goal.p99_ms and lower and trial.keeps_bound:
-                    concurrency[name] = lower[-1]
+                figures = measure(trial.settings, level_of[name])
+                lower = [level for level in goal.levels if level < level_of[name]]
+                if lower and trial.keeps_bound and not keeps(figures, goal):
+                    level_of[name] = lower[-1]
                     figures = measure(trial.settings, lower[-1])
                 finished[name] = figures
             except TritonkitError:
                 continue
         rounds.append(finished)
         store.save_rounds(rounds)
+        if _is_decided(rounds, names, goal):
+            return
+
+
+def _is_decided(rounds: Rounds, names: Sequence[str], goal: TuningGoal) -> bool:
+    """Whether more rounds are useless: the best settings keep the bound, and beat the current ones at 95 %."""
+    means = {name: figures for name in names if (figures := summarize(rounds, name)) is not None}
+    kept = {name: figures for name, figures in means.items() if keeps(figures, goal)}
+    best = max(kept, key=lambda name: value_of(kept[name], goal), default=names[0])
+    return best != names[0] and is_better(rounds, best, names[0], goal, _STUDENT_T_95)
 
 
 def summarize(rounds: Rounds, name: str) -> Figures | None:
     """Return the means of the rounds of settings at their last level, with the median p99; None without a round."""
     measured = [entry[name] for entry in rounds if name in entry]
-    measured = [figures for figures in measured if figures.concurrency == measured[-1].concurrency]
+    measured = [figures for figures in measured if figures.level == measured[-1].level]
     if not measured:
         return None
     return Figures(
-        concurrency=measured[-1].concurrency,
+        level=measured[-1].level,
         images_per_s=statistics.fmean(figures.images_per_s for figures in measured),
         p50_ms=statistics.fmean(figures.p50_ms for figures in measured),
         p99_ms=statistics.median(figures.p99_ms for figures in measured),
         errors=sum(figures.errors for figures in measured),
+        refused=next((figures.refused for figures in measured if figures.refused), None),
     )
 
 
-def is_better(rounds: Rounds, name: str, current: str, goal: TuningGoal) -> bool:
-    """Whether settings beat the current ones beyond noise: by a paired one-sided t-test of the rounds at 90 %."""
+def is_better(
+    rounds: Rounds, name: str, current: str, goal: TuningGoal, quantiles: Mapping[int, float] = STUDENT_T_90
+) -> bool:
+    """Whether settings beat the current ones beyond noise: by a paired one-sided t-test of the rounds."""
     gains = []
     for entry in rounds:
         if name in entry and current in entry:
@@ -104,7 +119,7 @@ def is_better(rounds: Rounds, name: str, current: str, goal: TuningGoal) -> bool
     if len(gains) < MIN_ROUNDS:
         return False
     error = statistics.stdev(gains) / math.sqrt(len(gains))
-    return statistics.fmean(gains) > _STUDENT_T_90[len(gains) - 1] * error
+    return statistics.fmean(gains) > quantiles[len(gains) - 1] * error
 
 
 def _counted(trial: TuningTrial) -> Figures:

@@ -1,5 +1,8 @@
 """How long a batch takes on an instance: measured by the server's statistics, and estimated for other instances.
 
+A backend runs a batch as a whole, or each of its images by itself on the threads of the instance. In the second case
+an instance takes new requests while others run, so it counts as one instance a thread, with batches of one request.
+
 A model is measured with a few numbers of instances and threads. For others the time of the nearest measured ones is
 scaled: threads by Amdahl's law, and instances by their share of the cores.
 """
@@ -32,7 +35,9 @@ class BatchCurve(Frozen):
     seconds: tuple[float, ...]
     """Their mean time while all instances run; never falls."""
     alone: float = 1.0
-    """The time while no other instance runs, as a share of that."""
+    """The time of the smallest batch while no other instance runs, as a share of that."""
+    image_s: float | None = None
+    """Mean time of an image on one thread, of a backend that runs each image by itself; None for whole batches."""
     overhead_s: float = 0.0
     """Mean latency outside the server's queue and instances: network, client, request handling."""
     spacing_s: float = 0.0
@@ -44,6 +49,21 @@ class BatchCurve(Frozen):
     def workers(self) -> Workers:
         """Instances and threads."""
         return Workers(self.instances, self.threads)
+
+    def parallel(self, cores: int) -> int:
+        """Return the number of batches that run at the same time."""
+        threads = self.threads or max(1, cores // self.instances)
+        return self.instances if self.image_s is None else self.instances * threads
+
+    def busy_shares(self, cores: int) -> Floats:
+        """Return the time of a batch while 1, 2, ... batches run, as a share of the time while all run."""
+        count = self.parallel(cores)
+        running = np.arange(1, count + 1)
+        if self.image_s is None:
+            return self.alone + (1 - self.alone) * (running - 1) / max(1, count - 1) if count > 1 else np.ones(1)
+        shares = np.maximum(running, min(cores, count)) / count
+        shares[0] = self.seconds[0] / self.image_s / self.sizes[0]  # an image that is alone has all threads
+        return np.minimum(shares, 1.0)
 
     @classmethod
     def from_times(cls, workers: Workers, loaded: Mapping[int, BatchTimes], **further: float) -> Self:
@@ -76,7 +96,7 @@ class CurveModel:
     """Curves of measured workers, and estimates for others."""
 
     def __init__(self, curves: Sequence[BatchCurve], cores: int) -> None:
-        self.curves, self._cores = {curve.workers: curve for curve in curves}, cores
+        self.curves, self.cores = {curve.workers: curve for curve in curves}, cores
         self._serial = self._fit_serial_share()
 
     def curve(self, workers: Workers) -> BatchCurve:
@@ -86,22 +106,24 @@ class CurveModel:
         nearest = min(self.curves, key=lambda known: _distance(known, workers))
         scale = self._relative_time(workers) / self._relative_time(nearest)
         known = self.curves[nearest]
-        return known.model_copy(
-            update={
-                "instances": workers.instances,
-                "threads": workers.threads,
-                "seconds": tuple(second * scale for second in known.seconds),
-                "alone": self._relative_time(workers, alone=True) / self._relative_time(workers),
-            }
-        )
+        changes: dict[str, object] = {
+            "instances": workers.instances,
+            "threads": workers.threads,
+            "seconds": tuple(second * scale for second in known.seconds),
+            "alone": self._relative_time(workers, alone=True) / self._relative_time(workers),
+        }
+        if known.image_s is not None:  # the same rate of the cores, divided among more or fewer threads
+            count = known.model_copy(update=changes).parallel(self.cores)
+            changes["image_s"] = known.image_s * count / known.parallel(self.cores)
+        return known.model_copy(update=changes)
 
     def _relative_time(self, workers: Workers, alone: bool = False, serial: float | None = None) -> float:
         """Return the time of a batch in units of its time on one core."""
         serial = self._serial if serial is None else serial
-        threads = workers.threads or max(1, self._cores // workers.instances)
+        threads = workers.threads or max(1, self.cores // workers.instances)
         busy = 1 if alone else workers.instances
-        cores = min(threads, self._cores / busy)
-        excess = max(0.0, busy * threads / self._cores - 1)
+        cores = min(threads, self.cores / busy)
+        excess = max(0.0, busy * threads / self.cores - 1)
         return (serial + (1 - serial) / cores) * (1 + _CONTENTION * excess)
 
     def _fit_serial_share(self) -> float:

@@ -120,7 +120,7 @@ class TuningJob:
             self._study.tell(trial, state=TrialState.FAIL)
             return
         excess = measured.best.p99_ms / self._goal.p99_ms - 1
-        trial.set_constraint("p99", excess if not measured.best.errors else max(excess, 1.0))
+        trial.set_constraint("p99", excess if measured.best.is_sound else max(excess, 1.0))
         self._study.tell(trial, value)
 
     def skip(self, trial: Trial) -> None:

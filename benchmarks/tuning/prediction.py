@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from benchmarks.tuning.curves import CurveModel
-from benchmarks.tuning.simulation import Configurations, simulate_closed
+from benchmarks.load.arrivals import PoissonArrivals
+from benchmarks.tuning.curves import BatchCurve, CurveModel
+from benchmarks.tuning.simulation import Configurations, Floats, simulate_closed, simulate_open
 from benchmarks.tuning.space import Workers
 from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningTrial
 from tritonkit.repository.tuning.settings import ServingSettings
 
+SIMULATED_ARRIVALS = 600
+"""Requests of an open loop."""
 _P99_MARGIN = 0.95
 """Predicted p99 must stay below this share of the bound: a setting at the bound itself fails half the time."""
 
@@ -24,11 +28,15 @@ def predict(
     configurations = _configurations(settings, curves, goal.batch)
     jitter = float(np.median([curve.jitter for curve in curves.curves.values()]))
     by_level = []
-    for concurrency in goal.concurrency:
-        predictions = simulate_closed(configurations, concurrency, jitter)
+    for level in goal.levels:
+        if goal.load == "concurrency":
+            predictions = simulate_closed(configurations, int(level), jitter)
+        else:
+            arrivals = np.fromiter(PoissonArrivals(level).times(), float, SIMULATED_ARRIVALS)
+            predictions = simulate_open(configurations, arrivals, jitter)
         by_level.append(
             [
-                Figures(concurrency=concurrency, images_per_s=rate * goal.batch, p50_ms=p50 * 1e3, p99_ms=p99 * 1e3)
+                Figures(level=level, images_per_s=rate * goal.batch, p50_ms=p50 * 1e3, p99_ms=p99 * 1e3)
                 for rate, p50, p99 in zip(
                     predictions.requests_per_s.tolist(),
                     predictions.p50_s.tolist(),
@@ -42,22 +50,50 @@ def predict(
 
 def _configurations(settings: Sequence[ServingSettings], curves: CurveModel, batch: int) -> Configurations:
     """Describe settings to the simulation, whose sizes count requests of `batch` images."""
-    chosen = [curves.curve(workers_of(entry)) for entry in settings]
-    requests = [1 if entry.delay_us is None else max(1, entry.max_batch // batch) for entry in settings]
-    largest = max(requests)
-    tables = {curve.workers: curve.table(largest * batch)[::batch] for curve in chosen}
+    cores = curves.cores
+    served = [_BatchTimes.of(entry, curves.curve(workers_of(entry)), batch, cores) for entry in settings]
+    largest = max(entry.max_requests for entry in served)
+    most = max(len(entry.busy_shares) for entry in served)
     return Configurations(
-        max_requests=np.array(requests),
-        delay_s=np.array([(entry.delay_us or 0) / 1e6 for entry in settings]),
-        instances=np.array([entry.instances for entry in settings]),
-        batch_s=np.stack([tables[curve.workers] for curve in chosen]),
-        alone=np.array([curve.alone for curve in chosen]),
-        overhead_s=np.array([curve.overhead_s for curve in chosen]),
-        spacing_s=np.array([curve.spacing_s for curve in chosen]),
+        max_requests=np.array([entry.max_requests for entry in served]),
+        delay_s=np.array([entry.delay_s for entry in served]),
+        instances=np.array([len(entry.busy_shares) for entry in served]),
+        batch_s=np.stack([np.pad(entry.batch_s, (0, largest - entry.max_requests)) for entry in served]),
+        busy_shares=np.stack(
+            [np.pad(entry.busy_shares, (0, most - len(entry.busy_shares)), "edge") for entry in served]
+        ),
+        overhead_s=np.array([entry.overhead_s for entry in served]),
+        spacing_s=np.array([entry.spacing_s for entry in served]),
         preferred=tuple(
             tuple(sorted({size // batch for size in entry.preferred if size >= batch})) for entry in settings
         ),
     )
+
+
+class _BatchTimes(NamedTuple):
+    """One configuration of the simulation."""
+
+    max_requests: int
+    delay_s: float
+    batch_s: Floats
+    busy_shares: Floats
+    overhead_s: float
+    spacing_s: float
+
+    @classmethod
+    def of(cls, settings: ServingSettings, curve: BatchCurve, batch: int, cores: int) -> Self:
+        delay_s = (settings.delay_us or 0) / 1e6
+        requests = 1 if settings.delay_us is None else max(1, settings.max_batch // batch)
+        if curve.image_s is None:
+            table = curve.table(requests * batch)[::batch]
+            return cls(requests, delay_s, table, curve.busy_shares(cores), curve.overhead_s, curve.spacing_s)
+        if settings.max_batch > 1:  # each image by itself: the delay only holds it back
+            table = np.array([0.0, batch * curve.image_s])
+            return cls(1, 0.0, table, curve.busy_shares(cores), curve.overhead_s + delay_s, curve.spacing_s)
+        whole = curve.model_copy(update={"image_s": None})
+        contention = max(1.0, settings.instances * (settings.threads or 1) / cores)
+        table = whole.table(1) * contention
+        return cls(1, 0.0, table, np.ones(settings.instances), curve.overhead_s, curve.spacing_s)
 
 
 def workers_of(settings: ServingSettings) -> Workers:
@@ -82,9 +118,9 @@ class Ranking:
         self._measured = set()
         for trial in trials:
             self._measured.add(trial.settings)
-            known = {figures.concurrency: figures for figures in predicted.get(trial.settings, ())}
+            known = {figures.level: figures for figures in predicted.get(trial.settings, ())}
             for measured in trial.levels:
-                if (expected := known.get(measured.concurrency)) is not None and not measured.errors:
+                if (expected := known.get(measured.level)) is not None and measured.is_sound:
                     self._ratios.setdefault(workers_of(trial.settings), []).append(
                         (measured.images_per_s / expected.images_per_s, measured.p99_ms / expected.p99_ms)
                     )
@@ -123,7 +159,7 @@ class Ranking:
             if settings not in self._measured:
                 figures, keeps_bound = best_level(self.levels(settings), self._goal, _P99_MARGIN)
                 value = value_of(figures, self._goal) if keeps_bound else -figures.p99_ms
-                simplicity = (len(settings.preferred), settings.delay_us or 0, settings.instances)
+                simplicity = (len(settings.preferred), settings.delay_us or 0, settings.instances, -settings.max_batch)
                 keys[settings] = (not keeps_bound, -float(f"{value:.3g}"), figures.p99_ms, simplicity)
         return sorted(keys, key=keys.__getitem__)
 
@@ -134,10 +170,15 @@ def best_level(levels: Iterable[Figures], goal: TuningGoal, margin: float = 1.0)
     It is the best level within the bound; if there is none, the level with the lowest p99.
     """
     levels = list(levels)
-    within = [figures for figures in levels if figures.p99_ms <= goal.p99_ms * margin and not figures.errors]
+    within = [figures for figures in levels if keeps(figures, goal, margin)]
     if not within:
-        return min(levels, key=lambda figures: (figures.errors > 0, figures.p99_ms)), False
+        return min(levels, key=lambda figures: (not figures.is_sound, figures.p99_ms)), False
     return max(within, key=lambda figures: value_of(figures, goal)), True
+
+
+def keeps(figures: Figures, goal: TuningGoal, margin: float = 1.0) -> bool:
+    """Whether figures are sound and keep `margin` of the bound."""
+    return figures.is_sound and figures.p99_ms <= goal.p99_ms * margin
 
 
 def value_of(figures: Figures, goal: TuningGoal) -> float:

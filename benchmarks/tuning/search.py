@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from benchmarks.load.arrivals import ClosedLoop, Load, PoissonArrivals
 from benchmarks.tuning.confirmation import CANDIDATES, MIN_ROUNDS, candidates, compare_in_turns
 from benchmarks.tuning.curves import BatchCurve, CurveModel
 from benchmarks.tuning.job import TuningJob
-from benchmarks.tuning.prediction import Ranking, best_level, predict, value_of, workers_of
+from benchmarks.tuning.prediction import Ranking, best_level, keeps, predict, value_of, workers_of
 from benchmarks.tuning.served import WARM_UP_SHARE, MeasuredLevel, TrialServer
 from benchmarks.tuning.space import SearchSpace, Workers
-from tritonkit.errors import ExternalError, InputError, TritonkitError, UnreachableError, first_line
+from tritonkit.errors import InputError, TritonkitError, UnreachableError
 from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningTrial
 from tritonkit.repository.tuning.settings import ServingSettings
 from tritonkit.triton.client import BatchTimes
@@ -26,6 +27,10 @@ SAMPLER_EVERY = 4
 MAX_LEVELS = 3
 """Levels of the load that one trial measures, at most."""
 _RESTART_S = 60.0
+_FIRST_RATE = 0.8
+_LAG_SHARE = 0.3
+"""Responses that come later than this share of a batch's time were computed after it, image by image."""
+NO_REQUEST_ENDED = "benchmark.no_request_ended"
 
 OnProgress = Callable[[str, float], None]
 """Called with what is being done, and the share of the time that is spent."""
@@ -51,8 +56,8 @@ class Budget:
 
     @property
     def level_s(self) -> float:
-        """Duration of one level: 1 s in a search of a minute, 8 s in one of ten."""
-        return min(8.0, max(0.9, self.total_s * 0.0135))
+        """Duration of one level: about 1 s in a search of a minute, 8 s in one of ten."""
+        return min(8.0, max(0.3, self.total_s * 0.0135))
 
 
 @dataclass(frozen=True)
@@ -76,31 +81,35 @@ class Search:
         self._measure_current()
         self._measure_curves()
         predicted = predict(list(self.space.all()), CurveModel(self.job.curves(), self.cores), self.goal)
-        while self.budget.allows(self._step_s(MAX_LEVELS) + self._comparison_s()) and self._try_next(predicted):
+        while self._has_time_for_trial() and self._try_next(predicted):
             pass
         self._confirm()
 
     def say(self, text: str) -> None:
         """Report the progress."""
         best = best_trial(self.job.trials(), self.goal)
-        so_far = "" if best is None or best.best is None else f"; best: {figures_text(best.best)}"
+        so_far = "" if best is None or best.best is None else f"; best: {figures_text(best.best, self.goal.load)}"
         self.report(f"{text}{so_far}", min(1.0, self.budget.used_s / self.budget.total_s))
 
-    def _step_s(self, levels: int) -> float:
-        """Return the expected duration of one trial, from the finished ones."""
+    def _step_s(self, loads: int, levels: int) -> float:
+        """Return the expected duration of loading settings and measuring levels, from the finished trials."""
         level_s = self._level_s() * (1 + WARM_UP_SHARE)
-        loading = [trial.seconds - len(trial.levels) * level_s for trial in self.job.trials() if not trial.failed]
-        return max(0.0, sum(loading) / len(loading)) + levels * level_s if loading else levels * level_s
+        loading = [trial.seconds - len(trial.levels) * level_s for trial in self.job.trials() if trial.levels]
+        return loads * max(0.0, sum(loading) / max(1, len(loading))) + levels * level_s
 
-    def _comparison_s(self) -> float:
-        """Return the expected duration of the last comparison."""
-        return MIN_ROUNDS * (CANDIDATES + 1) * self._step_s(1)
+    def _has_time_for_trial(self) -> bool:
+        """Whether a trial fits before the last comparison."""
+        return self.budget.allows(self._step_s(1, MAX_LEVELS) + self._rounds_s(CANDIDATES + 1, MIN_ROUNDS))
+
+    def _rounds_s(self, compared: int, rounds: int = 1) -> float:
+        """Return the expected duration of rounds of the last comparison; each begins with the last one's settings."""
+        return self._step_s(rounds * (compared - 1), rounds * compared)
 
     def _measure_current(self) -> None:
         if self.job.current is not None:
             return
         self.say(f"current settings: {self.current.words()}")
-        trial, curve = self._measure(self.current, self._curve_levels(workers_of(self.current)), None)
+        trial, curve = self._measure(self.current, self._curve_loads(workers_of(self.current)), None)
         if trial.failed:
             raise InputError(f"the current settings cannot be measured: {trial.failed}", code="benchmark.untunable")
         self.job.save_current(trial, curve)
@@ -111,19 +120,20 @@ class Search:
         for workers in curve_order(self.space.workers):
             if workers in measured:
                 continue
-            levels = self._curve_levels(workers)
-            if len(measured) > 1 and not self.budget.allows(self._step_s(len(levels)), CURVES_SHARE):
+            loads = self._curve_loads(workers)
+            if len(measured) > 1 and not self.budget.allows(self._step_s(1, len(loads)), CURVES_SHARE):
                 return
             largest = max(self.space.max_batch)
             chosen = self.space.choices() | {"workers": (str(workers),), "max_batch_size": (largest,)}
             self.job.enqueue({name: values[0] for name, values in chosen.items()})
-            self._run_trial(Ranking({}, (), self.goal), levels)
+            self._run_trial(Ranking({}, (), self.goal), loads)
             measured = {curve.workers for curve in self.job.curves()}
 
-    def _curve_levels(self, workers: Workers) -> tuple[int, ...]:
-        """Return levels where one instance is busy, where all are, and where batches are as large as they get."""
-        most = max(self.goal.concurrency[-1], 2 * workers.instances)
-        return tuple(sorted({1, min(most, max(2 * workers.instances, 4)), most}))
+    def _curve_loads(self, workers: Workers) -> tuple[ClosedLoop, ...]:
+        """Return loads where one instance is busy, where all are, and where batches are as large as they get."""
+        most = int(self.goal.levels[-1]) if self.goal.load == "concurrency" else 2 * max(self.space.max_batch)
+        most = max(most, 2 * workers.instances)
+        return tuple(map(ClosedLoop, sorted({1, min(most, max(2 * workers.instances, 4)), most})))
 
     def _try_next(self, predicted: Mapping[ServingSettings, Sequence[Figures]]) -> bool:
         """Measure the most promising settings, or Optuna's proposal; False if all were measured."""
@@ -139,10 +149,10 @@ class Search:
             self._run_trial(ranking)
         return True
 
-    def _run_trial(self, ranking: Ranking, levels: tuple[int, ...] = ()) -> bool:
+    def _run_trial(self, ranking: Ranking, curve_loads: tuple[ClosedLoop, ...] = ()) -> bool:
         """Measure the next settings of the job; False if they were measured before.
 
-        levels: those to measure, which give a curve; by default the best predicted one and its neighbours.
+        curve_loads: closed loops that give a curve, to be measured before the levels of the goal.
         """
         trial, chosen = self.job.ask()
         settings = self.space.settings(chosen)
@@ -150,9 +160,9 @@ class Search:
             self.job.skip(trial)
             return False
         self.say(settings.words())
-        measured, curve = self._measure(settings, levels, ranking.best(settings))
+        measured, curve = self._measure(settings, curve_loads, ranking.best(settings))
         if measured.best is not None:
-            at_best = [row for row in ranking.levels(settings) if row.concurrency == measured.best.concurrency]
+            at_best = [row for row in ranking.levels(settings) if row.level == measured.best.level]
             measured = measured.model_copy(update={"predicted": at_best[0] if at_best else None})
         self.job.tell(trial, measured, None if measured.best is None else value_of(measured.best, self.goal), curve)
         return True
@@ -163,24 +173,24 @@ class Search:
         if current is None:
             return
         compared = candidates(self.job.trials(), current, self.goal)
-        while len(compared) > 2 and not self.budget.allows(MIN_ROUNDS * len(compared) * self._step_s(1)):
+        while len(compared) > 2 and not self.budget.allows(self._rounds_s(len(compared), MIN_ROUNDS)):
             compared.pop()
         if len(compared) == 1:
             return
 
-        def measure(settings: ServingSettings, concurrency: int) -> Figures:
+        def measure(settings: ServingSettings, level: float) -> Figures:
             self.say(f"in turns: {settings.words()}")
             with self._counted_time():
                 self.server.load(settings)
-                return self.server.measure(concurrency, self.goal.batch, self._level_s()).figures
+                return self.server.measure(self._load(level), self.goal.batch, self._level_s()).figures
 
         def has_time() -> bool:
-            return self.budget.allows(len(compared) * self._step_s(1))
+            return self.budget.allows(self._rounds_s(len(compared)))
 
         compare_in_turns(compared, self.goal, self.job, measure, has_time)
 
     def _measure(
-        self, settings: ServingSettings, levels: tuple[int, ...], expected: Figures | None
+        self, settings: ServingSettings, curve_loads: Sequence[ClosedLoop], expected: Figures | None
     ) -> tuple[TuningTrial, BatchCurve | None]:
         """Load and measure settings. A configuration that fails to load, or whose model dies, is a failed trial."""
         started, failed = time.monotonic(), None
@@ -188,19 +198,18 @@ class Search:
         with self._counted_time():
             try:
                 self.server.load(settings)
-                source = iter(levels) if levels else self._climb(rows, expected)
-                for concurrency in source:
-                    rows.append(self.server.measure(concurrency, self.goal.batch, self._level_s()))
-            except ExternalError as error:
-                failed = first_line(error)
+                for load in curve_loads:
+                    rows.append(self.server.measure(load, self.goal.batch, self._level_s()))
+                if not curve_loads or self.goal.load == "rate":
+                    for level in self._climb(rows, expected):
+                        rows.append(self.server.measure(self._load(level), self.goal.batch, self._level_s()))
+            except TritonkitError as error:
+                if not (rows and error.code == NO_REQUEST_ENDED):  # too slow at this level, which is an answer
+                    failed = one_line(error)
                 if isinstance(error, UnreachableError):
                     self.server.wait_until_ready(_RESTART_S)
-            except TritonkitError as error:
-                failed = first_line(error)
-        if not rows:
-            return TuningTrial(settings=settings, failed=failed or "no level ended", seconds=_since(started)), None
-        counted = [row.figures for row in rows if row.figures.concurrency in self.goal.concurrency]
-        best, keeps_bound = best_level(counted, self.goal) if counted else (None, False)
+        counted = [row.figures for row in rows if row.level.load in map(self._load, self.goal.levels)]
+        best, keeps_bound = best_level(counted, self.goal) if counted and not failed else (None, False)
         trial = TuningTrial(
             settings=settings,
             levels=tuple(counted),
@@ -209,28 +218,38 @@ class Search:
             failed=failed,
             seconds=_since(started),
         )
-        return trial, None if failed or not levels else curve_of(workers_of(settings), rows, self.goal.batch)
+        closed = [row for row in rows if row.level.load in curve_loads]
+        return trial, curve_of(workers_of(settings), closed, self.goal.batch, self.cores) if closed else None
 
     def _level_s(self) -> float:
         """A level should last for some responses even where each takes as long as the bound."""
         return min(2 * self.budget.level_s, max(self.budget.level_s, 5 * self.goal.p99_ms / 1e3))
 
-    def _climb(self, rows: Sequence[MeasuredLevel], expected: Figures | None) -> Iterator[int]:
+    def _load(self, level: float) -> Load:
+        return ClosedLoop(int(level)) if self.goal.load == "concurrency" else PoissonArrivals(level)
+
+    def _climb(self, rows: Sequence[MeasuredLevel], expected: Figures | None) -> Iterator[float]:
         """Yield the predicted best level, then its neighbours: higher ones while the bound holds, else lower ones."""
-        levels = self.goal.concurrency
-        start = levels.index(expected.concurrency) if expected is not None else len(levels) // 2
+        levels = self.goal.levels
+        start, before = len(levels) // 2, len(rows)
+        if expected is not None:
+            start = levels.index(expected.level)
+        elif self.goal.load == "rate":  # below the throughput of the closed loops
+            throughput = max(row.level.requests_per_s for row in rows)
+            start = max((index for index, level in enumerate(levels) if level < _FIRST_RATE * throughput), default=0)
         yield levels[start]
-        held = rows[-1].figures.p99_ms <= self.goal.p99_ms
+        held = keeps(rows[-1].figures, self.goal)
         step = 1 if held else -1
         for index in range(start + step, -1 if step < 0 else len(levels), step):
-            if len(rows) >= MAX_LEVELS:
-                return
             last = rows[-1].figures
-            # A level that doubles the load about doubles the latency.
-            if held and last.p99_ms * levels[index] / last.concurrency > self.goal.p99_ms * 1.1:
+            # In a closed loop, twice the requests in flight are about twice the latency.
+            grows = (
+                self.goal.load == "concurrency" and last.p99_ms * levels[index] / last.level > self.goal.p99_ms * 1.1
+            )
+            if len(rows) - before >= MAX_LEVELS or (held and grows):
                 return
             yield levels[index]
-            if (rows[-1].figures.p99_ms <= self.goal.p99_ms) != held:
+            if keeps(rows[-1].figures, self.goal) != held:
                 return
 
     @contextmanager
@@ -242,11 +261,11 @@ class Search:
             self.job.add_spent(_since(started))
 
 
-def curve_of(workers: Workers, rows: Sequence[MeasuredLevel], batch: int) -> BatchCurve | None:
+def curve_of(workers: Workers, rows: Sequence[MeasuredLevel], batch: int, cores: int) -> BatchCurve | None:
     """Make the curve of one configuration; rows: its levels, the first with one request in flight."""
     alone, loaded = rows[0], rows[1:] or rows
     times: dict[int, BatchTimes] = {}
-    for row in [*loaded, *(rows if workers.instances == 1 else ())]:
+    for row in rows if workers.instances == 1 else loaded:
         for size, counted in row.batches.items():
             earlier = times.get(size, BatchTimes())
             times[size] = BatchTimes(earlier.executions + counted.executions, earlier.total_ns + counted.total_ns)
@@ -256,16 +275,25 @@ def curve_of(workers: Workers, rows: Sequence[MeasuredLevel], batch: int) -> Bat
     times.setdefault(batch, single)
     alone_s = single.total_ns / single.executions / 1e9
     latency = alone.level.latency
-    busiest = max(rows, key=lambda row: row.figures.images_per_s).level
+    busiest = max(rows, key=lambda row: row.figures.images_per_s)
     curve = BatchCurve.from_times(
         workers,
         times,
         overhead_s=max(0.0, latency.mean_ms / 1e3 - alone_s),
-        spacing_s=busiest.client_cores / busiest.requests_per_s,
+        spacing_s=busiest.level.client_cores / busiest.level.requests_per_s,
         jitter=min(0.3, max(0.0, math.log(latency.p90_ms / latency.p50_ms) / 1.2816)),
     )
+    if any(_lag_s(row) > _LAG_SHARE * alone_s for row in loaded) and workers.threads != 1:
+        by_image = curve.model_copy(update={"sizes": (batch,), "seconds": (alone_s,), "image_s": 1.0})
+        return by_image.model_copy(update={"image_s": by_image.parallel(cores) / busiest.figures.images_per_s})
     ratio = 1.0 if workers.instances == 1 else min(1.0, alone_s / float(curve.table(batch)[batch]))
     return curve.model_copy(update={"alone": ratio})
+
+
+def _lag_s(row: MeasuredLevel) -> float:
+    """Return how long responses came after the server had finished the batch, by its statistics; less the overhead."""
+    server_us = [counted.request_us for counted in row.level.counted.values() if counted.request_us is not None]
+    return row.level.latency.mean_ms / 1e3 - sum(server_us) / 1e6 if server_us else 0.0
 
 
 def curve_order(workers: Sequence[Workers]) -> list[Workers]:
@@ -284,9 +312,14 @@ def best_trial(trials: Sequence[TuningTrial], goal: TuningGoal) -> TuningTrial |
     return max(kept, key=lambda trial: value_of(trial.best, goal), default=None)  # type: ignore[arg-type]
 
 
-def figures_text(figures: Figures) -> str:
+def figures_text(figures: Figures, load: str) -> str:
     """Figures as a short text."""
-    return f"{figures.images_per_s:.1f} images/s, p99 {figures.p99_ms:.1f} ms at concurrency {figures.concurrency}"
+    return f"{figures.images_per_s:.1f} images/s, p99 {figures.p99_ms:.1f} ms at {load} {figures.level:g}"
+
+
+def one_line(error: TritonkitError) -> str:
+    """Return the message of an error on one line."""
+    return " ".join(str(error).split())
 
 
 def _since(started: float) -> float:

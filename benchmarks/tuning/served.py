@@ -10,15 +10,16 @@ from typing import Any, NamedTuple, Self
 
 from google.protobuf import json_format
 
-from benchmarks.load.arrivals import ClosedLoop
+from benchmarks.load.arrivals import ClosedLoop, Load
 from benchmarks.load.generator import SupportsInfer, ThreadGenerator
 from benchmarks.load.level import LevelMeasurement, Timing, measure_level
+from benchmarks.server_time import read_counters
 from tritonkit.errors import CheckFailedError, ExternalError, InferenceError, InputError
 from tritonkit.repository.config_rules import check_config
 from tritonkit.repository.tuning.record import Figures
 from tritonkit.repository.tuning.settings import ServingSettings
 from tritonkit.triton.backends import ModelConfig
-from tritonkit.triton.client import BatchTimes, TritonClient
+from tritonkit.triton.client import BatchTimes, Statistics, TritonClient
 
 TRIAL_MARK = "bench_tune_trial"
 """A parameter of each configuration that is tried: the server still has one if `bench tune` was killed."""
@@ -81,27 +82,32 @@ class TrialServer:
             self.control.load(self.model, _json(self.original))
             self._has_changed = False
 
-    def measure(self, concurrency: int, batch: int, seconds: float) -> MeasuredLevel:
-        """Keep `concurrency` requests in flight for `seconds`, after a short warm-up.
+    def measure(self, load: Load, batch: int, seconds: float) -> MeasuredLevel:
+        """Send a load of `batch` images a request for `seconds`, after a short warm-up.
 
         Raises the error of the requests if all fail, InputError if none ends in time.
         """
         timing = Timing(seconds / _WINDOWS, _WINDOWS, warm_up_s=seconds * WARM_UP_SHARE)
         before = self.control.batch_times(self.model)
-        level = measure_level(ThreadGenerator(self._runner, self._batches), ClosedLoop(concurrency), timing)
+        level = measure_level(ThreadGenerator(self._runner, self._batches), load, timing, self._counters)
         after = self.control.batch_times(self.model)
         counted = {}
         for size, times in after.items():
             earlier = before.get(size, BatchTimes())
             counted[size] = BatchTimes(times.executions - earlier.executions, times.total_ns - earlier.total_ns)
         figures = Figures(
-            concurrency=concurrency,
+            level=load.concurrency if isinstance(load, ClosedLoop) else load.rate,
             images_per_s=level.requests_per_s * batch,
             p50_ms=level.latency.p50_ms,
             p99_ms=level.latency.p99_ms,
             errors=level.errors,
+            # A queue that grows has no p99; a closed loop has no such remark.
+            refused=level.refused or level.remark,
         )
         return MeasuredLevel(figures, level, counted)
+
+    def _counters(self) -> dict[str, Statistics]:
+        return read_counters(self.control, {self.model: ""})
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Wait for a server that crashed and is being restarted. Raises InferenceError after `timeout_s`."""

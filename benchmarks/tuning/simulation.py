@@ -7,7 +7,8 @@ Each step forms one batch of every configuration, by the rules of core, src/dyna
 - While all instances are busy, later requests join the waiting batch, each after its own delay.
 - A batch is cut to a preferred size, unless its oldest request has waited for the whole delay.
 
-The load is a closed loop: a client sends its next request when it has the response.
+In a closed loop, a client sends its next request when it has the response. In an open loop, requests arrive at given
+times.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Configurations:
     """[N]"""
     batch_s: Floats
     """[N, B + 1] Time of a batch of 0 to B requests on an instance while all instances run."""
-    alone: Floats
-    """[N] The time of a batch while no other instance runs, as a share of `batch_s`."""
+    busy_shares: Floats
+    """[N, I] The time of a batch while 1 to I instances run, as a share of `batch_s`."""
     overhead_s: Floats
     """[N] From the end of a batch to the next request of the client: response, client and network."""
     spacing_s: Floats
@@ -59,7 +60,7 @@ class Configurations:
             self.delay_s[chosen],
             self.instances[chosen],
             self.batch_s[chosen],
-            self.alone[chosen],
+            self.busy_shares[chosen],
             self.overhead_s[chosen],
             self.spacing_s[chosen],
             self.preferred[chosen],
@@ -131,6 +132,45 @@ def _simulate_closed(configurations: Configurations, concurrency: int, jitter: f
     return _summarize(starts, sizes, latencies)
 
 
+def simulate_open(configurations: Configurations, arrivals_s: Floats, jitter: float = 0.0) -> Predictions:
+    """Simulate requests that arrive at ascending times [M], whatever the server does."""
+    chunk = 4096
+    parts = [
+        _simulate_open(configurations.rows(slice(first, first + chunk)), arrivals_s, jitter)
+        for first in range(0, len(configurations), chunk)
+    ]
+    return Predictions(*(np.concatenate(column) for column in zip(*map(_columns, parts), strict=True)))
+
+
+def _simulate_open(configurations: Configurations, arrivals_s: Floats, jitter: float) -> Predictions:
+    count, total, widest = len(configurations), len(arrivals_s), int(configurations.max_requests.max())
+    noise = _noise(total, jitter)
+    preferred = _preferred_tables(configurations)
+    padded = np.concatenate([arrivals_s, np.full(widest + 1, np.inf)])
+    free_at = np.zeros((count, int(configurations.instances.max())))
+    free_at[np.arange(free_at.shape[1]) >= configurations.instances[:, None]] = np.inf
+    head, position = np.zeros(count, int), np.arange(widest + 1)
+    starts: list[Floats] = []
+    sizes: list[Integers] = []
+    latencies = np.full((count, total), np.nan, np.float32)
+    while (head < total).any():
+        waiting = padded[np.minimum(head[:, None] + position, len(padded) - 1)]
+        batch = _next_batch(configurations, preferred, waiting, free_at)
+        batch = batch._replace(size=np.where(head < total, batch.size, 0))
+        end_s = _run(configurations, batch, free_at, noise[len(starts)])
+        received = (end_s + configurations.overhead_s)[:, None] + position * configurations.spacing_s[:, None]
+        row, column = np.nonzero(position < batch.size[:, None])
+        latencies[row, head[row] + column] = (received - waiting)[row, column]
+        head += batch.size
+        starts.append(np.where(batch.size > 0, batch.start_s, np.nan))
+        sizes.append(batch.size)
+    skipped = int(total * SKIPPED_SHARE)
+    figures = np.nanpercentile(latencies[:, skipped:], (50, 99), axis=1)
+    last_s = np.nanmax(np.array(starts), axis=0)
+    executions = (np.array(sizes) > 0).sum(axis=0)
+    return Predictions(total / np.maximum(last_s, arrivals_s[-1]), figures[0], figures[1], total / executions)
+
+
 def _next_batch(configurations: Configurations, preferred: _Preferred, arrivals: Floats, free_at: Floats) -> _Batch:
     """Form the next batch. arrivals: ascending times of the waiting and coming requests, [N, C]."""
     row, largest = np.arange(len(arrivals)), configurations.max_requests
@@ -167,12 +207,10 @@ def _next_batch(configurations: Configurations, preferred: _Preferred, arrivals:
 def _run(configurations: Configurations, batch: _Batch, free_at: Floats, noise: float) -> Floats:
     """Run a batch on the instance that is free first, and return its end; `free_at` is changed."""
     row, chosen = np.arange(len(free_at)), free_at.argmin(axis=1)
-    others = np.isfinite(free_at).sum(axis=1) - 1
-    busy = ((free_at > batch.start_s[:, None]) & np.isfinite(free_at)).sum(axis=1)
-    share = np.where(others > 0, busy / np.maximum(others, 1), 1.0)
-    factor = configurations.alone + (1 - configurations.alone) * share
-    end_s = batch.start_s + configurations.batch_s[row, batch.size] * np.where(others > 0, factor, 1.0) * noise
-    free_at[row, chosen] = np.where(batch.size > 0, end_s, free_at[row, chosen])
+    others = ((free_at > batch.start_s[:, None]) & np.isfinite(free_at)).sum(axis=1)
+    share = configurations.busy_shares[row, others]
+    end_s: Floats = batch.start_s + configurations.batch_s[row, batch.size] * share * noise
+    free_at[row, chosen] = end_s
     return end_s
 
 

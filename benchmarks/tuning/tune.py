@@ -127,14 +127,18 @@ def tune(plan: TuningPlan, report: OnProgress) -> TuningResult:
         return result
 
 
-def undo_tuning(url: str, model: str, repository: Path | None) -> TuningRecord:
-    """Restore the configuration before the last `bench tune`, and load it if the server runs.
+def undo_tuning(url: str, model: str, repository: Path | None) -> TuningRecord | None:
+    """Restore the configuration before the last `bench tune`, and load it; return the record that was undone.
 
+    After a `bench tune` that was killed, only the server is restored; then the result is None.
     Raises InputError if there is nothing to undo or the configuration was changed since, InferenceError.
     """
     with _control_client(url) as control:
+        is_restored = restore_after_kill(control, model)
         local = recorded_server_at(control.connection.address.port)
         folder = repository or (local.repository if local is not None else Path("model_repository"))
+        if is_restored and TuningRecord.find(folder / model) is None:
+            return None
         record = undo(folder, model)
         for name in record.previous:
             control.load(name)
@@ -180,7 +184,7 @@ def _open_subject(plan: TuningPlan, stack: ExitStack) -> _Subject:
     load_plan = BenchmarkPlan(
         model=plan.model,
         url=plan.url,
-        scenario=Scenario("closed", tuple(map(ClosedLoop, plan.goal.concurrency))),
+        scenario=Scenario("closed", (ClosedLoop(1),)),
         batch=plan.goal.batch,
         repository=repository or Path("model_repository"),
         images=plan.images,
@@ -283,7 +287,7 @@ def _no_setting_error(plan: TuningPlan, trials: Sequence[TuningTrial]) -> CheckF
     ratio = figures.p99_ms / plan.goal.p99_ms
     return CheckFailedError(
         f"{plan.model}: no measured settings keep p99 within {plan.goal.p99_ms:g} ms. The nearest: "
-        f"{nearest.settings.words()}, with p99 {figures.p99_ms:.1f} ms at concurrency {figures.concurrency} "
+        f"{nearest.settings.words()}, with p99 {figures.p99_ms:.1f} ms at {plan.goal.load} {figures.level:g} "
         f"({figures.images_per_s:.1f} images/s). A bound of {figures.p99_ms * 1.1:.3g} ms could be kept, or the model "
         f"must become {ratio:.2f} times as fast: a smaller precision, another format, fewer pixels, more cores",
         {"nearest": nearest.model_dump(mode="json"), "trials": [trial.model_dump(mode="json") for trial in trials]},

@@ -35,6 +35,7 @@ def test_settings_are_read_over_both_protocols(number: type) -> None:
         "max_batch_size": number(8),
         "instance_group": [{"name": "cats_0", "kind": "KIND_CPU", "count": number(2)}],
         "dynamic_batching": {"max_queue_delay_microseconds": number(100)},
+        "response_cache": {"enable": True},
         "parameters": {"intra_op_thread_count": {"string_value": "1"}, "tritonkit": {"string_value": "{}"}},
     }
     assert served_settings(config) == {
@@ -42,4 +43,5 @@ def test_settings_are_read_over_both_protocols(number: type) -> None:
         "instance_group": [{"count": 2, "kind": "KIND_CPU"}],
         "dynamic_batching": {"max_queue_delay_microseconds": 100, "preferred_batch_size": []},
         "parameters": {"intra_op_thread_count": "1"},
+        "response_cache": True,
     }

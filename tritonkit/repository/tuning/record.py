@@ -22,8 +22,10 @@ class TuningGoal(Frozen):
     """throughput: most images/s of any level that keeps the bound. latency: lowest p50 of the one level."""
     p99_ms: PositiveFloat
     """The bound."""
-    concurrency: tuple[PositiveInt, ...]
-    """Levels of the load: requests in flight."""
+    load: Literal["concurrency", "rate"] = "concurrency"
+    """concurrency: requests in flight of a closed loop. rate: requests a second of an open loop, at Poisson times."""
+    levels: tuple[PositiveFloat, ...]
+    """Levels of the load, ascending."""
     batch: PositiveInt
     """Images in each request."""
 
@@ -31,11 +33,19 @@ class TuningGoal(Frozen):
 class Figures(Frozen):
     """Throughput and latency of one level of the load, measured or predicted."""
 
-    concurrency: PositiveInt
+    level: PositiveFloat
+    """Requests in flight, or requests a second."""
     images_per_s: float
     p50_ms: float
     p99_ms: float
     errors: int = 0
+    refused: str | None = None
+    """Why p99 is no valid figure: the client could not keep the schedule of an open loop."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether no request failed, and p99 is a valid figure."""
+        return not (self.errors or self.refused)
 
 
 class TuningTrial(Frozen):

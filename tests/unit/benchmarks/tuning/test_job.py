@@ -17,7 +17,7 @@ from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningTrial
 from tritonkit.repository.tuning.settings import ServingSettings
 
 SPACE = SearchSpace((Workers(1, 1), Workers(1, 2)), max_batch=(1, 4, 8))
-GOAL = TuningGoal(target="throughput", p99_ms=50, concurrency=(1, 8), batch=1)
+GOAL = TuningGoal(target="throughput", p99_ms=50, levels=(1, 8), batch=1)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -35,7 +35,7 @@ def finish(job: TuningJob, largest: int, images_per_s: float = 100) -> TuningTri
     """Run one trial with this largest batch."""
     job.enqueue({**{name: values[0] for name, values in SPACE.choices().items()}, "max_batch_size": largest})
     trial, chosen = job.ask()
-    figures = Figures(concurrency=8, images_per_s=images_per_s, p50_ms=10, p99_ms=20)
+    figures = Figures(level=8, images_per_s=images_per_s, p50_ms=10, p99_ms=20)
     measured = TuningTrial(settings=SPACE.settings(chosen), levels=(figures,), best=figures, keeps_bound=True)
     job.tell(trial, measured, figures.images_per_s)
     job.add_spent(2.5)

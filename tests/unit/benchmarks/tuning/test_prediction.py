@@ -12,7 +12,7 @@ from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningTrial
 from tritonkit.repository.tuning.settings import ServingSettings
 from tritonkit.triton.client import BatchTimes
 
-GOAL = TuningGoal(target="throughput", p99_ms=60, concurrency=(1, 2, 4, 8, 16), batch=1)
+GOAL = TuningGoal(target="throughput", p99_ms=60, levels=(1, 2, 4, 8, 16), batch=1)
 
 
 def curve(instances: int, threads: int, first_s: float, image_s: float, alone: float = 1.0) -> BatchCurve:
@@ -45,6 +45,18 @@ def test_unmeasured_workers_are_estimated_by_their_share_of_the_cores() -> None:
     assert two_instances.alone == pytest.approx(0.5, abs=0.1)
 
 
+def test_a_backend_that_runs_each_image_by_itself_counts_as_an_instance_a_thread() -> None:
+    """Alone an image takes 12 ms on both threads; on one thread each, two take 20 ms."""
+    by_image = BatchCurve(instances=1, threads=2, sizes=(1,), seconds=(0.012,), image_s=0.020)
+    settings = [ServingSettings(max_batch=size, instances=1, threads=2) for size in (8, 1)]
+    predicted = predict(settings, CurveModel([by_image], cores=2), GOAL)
+    by_concurrency = {figures.level: figures for figures in predicted[settings[0]]}
+    assert by_concurrency[1].images_per_s == pytest.approx(1 / 0.012, rel=0.01)
+    assert by_concurrency[8].images_per_s == pytest.approx(2 / 0.020, rel=0.05)
+    without_batches = {figures.level: figures for figures in predicted[settings[1]]}
+    assert without_batches[8].images_per_s == pytest.approx(1 / 0.012, rel=0.05)
+
+
 def test_the_best_settings_batch_where_batches_pay_and_keep_the_bound() -> None:
     space = SearchSpace((Workers(1, 2), Workers(2, 1)), max_batch=(1, 4, 16))
     model = CurveModel([curve(1, 2, 0.010, 0.001), curve(2, 1, 0.020, 0.002)], cores=2)
@@ -62,7 +74,7 @@ def test_the_best_settings_batch_where_batches_pay_and_keep_the_bound() -> None:
 def test_measured_figures_correct_the_predictions_of_the_same_workers() -> None:
     settings = ServingSettings(max_batch=1, instances=1, threads=2)
     other = settings.model_copy(update={"max_batch": 4})
-    foreseen = Figures(concurrency=8, images_per_s=100, p50_ms=40, p99_ms=50)
+    foreseen = Figures(level=8, images_per_s=100, p50_ms=40, p99_ms=50)
     measured = foreseen.model_copy(update={"images_per_s": 50, "p99_ms": 100})
     trial = TuningTrial(settings=settings, levels=(measured,), best=measured)
     ranking = Ranking({settings: (foreseen,), other: (foreseen,)}, [trial], GOAL)
@@ -76,11 +88,11 @@ def test_measured_figures_correct_the_predictions_of_the_same_workers() -> None:
 def test_the_level_that_counts_is_the_best_within_the_bound(target: str, expected: int) -> None:
     goal = TuningGoal.model_validate({**GOAL.model_dump(), "target": target})
     levels = [
-        Figures(concurrency=level, images_per_s=level * 10, p50_ms=level, p99_ms=level * 12, errors=int(level == 2))
+        Figures(level=level, images_per_s=level * 10, p50_ms=level, p99_ms=level * 12, errors=int(level == 2))
         for level in (1, 2, 4, 8)
     ]
     figures, keeps_bound = best_level(levels, goal)
-    assert (figures.concurrency, keeps_bound) == (expected, True)
+    assert (figures.level, keeps_bound) == (expected, True)
     assert best_level(levels[3:], goal) == (levels[3], False)
 
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.tuning.simulation import Configurations, Predictions, simulate_closed
+from benchmarks.tuning.simulation import Configurations, Predictions, simulate_closed, simulate_open
 
 START_MS, IMAGE_MS, OVERHEAD_MS = 5.0, 5.0, 1.0
 
@@ -28,7 +28,7 @@ def configurations(
         delay_s=np.array([delay_ms / 1e3]),
         instances=np.array([instances]),
         batch_s=times[None],
-        alone=np.array([alone]),
+        busy_shares=np.linspace(alone, 1, instances)[None],
         overhead_s=np.array([OVERHEAD_MS / 1e3]),
         spacing_s=np.zeros(1),
         preferred=(preferred,),
@@ -78,6 +78,20 @@ def test_two_instances_run_at_the_same_time_and_slow_each_other_down() -> None:
     assert rate_and_p99_ms(parallel)[0] == pytest.approx(2000 / 11, rel=0.01)
     lone = simulate_closed(configurations(max_requests=1, instances=2, alone=0.5), 1)
     assert rate_and_p99_ms(lone)[1] == pytest.approx(5 + 1)
+
+
+def test_requests_of_an_open_loop_queue_behind_a_slow_batch() -> None:
+    """Arrivals at 0, 2 and 4 ms: one alone for 10 ms, then both others for 15 ms; the last response comes at 26 ms."""
+    predictions = simulate_open(configurations(), np.array([0.0, 0.002, 0.004]))
+    assert predictions.p50_s[0] == pytest.approx((0.026 - 0.002 + 0.026 - 0.004) / 2, abs=0.002)
+    assert predictions.mean_batch[0] == pytest.approx(1.5)
+
+
+def test_an_open_loop_beyond_the_throughput_has_a_growing_latency() -> None:
+    arrivals_s = np.arange(200) / 50
+    slow, fast = (simulate_open(configurations(1, image_ms=image_ms), arrivals_s) for image_ms in (30, 5))
+    assert slow.p99_s[0] > 1
+    assert fast.p99_s[0] == pytest.approx(0.011)
 
 
 def test_predictions_are_monotonic() -> None:

@@ -15,7 +15,7 @@ from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningRecord
 from tritonkit.repository.tuning.settings import ServingSettings
 from tritonkit.triton.model_config import read_config
 
-GOAL = TuningGoal(target="throughput", p99_ms=50, concurrency=(1, 2, 4, 8), batch=1)
+GOAL = TuningGoal(target="throughput", p99_ms=50, levels=(1, 2, 4, 8), batch=1)
 CURRENT = ServingSettings(max_batch=16, instances=2)
 WINNER = ServingSettings(max_batch=8, instances=1, threads=2, delay_us=1000)
 CATS = """# comments of the user are kept in tuning.json
@@ -83,7 +83,7 @@ def test_undo_refuses_a_config_that_was_edited_since(models: Path) -> None:
 
 
 def figures(images_per_s: float, p99_ms: float = 20, concurrency: int = 8) -> Figures:
-    return Figures(concurrency=concurrency, images_per_s=images_per_s, p50_ms=10, p99_ms=p99_ms)
+    return Figures(level=concurrency, images_per_s=images_per_s, p50_ms=10, p99_ms=p99_ms)
 
 
 def trial(settings: ServingSettings, best: Figures) -> TuningTrial:
@@ -110,7 +110,7 @@ def test_settings_that_exceed_the_bound_when_measured_again_go_one_level_down() 
     compare_in_turns(compared, GOAL, kept, measure, lambda: next(times) < 2)
     winner = summarize(kept, WINNER.words())
     assert winner is not None
-    assert (len(kept), winner.concurrency, winner.p99_ms) == (2, 4, 20)
+    assert (len(kept), winner.level, winner.p99_ms) == (2, 4, 20)
 
 
 def test_settings_that_fail_in_a_round_are_left_out_of_it() -> None:
