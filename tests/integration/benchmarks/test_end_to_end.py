@@ -35,8 +35,11 @@ def test_bench_measures_a_served_model_beside_its_limit(
         assert level["share_of_limit"] == pytest.approx(level["images_per_s"] / written["limit"]["images_per_s"])
         server = level["server"]
         parts = [server[f"{part}_us"] for part in ("queue", "input", "infer", "output")]
-        assert 0 < sum(parts) <= server["request_us"] < level["mean_ms"] * 1e3
-        assert level["client"]["network_us"] == pytest.approx(level["mean_ms"] * 1e3 - server["request_us"])
+        assert 0 < sum(parts) <= server["request_us"]
+        # Not exactly the same requests: Triton counts those that ended between two of its answers.
+        rest_us = level["mean_ms"] * 1e3 - server["request_us"]
+        assert rest_us > -0.2 * server["request_us"]
+        assert level["client"]["network_us"] == pytest.approx(max(0, rest_us))
         assert level["gpu"]["watts"] == 100
         assert level["gpu"]["joules_per_image"] == pytest.approx(100 / level["images_per_s"], rel=0.05)
     best = max(level["share_of_limit"] for level in written["levels"])
