@@ -14,7 +14,8 @@ from tritonkit.system.console import JsonOption, duration, print_json, print_tex
 from tritonkit.system.files import check_can_write
 
 if TYPE_CHECKING:
-    from benchmarks.tuning.tune import TuningPlan, TuningResult
+    from benchmarks.tuning.subject import TuningPlan
+    from benchmarks.tuning.tune import TuningResult
     from tritonkit.repository.tuning.record import TuningGoal, TuningRecord
 
 P99Option = Annotated[
@@ -95,7 +96,8 @@ def tune(
         bench tune cats --undo
     """
     from benchmarks.inputs import parse_shapes
-    from benchmarks.tuning.tune import TuningPlan, undo_tuning
+    from benchmarks.tuning.subject import TuningPlan
+    from benchmarks.tuning.tune import undo_tuning
     from tritonkit.remotes import local_path
     from tritonkit.system.local_servers import default_url
 
@@ -118,7 +120,10 @@ def tune(
         write=not dry_run,
         output=output,
     )
-    result = _tune_with_progress(plan)
+    try:
+        result = _tune_with_progress(plan)
+    except KeyboardInterrupt as reason:
+        raise KeyboardInterrupt(f"{reason or 'stopped by Ctrl-C'}; the same command continues the search") from None
     if as_json:
         print_json(result)
     else:
@@ -176,12 +181,17 @@ def _tune_with_progress(plan: TuningPlan) -> TuningResult:
 
 def print_result(result: TuningResult) -> None:
     """Show the measured settings, the best first, and what was changed."""
-    goal = result.goal
-    rows = []
-    trials = [trial for trial in result.trials if trial.best is not None]
-    trials.sort(key=lambda trial: (not trial.keeps_bound, -trial.best.images_per_s if trial.best else 0))
-    for trial in trials:
-        best, predicted = result.confirmed.get(trial.settings.words(), trial.best), trial.predicted
+    from benchmarks.tuning.prediction import value_of
+
+    goal, rows = result.goal, []
+    shown = [
+        (trial, result.confirmed.get(trial.settings.words(), trial.best))
+        for trial in result.trials
+        if trial.best is not None
+    ]
+    shown.sort(key=lambda row: (not row[0].keeps_bound, -value_of(row[1], goal) if row[1] else 0))
+    for trial, best in shown:
+        predicted = trial.predicted
         if best is None:
             continue
         marks = ["current"] if trial.settings == result.current.settings else []

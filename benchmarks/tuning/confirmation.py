@@ -7,18 +7,18 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from benchmarks.tuning.prediction import best_level, keeps, value_of
+from benchmarks.tuning.prediction import best_level, keeps, merge_trials, value_of
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningTrial
 from tritonkit.repository.tuning.settings import ServingSettings
 
 CANDIDATES = 2
 """Settings that are compared with the current ones."""
-MIN_ROUNDS, MAX_ROUNDS = 2, 5
+MIN_ROUNDS, MAX_ROUNDS = 3, 6
 _MARGIN = 0.95
 """A level whose p99 is above this share of the bound is used only if no other level keeps the bound."""
-STUDENT_T_90 = {1: 3.078, 2: 1.886, 3: 1.638, 4: 1.533}
-_STUDENT_T_95 = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132}
+STUDENT_T_90 = {1: 3.078, 2: 1.886, 3: 1.638, 4: 1.533, 5: 1.476}
+_STUDENT_T_95 = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015}
 """One-sided quantiles of Student's t, by degrees of freedom."""
 
 Rounds = Sequence[Mapping[str, Figures]]
@@ -36,7 +36,7 @@ class RoundStore(Protocol):
 
 def candidates(trials: Sequence[TuningTrial], current: TuningTrial, goal: TuningGoal) -> list[TuningTrial]:
     """Return the current settings, and the best measured ones that keep the bound."""
-    others = [trial for trial in trials if trial.keeps_bound and trial.settings != current.settings]
+    others = [trial for trial in merge_trials(trials, goal) if trial.keeps_bound and trial.settings != current.settings]
     others.sort(key=lambda trial: -value_of(_counted(trial), goal))
     return [current, *others[:CANDIDATES]]
 
@@ -120,7 +120,7 @@ def is_better(
             new, old = entry[name], entry[current]
             pair = (new.images_per_s, old.images_per_s) if goal.target == "throughput" else (old.p50_ms, new.p50_ms)
             gains.append(math.log(pair[0] / pair[1]))
-    if len(gains) < MIN_ROUNDS:
+    if len(gains) < 2:
         return False
     error = statistics.stdev(gains) / math.sqrt(len(gains))
     return statistics.fmean(gains) > quantiles[len(gains) - 1] * error

@@ -29,7 +29,7 @@ from tritonkit.system.local_servers import state_folder
 
 _STUDY = "tune"
 _MAX_INTERRUPTED = 2
-"""Settings that were being tried when `bench tune` ended are tried once more: they may have ended it."""
+TWICE_INTERRUPTED = "`bench tune` ended twice while these settings were tried"
 
 
 def job_file(served: str, question: dict[str, Any]) -> Path:
@@ -57,14 +57,19 @@ class TuningJob:
         self._distributions: dict[str, BaseDistribution] = {
             name: CategoricalDistribution(values) for name, values in space.choices().items()
         }
-        self._retry_interrupted()
+        self._retry_interrupted(space)
 
-    def _retry_interrupted(self) -> None:
+    def _retry_interrupted(self, space: SearchSpace) -> None:
+        """Enqueue the settings that were being tried when the process ended; those that it happened to twice failed."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.tell(trial.number, state=TrialState.FAIL)
             interrupted = trial.user_attrs.get("interrupted", 0) + 1
             if interrupted < _MAX_INTERRUPTED:
                 self._study.enqueue_trial(trial.params, user_attrs={"interrupted": interrupted})
+            else:
+                failed = TuningTrial(settings=space.settings(trial.params), failed=TWICE_INTERRUPTED)
+                attributes = {"trial": failed.model_dump_json()}
+                self._study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes))
 
     @property
     def spent_s(self) -> float:
@@ -104,7 +109,7 @@ class TuningJob:
 
     def enqueue(self, chosen: dict[str, Any]) -> None:
         """Let the next trial use these values."""
-        self._study.enqueue_trial(chosen, skip_if_exists=True)
+        self._study.enqueue_trial(chosen)
 
     def ask(self) -> tuple[Trial, dict[str, Any]]:
         """Start a trial: enqueued values, or those that the sampler proposes."""

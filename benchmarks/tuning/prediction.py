@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Self
 
@@ -17,6 +16,8 @@ from tritonkit.repository.tuning.settings import ServingSettings
 
 SIMULATED_ARRIVALS = 600
 """Requests of an open loop."""
+_LARGEST_CORRECTION = 2.0
+"""More is a disturbance of the measurement."""
 _P99_MARGIN = 0.95
 """Predicted p99 must stay below this share of the bound: a setting at the bound itself fails half the time."""
 
@@ -104,7 +105,7 @@ def workers_of(settings: ServingSettings) -> Workers:
 class Ranking:
     """The settings of a search space by their predicted figures, corrected by measured ones.
 
-    The correction is the mean ratio of measured to predicted figures with the same instances and threads.
+    The correction is the median ratio of measured to predicted figures with the same instances and threads.
     """
 
     def __init__(
@@ -117,7 +118,8 @@ class Ranking:
         self._ratios: dict[Workers, list[tuple[float, float]]] = {}
         self._measured = set()
         for trial in trials:
-            self._measured.add(trial.settings)
+            if not trial.is_curve or trial.failed:
+                self._measured.add(trial.settings)
             known = {figures.level: figures for figures in predicted.get(trial.settings, ())}
             for measured in trial.levels:
                 if (expected := known.get(measured.level)) is not None and measured.is_sound:
@@ -126,13 +128,16 @@ class Ranking:
                     )
 
     def is_measured(self, settings: ServingSettings) -> bool:
-        """Whether a trial measured these settings."""
+        """Whether a trial measured these settings at levels that suit the bound, or failed."""
         return settings in self._measured
 
     def levels(self, settings: ServingSettings) -> list[Figures]:
         """Return the corrected figures of settings at every level."""
         ratios = self._ratios.get(workers_of(settings)) or [ratio for rows in self._ratios.values() for ratio in rows]
-        rate, p99 = (math.exp(float(np.mean(np.log(column)))) for column in zip(*ratios or [(1, 1)], strict=True))
+        rate, p99 = (
+            float(np.clip(np.median(column), 1 / _LARGEST_CORRECTION, _LARGEST_CORRECTION))
+            for column in zip(*ratios or [(1, 1)], strict=True)
+        )
         return [
             figures.model_copy(
                 update={
@@ -148,6 +153,10 @@ class Ranking:
         """Return the corrected figures of the level that counts; None for settings outside the search space."""
         levels = self.levels(settings)
         return best_level(levels, self._goal, _P99_MARGIN)[0] if levels else None
+
+    def at(self, settings: ServingSettings, measured: Figures | None) -> Figures | None:
+        """Return the corrected figures at the level of measured ones."""
+        return next((row for row in self.levels(settings) if measured and row.level == measured.level), None)
 
     def unmeasured(self) -> list[ServingSettings]:
         """Return the settings that were not measured, the most promising first.
@@ -174,6 +183,27 @@ def best_level(levels: Iterable[Figures], goal: TuningGoal, margin: float = 1.0)
     if not within:
         return min(levels, key=lambda figures: (not figures.is_sound, figures.p99_ms)), False
     return max(within, key=lambda figures: value_of(figures, goal)), True
+
+
+def merge_trials(trials: Iterable[TuningTrial], goal: TuningGoal) -> list[TuningTrial]:
+    """Return one trial for each settings, with the last measurement of each level."""
+    merged: dict[ServingSettings, TuningTrial] = {}
+    for trial in trials:
+        earlier = merged.get(trial.settings, trial)
+        levels = {figures.level: figures for figures in (*earlier.levels, *trial.levels)}
+        best, keeps_bound = (None, False)
+        if levels and not trial.failed:
+            best, keeps_bound = best_level(levels.values(), goal)
+        merged[trial.settings] = trial.model_copy(
+            update={
+                "levels": tuple(levels[level] for level in sorted(levels)),
+                "best": best,
+                "keeps_bound": keeps_bound,
+                "is_curve": earlier.is_curve and trial.is_curve,
+                "seconds": trial.seconds + (earlier.seconds if earlier is not trial else 0.0),
+            }
+        )
+    return list(merged.values())
 
 
 def keeps(figures: Figures, goal: TuningGoal, margin: float = 1.0) -> bool:

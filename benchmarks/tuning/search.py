@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from benchmarks.load.arrivals import ClosedLoop, Load, PoissonArrivals
-from benchmarks.tuning.confirmation import CANDIDATES, MIN_ROUNDS, candidates, compare_in_turns
+from benchmarks.load.arrivals import ClosedLoop
+from benchmarks.tuning.confirmation import MIN_ROUNDS, candidates, compare_in_turns
 from benchmarks.tuning.curves import BatchCurve, CurveModel
 from benchmarks.tuning.job import TuningJob
-from benchmarks.tuning.prediction import Ranking, best_level, keeps, predict, value_of, workers_of
-from benchmarks.tuning.served import WARM_UP_SHARE, MeasuredLevel, TrialServer
+from benchmarks.tuning.prediction import Ranking, best_level, keeps, merge_trials, predict, value_of, workers_of
+from benchmarks.tuning.served import WARM_UP_SHARE, MeasuredLevel, TrialServer, load_of, loads_of
 from benchmarks.tuning.space import SearchSpace, Workers
 from tritonkit.errors import InputError, TritonkitError, UnreachableError
 from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningTrial
@@ -22,12 +22,16 @@ from tritonkit.triton.client import BatchTimes
 
 CURVES_SHARE = 0.4
 """Share of the time for the current settings and the curves, at most."""
+CONFIRM_SHARE = 0.25
+"""Share of the time that is kept for the last comparison, at least."""
 SAMPLER_EVERY = 4
 """Every fourth trial is Optuna's own proposal, in case the simulation is wrong about the model."""
 MAX_LEVELS = 3
 """Levels of the load that one trial measures, at most."""
 _RESTART_S = 60.0
 _FIRST_RATE = 0.8
+_SURPRISE = 0.75
+"""A level whose predicted p99 is below this share of the bound should keep it."""
 _LAG_SHARE = 0.3
 """Responses that come later than this share of a batch's time were computed after it, image by image."""
 NO_REQUEST_ENDED = "benchmark.no_request_ended"
@@ -80,7 +84,9 @@ class Search:
         """
         self._measure_current()
         self._measure_curves()
-        predicted = predict(list(self.space.all()), CurveModel(self.job.curves(), self.cores), self.goal)
+        model = CurveModel(self.job.curves(), self.cores)
+        predicted = predict(list({**self.space.all(), self.current: None}), model, self.goal)
+        self._complete_current(predicted)
         while self._has_time_for_trial() and self._try_next(predicted):
             pass
         self._confirm()
@@ -94,16 +100,17 @@ class Search:
     def _step_s(self, loads: int, levels: int) -> float:
         """Return the expected duration of loading settings and measuring levels, from the finished trials."""
         level_s = self._level_s() * (1 + WARM_UP_SHARE)
-        loading = [trial.seconds - len(trial.levels) * level_s for trial in self.job.trials() if trial.levels]
-        return loads * max(0.0, sum(loading) / max(1, len(loading))) + levels * level_s
+        loading_s = [trial.loading_s for trial in self.job.trials() if trial.levels and trial.loading_s]
+        return loads * sum(loading_s) / max(1, len(loading_s)) + levels * level_s
 
     def _has_time_for_trial(self) -> bool:
         """Whether a trial fits before the last comparison."""
-        return self.budget.allows(self._step_s(1, MAX_LEVELS) + self._rounds_s(CANDIDATES + 1, MIN_ROUNDS))
+        comparison_s = max(self._rounds_s(2, MIN_ROUNDS), CONFIRM_SHARE * self.budget.total_s)
+        return self.budget.allows(self._step_s(1, MAX_LEVELS) + comparison_s)
 
     def _rounds_s(self, compared: int, rounds: int = 1) -> float:
         """Return the expected duration of rounds of the last comparison; each begins with the last one's settings."""
-        return self._step_s(rounds * (compared - 1), rounds * compared)
+        return self._step_s(rounds * (compared - 1), rounds * compared + 1)
 
     def _measure_current(self) -> None:
         if self.job.current is not None:
@@ -113,6 +120,17 @@ class Search:
         if trial.failed:
             raise InputError(f"the current settings cannot be measured: {trial.failed}", code="benchmark.untunable")
         self.job.save_current(trial, curve)
+
+    def _complete_current(self, predicted: Mapping[ServingSettings, Sequence[Figures]]) -> None:
+        """Measure the current settings at the levels that suit the bound too."""
+        first = self.job.current
+        if first is None or not first.is_curve:
+            return
+        self.say(f"current settings: {self.current.words()}")
+        ranking = Ranking(predicted, self.job.trials(), self.goal)
+        trial, _ = self._measure(self.current, (), ranking.best(self.current))
+        (merged,) = merge_trials([first, trial], self.goal)
+        self.job.save_current(merged.model_copy(update={"predicted": ranking.at(self.current, merged.best)}), None)
 
     def _measure_curves(self) -> None:
         """Measure the curves of the instances and threads that differ most, then of those between."""
@@ -139,7 +157,7 @@ class Search:
         """Measure the most promising settings, or Optuna's proposal; False if all were measured."""
         trials = self.job.trials()
         ranking = Ranking(predicted, trials, self.goal)
-        unmeasured = ranking.unmeasured()
+        unmeasured = [settings for settings in ranking.unmeasured() if settings != self.current]
         if not unmeasured:
             return False
         if len(trials) % SAMPLER_EVERY:
@@ -161,9 +179,7 @@ class Search:
             return False
         self.say(settings.words())
         measured, curve = self._measure(settings, curve_loads, ranking.best(settings))
-        if measured.best is not None:
-            at_best = [row for row in ranking.levels(settings) if row.level == measured.best.level]
-            measured = measured.model_copy(update={"predicted": at_best[0] if at_best else None})
+        measured = measured.model_copy(update={"predicted": ranking.at(settings, measured.best)})
         self.job.tell(trial, measured, None if measured.best is None else value_of(measured.best, self.goal), curve)
         return True
 
@@ -193,11 +209,12 @@ class Search:
         self, settings: ServingSettings, curve_loads: Sequence[ClosedLoop], expected: Figures | None
     ) -> tuple[TuningTrial, BatchCurve | None]:
         """Load and measure settings. A configuration that fails to load, or whose model dies, is a failed trial."""
-        started, failed = time.monotonic(), None
+        started, failed, loading_s = time.monotonic(), None, 0.0
         rows: list[MeasuredLevel] = []
         with self._counted_time():
             try:
                 self.server.load(settings)
+                loading_s = _since(started)
                 for load in curve_loads:
                     rows.append(self.server.measure(load, self.goal.batch, self._level_s()))
                 if not curve_loads or self.goal.load == "rate":
@@ -216,6 +233,8 @@ class Search:
             best=best,
             keeps_bound=keeps_bound,
             failed=failed,
+            is_curve=bool(curve_loads) and self.goal.load == "concurrency",
+            loading_s=loading_s,
             seconds=_since(started),
         )
         closed = [row for row in rows if row.level.load in curve_loads]
@@ -236,6 +255,9 @@ class Search:
             start = max((index for index, level in enumerate(levels) if level < _FIRST_RATE * throughput), default=0)
         yield levels[start]
         held = keeps(rows[-1].figures, self.goal)
+        if not held and expected is not None and expected.p99_ms < _SURPRISE * self.goal.p99_ms:
+            yield levels[start]  # perhaps it was disturbed
+            held = keeps(rows[-1].figures, self.goal)
         step = 1 if held else -1
         for index in range(start + step, -1 if step < 0 else len(levels), step):
             last = rows[-1].figures
@@ -256,16 +278,6 @@ class Search:
             yield
         finally:
             self.job.add_spent(_since(started))
-
-
-def load_of(goal: TuningGoal, level: float) -> Load:
-    """Return the load of a level."""
-    return ClosedLoop(int(level)) if goal.load == "concurrency" else PoissonArrivals(level)
-
-
-def loads_of(goal: TuningGoal) -> list[Load]:
-    """Return the loads of all levels."""
-    return [load_of(goal, level) for level in goal.levels]
 
 
 def curve_of(workers: Workers, rows: Sequence[MeasuredLevel], batch: int, cores: int) -> BatchCurve | None:
@@ -315,7 +327,7 @@ def curve_order(workers: Sequence[Workers]) -> list[Workers]:
 
 def best_trial(trials: Sequence[TuningTrial], goal: TuningGoal) -> TuningTrial | None:
     """Return the best trial that keeps the bound; None without one."""
-    kept = [trial for trial in trials if trial.keeps_bound and trial.best is not None]
+    kept = [trial for trial in merge_trials(trials, goal) if trial.keeps_bound and trial.best is not None]
     return max(kept, key=lambda trial: value_of(trial.best, goal), default=None)  # type: ignore[arg-type]
 
 

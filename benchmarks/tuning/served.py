@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, Self
 
 from google.protobuf import json_format
 
-from benchmarks.load.arrivals import ClosedLoop, Load
+from benchmarks.load.arrivals import ClosedLoop, Load, PoissonArrivals
 from benchmarks.load.generator import SupportsInfer, ThreadGenerator
 from benchmarks.load.level import LevelMeasurement, Timing, measure_level
 from benchmarks.server_time import read_counters
 from tritonkit.errors import CheckFailedError, ExternalError, InferenceError, InputError
 from tritonkit.repository.config_rules import check_config
-from tritonkit.repository.tuning.record import Figures
+from tritonkit.repository.tuning.record import Figures, TuningGoal
 from tritonkit.repository.tuning.settings import ServingSettings
 from tritonkit.triton.backends import ModelConfig
 from tritonkit.triton.client import BatchTimes, Statistics, TritonClient
@@ -137,6 +137,16 @@ class TrialServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
+
+
+def load_of(goal: TuningGoal, level: float) -> Load:
+    """Return the load of a level."""
+    return ClosedLoop(int(level)) if goal.load == "concurrency" else PoissonArrivals(level)
+
+
+def loads_of(goal: TuningGoal) -> list[Load]:
+    """Return the loads of all levels."""
+    return [load_of(goal, level) for level in goal.levels]
 
 
 def restore_after_kill(control: TritonClient, model: str) -> bool:

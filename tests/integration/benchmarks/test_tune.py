@@ -11,7 +11,8 @@ import pytest
 from benchmarks.records.record import read_record
 from benchmarks.tuning.served import TrialServer, config_from_json
 from benchmarks.tuning.space import NO_PREFERRED, SearchSpace, Workers
-from benchmarks.tuning.tune import TuningPlan, tune
+from benchmarks.tuning.subject import TuningPlan
+from benchmarks.tuning.tune import tune
 from server.process import Server
 from tests.errors import error_codes, raises
 from tests.fixture_types import Command

@@ -56,6 +56,14 @@ def test_html_is_written(record_file: Path, tmp_path: Path) -> None:
         (["run", "cats", "--url", "127.0.0.1:1", "--against", "none.json"], 2, "none.json"),
         (["run", "cats", "--url", "127.0.0.1:1", "--against", "cats"], 2, "the measured model itself"),
         (["report", "missing.json"], 2, "missing.json"),
+        (["tune", "cats", "--url", "127.0.0.1:1"], 2, "--p99-ms"),
+        (
+            ["tune", "cats", "--url", "127.0.0.1:1", "--p99-ms", "9", "--target", "latency", "--rate", "1:8"],
+            2,
+            "one level",
+        ),
+        (["tune", "cats", "--url", "127.0.0.1:1", "--p99-ms", "9", "--rate", "1", "--concurrency", "1"], 2, "--rate"),
+        (["tune", "cats", "--url", "127.0.0.1:1", "--p99-ms", "9"], 3, "no Triton answers"),
     ],
 )
 def test_errors_say_what_and_set_the_exit_code(arguments: list[str], code: int, message: str) -> None:

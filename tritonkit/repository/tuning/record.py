@@ -61,6 +61,9 @@ class TuningTrial(Frozen):
     """The simulation's figures for the level that counts."""
     failed: str | None = None
     """Why nothing was measured, such as Triton's reason for not loading the configuration."""
+    is_curve: bool = False
+    """Whether only the levels of a curve were measured, and not those that suit the bound."""
+    loading_s: float = 0.0
     seconds: float = 0.0
     """Duration of the trial, with loading."""
 

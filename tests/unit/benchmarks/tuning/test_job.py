@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tuning.job import TuningJob, job_file, open_job
+from benchmarks.tuning.job import TWICE_INTERRUPTED, TuningJob, job_file, open_job
 from benchmarks.tuning.space import SearchSpace, Workers
 from tests.errors import raises
 from tests.programs import ROOT
@@ -58,13 +58,14 @@ def test_a_killed_search_continues_with_its_trials_and_its_time(tmp_path: Path) 
 
 def test_settings_that_end_the_search_twice_are_not_tried_a_third_time(tmp_path: Path) -> None:
     path = tmp_path / "job.journal"
-    for _ in range(2):
-        with open_job(path, SPACE, GOAL) as job:
-            job.enqueue({name: values[-1] for name, values in SPACE.choices().items()})
-            job.ask()
     with open_job(path, SPACE, GOAL) as job:
-        waiting = [trial for trial in job.frozen_trials() if trial.state.name == "WAITING"]
-        assert waiting == []
+        job.enqueue({name: values[-1] for name, values in SPACE.choices().items()})
+        job.ask()
+    with open_job(path, SPACE, GOAL) as job:
+        job.ask()
+    with open_job(path, SPACE, GOAL) as job:
+        assert [trial for trial in job.frozen_trials() if trial.state.name == "WAITING"] == []
+        assert [trial.failed for trial in job.trials()] == [TWICE_INTERRUPTED]
 
 
 def test_one_process_tunes_a_model(tmp_path: Path) -> None:
