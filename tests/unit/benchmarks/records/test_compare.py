@@ -104,13 +104,23 @@ def test_intervals_of_a_wandering_machine_are_wider() -> None:
     shuffled = tuple(wandering[index] for index in random.permutation(len(wandering)))
 
     def width(slices: tuple[Sample, ...]) -> float:
-        deviations = resample(slices, random)
+        deviations = resample(slices, slices, random)
         assert deviations is not None
-        low, high = ratio_interval(deviations, deviations, "images_per_s", 1.0, 0.95)
-        assert low == high == 1.0, "a level against itself"
-        return float(np.std(deviations["images_per_s"]))
+        low, high = ratio_interval(deviations["images_per_s"], 1.0, 0.95)
+        return high - low
 
     assert width(wandering) > 1.2 * width(shuffled)
+
+
+def test_a_pause_that_one_record_met_widens_the_interval(old: Record) -> None:
+    steady = measured(4, 1, 7)
+    pause = steady.samples[5].model_copy(update={"p99_ms": 400.0})
+    paused = steady.model_copy(
+        update={"p99_ms": steady.p99_ms + 375 / 30, "samples": (*steady.samples[:5], pause, *steady.samples[6:])}
+    )
+    row = compare(old.model_copy(update={"levels": (steady,)}), again(old, 1, 3, levels=(paused,))).rows[-1]
+    assert (row.metric, row.verdict) == ("p99_ms", "no change")
+    assert row.ratio > 1.3
 
 
 def test_slices_without_an_answer_count_as_time(old: Record) -> None:
@@ -165,7 +175,7 @@ def test_a_refused_level_is_not_compared(old: Record) -> None:
     late = measured(4, 0.5, 9, refused="the client was late")
     comparison = compare(old, again(old, 1, 3, levels=(measured(1, 1, 9), late)))
     assert {row.load for row in comparison.rows} == {"concurrency 1"}
-    assert comparison.remarks == ("concurrency 4 is not compared: new refused, the client was late",)
+    assert comparison.remarks == ("concurrency 4 is not compared: new is refused, the client was late",)
     with raises(InputError, "record.no_common_level", "the client was late"):
         compare(old, again(old, 1, 3, levels=(late,)))
 
