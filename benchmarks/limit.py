@@ -21,7 +21,7 @@ from tritonkit.spec import ModelSpec
 from tritonkit.triton.served_model import ServedModel
 
 MIN_CALLS = 3
-POINT_S = 1.5
+POINT_S = 1.0
 """Seconds of in-process calls for each point, before and after the load."""
 MAX_SESSIONS = 16
 """More parallel sessions would need much memory."""

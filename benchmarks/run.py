@@ -125,7 +125,7 @@ class ModelBenchmark:
         if load is None:
             return False
         level = self._measure(load, self.plan.timing, on_progress)
-        if self._can_add_processes(level):
+        if self.plan.processes is None and more_processes_help(level, self._environment.cores):
             self._add_processes()
             level = self._measure(load, self.plan.timing, on_progress)
         self.levels.append(level)
@@ -199,16 +199,6 @@ class ModelBenchmark:
         versions = {self.plan.model: self.plan.version, **dict.fromkeys(self.target.steps, "")}
         return read_counters(self.target.server, versions)
 
-    def _can_add_processes(self, level: LevelMeasurement) -> bool:
-        """Whether the client was the limit of a level, and this machine has cores for more processes."""
-        return (
-            self.plan.processes is None
-            and level.is_client_limit
-            and level.interrupted is None
-            and level.idle_cores >= MIN_IDLE_CORES
-            and level.processes * 2 <= self._environment.cores
-        )
-
     def _add_processes(self) -> None:
         processes = self._generator.processes * 2
         generator = ProcessGenerator(partial(open_requests, self.plan), processes)
@@ -249,3 +239,13 @@ class ModelBenchmark:
             rates=tuple(load.rate for load in loads if not isinstance(load, ClosedLoop)),
             **asdict(self.plan.timing),
         )
+
+
+def more_processes_help(level: LevelMeasurement, cores: int) -> bool:
+    """Whether the client was the limit of a level, and a machine of so many cores has some left for more processes."""
+    return (
+        level.is_client_limit
+        and level.interrupted is None
+        and level.idle_cores >= MIN_IDLE_CORES
+        and level.processes * 2 <= cores
+    )

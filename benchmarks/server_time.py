@@ -17,12 +17,15 @@ def read_counters(server: TritonClient, versions: Mapping[str, str]) -> dict[str
 def server_time(model: str, counted: Mapping[str, Statistics]) -> ServerTime | None:
     """Return the time of a model's requests, with the other models of `counted` as its steps; None if none was counted.
 
-    Triton counts the compute times of an ensemble as sums over its steps; the queue time is summed here.
+    Triton counts the compute times of an ensemble as sums over its steps; the queue time is summed here. A server may
+    run an ensemble as one model; then its steps count nothing.
     """
     if model not in counted or counted[model].requests <= 0:
         return None
     whole = _time_of(counted[model])
-    steps = {name: _time_of(statistics) for name, statistics in counted.items() if name != model}
+    steps = {
+        name: _time_of(statistics) for name, statistics in counted.items() if name != model and statistics.requests > 0
+    }
     if not steps:
         return whole
     queue_us = sum(step.queue_us or 0 for step in steps.values())

@@ -51,9 +51,7 @@ def compare(
         print_json(comparison)
     else:
         print_comparison(comparison)
-    slower = [row for row in comparison.rows if row.verdict == "regression"]
-    if slower:
-        words = ", ".join(f"{row.metric} at {row.load} {row.ratio - 1:+.1%}" for row in slower)
+    if words := comparison.slower:
         exit_with_error(f"{new} is slower than {old}: {words}", code=1)
 
 

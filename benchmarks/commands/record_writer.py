@@ -7,48 +7,82 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonkit.errors import TritonkitError
+from tritonkit.errors import InputError, TritonkitError
 from tritonkit.system.console import exit_code, exit_with_error, print_json, print_text
 
 if TYPE_CHECKING:
+    from benchmarks.records.compare import Comparison, Measured
     from benchmarks.records.record import Record
 
 
 class RecordWriter:
-    """Keeps the latest records, and writes each to its file if it has one."""
+    """Keeps the latest records, writes each to its file, and compares them at the end."""
 
-    def __init__(self, paths: Sequence[Path | None]) -> None:
-        """Check that the files can be written. Raises what `check_writable` raises."""
+    def __init__(self, path: Path | None, count: int, old: Measured | None) -> None:
+        """Check that the files can be written. Raises what `check_writable` raises.
+
+        path: of the first record; that of a second one has `-against` in its name. None writes no file.
+        old: what the first record is compared with; None is the second record, if there is one.
+        """
         from benchmarks.records.record import check_writable
 
-        self.paths = [path for path in paths if path is not None]
-        for path in self.paths:
-            check_writable(path)
+        self.paths = [] if path is None else [path, path.with_stem(f"{path.stem}-against")][:count]
+        for each in self.paths:
+            check_writable(each)
+        self._old = old
         self.records: Sequence[Record] = ()
 
     def __call__(self, records: Sequence[Record]) -> None:
-        """Keep and write the records so far; a write error is ignored, because the final write may succeed."""
+        """Keep and write the records so far; a write error is ignored, because the final write may succeed.
+
+        Raises InputError if the old record is not alike, so that a run in vain ends after its first level.
+        """
+        from benchmarks.records.likeness import check_alike
+        from benchmarks.records.record import Record
+
         self.records = records
         with suppress(TritonkitError):
             self._write()
+        if isinstance(self._old, Record):
+            check_alike(self._old, records[0])
 
     def finish_incomplete(self, reason: BaseException, as_json: bool) -> None:
         """Show and write the incomplete records with the reason, and exit with the exit code of the reason."""
         message = str(reason) or "stopped by Ctrl-C"
         self.records = [record.model_copy(update={"incomplete": message}) for record in self.records]
-        self.finish(as_json)
+        self._show(None, as_json)
         exit_with_error(message, code=exit_code(reason))
 
-    def finish(self, as_json: bool) -> None:
-        """Show and write the final records; exit with an error if one cannot be written."""
+    def finish(self, as_json: bool) -> Comparison | None:
+        """Show and write the final records and their comparison.
+
+        Exits with an error if a record cannot be written, or if the records cannot be compared.
+        """
+        from benchmarks.records.compare import compare
+
+        new, *others = self.records
+        old, comparison = self._old or next(iter(others), None), None
+        try:
+            comparison = None if old is None else compare(old, new)
+        except InputError as error:
+            self._show(None, as_json)
+            exit_with_error(str(error), code=exit_code(error))
+        self._show(comparison, as_json)
+        return comparison
+
+    def _show(self, comparison: Comparison | None, as_json: bool) -> None:
+        from benchmarks.report.comparison import print_comparison
         from benchmarks.report.table import print_record
 
         try:
             if as_json:
-                print_json(self.records[0] if len(self.records) == 1 else {"records": self.records})
+                several = {"records": self.records, "comparison": comparison}
+                print_json(self.records[0] if comparison is None and len(self.records) == 1 else several)
             else:
                 for record in self.records:
                     print_record(record)
+                if comparison is not None:
+                    print_comparison(comparison)
         finally:
             try:
                 self._write()

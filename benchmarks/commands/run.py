@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from benchmarks.target import BenchmarkPlan
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A loaded model of the server.")]
+ModelVersionArgument = Annotated[
+    str, typer.Argument(metavar="MODEL[:VERSION]", help="A loaded model of the server. Default: its newest version.")
+]
 UrlOption = Annotated[
     str | None,
     typer.Option(
@@ -107,6 +110,13 @@ ShapeOption = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="NAME:3,224,224", help="Sizes for an input with dynamic sizes; repeatable."),
 ]
+AgainstOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL[:VERSION]|URL/MODEL|RECORD",
+        help="Compare with another model, version or server, measured in turns in the same run, or with a record.",
+    ),
+]
 OutputOption = Annotated[
     Path | None, typer.Option(help="The record file. Default: bench-MODEL-TIME.json in this folder; none with --json.")
 ]
@@ -115,7 +125,7 @@ OutputOption = Annotated[
 @reports_errors
 def run(
     context: typer.Context,
-    model: ModelArgument,
+    model: ModelVersionArgument,
     url: UrlOption = None,
     concurrency: ConcurrencyOption = None,
     rate: RateOption = None,
@@ -134,6 +144,7 @@ def run(
     shape: ShapeOption = None,
     shared_memory: SharedMemoryOption = False,
     processes: ProcessesOption = None,
+    against: AgainstOption = None,
     output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -144,8 +155,8 @@ def run(
     level runs until three windows agree within 10 %, as in perf_analyzer. The record is written after each level; a run
     that is stopped leaves a record marked as incomplete.
 
-    Exit code 1 if some requests failed, or if the client could not keep the schedule of an open loop, so that its p99
-    is no valid figure.
+    Exit code 1 if some requests failed, if the client could not keep the schedule of an open loop, so that its p99 is
+    no valid figure, or if the model is slower than that of --against.
 
     Examples:
 
@@ -157,10 +168,13 @@ def run(
 
         bench run cats --scenario Server --p99-ms 100
 
+        bench run cats:4 --against cats:3 --concurrency 1,8
+
         bench run cats --url http://127.0.0.1:8000 --batch 8 --window-s 2 --json
 
         bench run third_party_model --shape input:3,224,224
     """
+    from benchmarks.against import parse_against, parse_model
     from benchmarks.inputs import parse_shapes
     from benchmarks.load.level import Timing
     from benchmarks.scenarios import scenario_from_options
@@ -169,42 +183,49 @@ def run(
     from tritonkit.repository.artifact_files import local_artifact
     from tritonkit.system.local_servers import default_url
 
-    url = url or default_url()
+    name, version = parse_model(model)
+    loads = scenario_from_options(
+        concurrency=concurrency, rate=rate, arrivals=arrivals, trace=trace, scenario=scenario, p99_ms=p99_ms, seed=seed
+    )
+    shapes, url = parse_shapes(shape or []), url or default_url()
     plan = BenchmarkPlan(
-        model=model,
-        scenario=scenario_from_options(
-            concurrency=concurrency,
-            rate=rate,
-            arrivals=arrivals,
-            trace=trace,
-            scenario=scenario,
-            p99_ms=p99_ms,
-            seed=seed,
-        ),
-        shapes=parse_shapes(shape or []),
+        model=name,
+        version=version,
         url=url,
+        scenario=loads,
+        shapes=shapes,
         batch=batch,
         repository=repository,
         artifact=None if artifact is None else local_artifact(artifact),
         threads=threads,
         images=None if images is None else local_path(images),
-        timing=Timing(window_s=window_s, max_windows=max_windows or (3 if scenario == "Server" else 10)),
+        timing=Timing(
+            window_s=window_s,
+            max_windows=max_windows or (3 if scenario == "Server" else 10),
+            warm_up_s=min(1.0, window_s),
+        ),
         shared_memory=shared_memory,
         processes=processes,
         arguments=(*typed_arguments(context, without={"url", "output", "as_json"}), "--url", url),
     )
+    other = None if against is None else parse_against(against, plan)
+    plans = [plan, other] if isinstance(other, BenchmarkPlan) else [plan]
     if output is None and not as_json:
-        output = Path(f"bench-{model}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
-    writer = RecordWriter([output])
+        output = Path(f"bench-{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
+    old = other if not isinstance(other, BenchmarkPlan) else None
+    writer = RecordWriter(output, len(plans), old)
     try:
-        writer(_run_with_progress([plan], writer))
+        writer(_run_with_progress(plans, writer))
     except (KeyboardInterrupt, TritonkitError) as reason:
         if not writer.records:
             raise
         writer.finish_incomplete(reason, as_json)
-    writer.finish(as_json)
-    if problem := "; ".join(filter(None, map(problem_of, writer.records))):
-        exit_with_error(problem, code=1)
+    comparison = writer.finish(as_json)
+    problems = list(map(problem_of, writer.records))
+    if comparison and comparison.slower:
+        problems.append(f"{comparison.new} is slower than {comparison.old}: {comparison.slower}")
+    if text := "; ".join(filter(None, problems)):
+        exit_with_error(text, code=1)
 
 
 def problem_of(record: Record) -> str | None:

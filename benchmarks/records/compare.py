@@ -77,6 +77,12 @@ class Comparison(Frozen):
     remarks: tuple[str, ...]
     """What was not compared or not checked, and why."""
 
+    @property
+    def slower(self) -> str:
+        """The regressions in words; empty if there are none."""
+        slower = [row for row in self.rows if row.verdict == "regression"]
+        return ", ".join(f"{row.metric} at {row.load} {row.ratio - 1:+.1%}" for row in slower)
+
 
 def read_measured(path: Path) -> Measured:
     """Read a record, or a CSV of perf_analyzer if the name ends with `.csv`. Raises InputError."""

@@ -13,7 +13,8 @@ def check_alike(old: Record, new: Record) -> None:
     """Check that two records differ only in what may be compared. Raises InputError with all differences."""
     conditions = _conditions(old), _conditions(new)
     if _same_run(old, new):
-        inputs = ("input", "different images", "images")  # of two models, measured in turns on purpose
+        # Two models, versions or servers, measured in turns on purpose.
+        inputs = ("input", "different images", "images", "image files", "generated values", "transport")
         conditions = tuple({name: value for name, value in side.items() if name not in inputs} for side in conditions)  # type: ignore[assignment]
     if differences := _differences(*conditions):
         raise InputError(

@@ -1,17 +1,17 @@
-"""A TCP proxy on this machine that can cut its connections, to simulate a network failure."""
+"""A TCP proxy on this machine that can cut or stall its connections, to simulate a failing network or server."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Thread
+from threading import Event, Thread
 
 _CHUNK = 1 << 16
 
 
 class TcpProxy:
-    """Forwards connections to a port of this machine; `cut` breaks them."""
+    """Forwards connections to a port of this machine; `cut` breaks them, `hold` stalls them."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -19,10 +19,21 @@ class TcpProxy:
         self.port = int(self._listening.getsockname()[1])
         self._open = set[socket.socket]()
         self._is_open = True
+        self._flows = Event()
+        self._flows.set()
+
+    def hold(self) -> None:
+        """Forward nothing until `release`; connections stay open."""
+        self._flows.clear()
+
+    def release(self) -> None:
+        """Forward what was held."""
+        self._flows.set()
 
     def cut(self) -> None:
         """Break all connections and refuse new ones until `mend`."""
         self._is_open = False
+        self.release()
         for connection in list(self._open):
             _shut_down(connection)
 
@@ -47,11 +58,20 @@ class TcpProxy:
             pair = {client, server}
             self._open |= pair
             if self._is_open:  # read after the pair was added: `cut` finds the pair, or its decision is seen here
-                answers = Thread(target=_forward, args=(server, client), daemon=True)
+                answers = Thread(target=self._forward, args=(server, client), daemon=True)
                 answers.start()
-                _forward(client, server)
+                self._forward(client, server)
                 answers.join()
             self._open -= pair
+
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+        """Copy until one of the two ends, and end the other."""
+        with suppress(OSError):
+            while data := source.recv(_CHUNK):
+                self._flows.wait()
+                sink.sendall(data)
+        _shut_down(source)
+        _shut_down(sink)
 
 
 @contextmanager
@@ -65,15 +85,6 @@ def open_proxy(port: int) -> Iterator[TcpProxy]:
     finally:
         proxy.close()
         thread.join(5)
-
-
-def _forward(source: socket.socket, sink: socket.socket) -> None:
-    """Copy until one of the two ends, and end the other."""
-    with suppress(OSError):
-        while data := source.recv(_CHUNK):
-            sink.sendall(data)
-    _shut_down(source)
-    _shut_down(sink)
 
 
 def _shut_down(connection: socket.socket) -> None:

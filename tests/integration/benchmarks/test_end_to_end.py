@@ -6,11 +6,14 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
-from scripts.drills.tcp_proxy import open_proxy
+from scripts.drills.tcp_proxy import TcpProxy, open_proxy
 from tests.fixture_types import Command
 from tests.programs import console_script, put_nvidia_smi_on_path
 
@@ -74,19 +77,26 @@ def finished_levels(record: Path, process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("end", "code", "reason"),
+    ("load", "end", "code", "reason"),
     [
-        (signal.SIGINT, 130, "stopped by Ctrl-C"),
-        (signal.SIGTERM, 130, "stopped by SIGTERM"),
-        (None, 3, "Start one with `server up`"),
+        ("--concurrency", signal.SIGINT, 130, "stopped by Ctrl-C"),
+        ("--rate", signal.SIGTERM, 130, "stopped by SIGTERM"),
+        ("--rate", None, 3, "Start one with `server up`"),
     ],
 )
 def test_bench_keeps_what_it_has_measured_when_it_ends_early(
-    command: Command, served: str, photos: Path, tmp_path: Path, end: signal.Signals | None, code: int, reason: str
+    command: Command,
+    served: str,
+    photos: Path,
+    tmp_path: Path,
+    load: str,
+    end: signal.Signals | None,
+    code: int,
+    reason: str,
 ) -> None:
     """By a signal, or because the server is gone."""
-    record, levels = tmp_path / "record.json", ",".join(map(str, range(1, 201)))
-    program = [console_script("bench"), "run", "resnet18", "--concurrency", levels]
+    record, levels = tmp_path / "record.json", ",".join(map(str, range(10, 210)))
+    program = [console_script("bench"), "run", "resnet18", load, levels]
     timing = ["--window-s", "0.1", "--max-windows", "3", "--images", str(photos), "--repository", str(tmp_path)]
     with open_proxy(int(served.rpartition(":")[2])) as proxy:
         arguments = ["--url", f"127.0.0.1:{proxy.port}", "--output", str(record)]
@@ -122,5 +132,76 @@ def test_bench_measures_a_model_of_encoded_pictures(
     assert (record["load"]["generated"], record["limit"]) == (False, None)
     (level,) = record["levels"]
     assert level["errors"] == 0
-    assert level["server"]["steps"]["resnet18"]["infer_us"] > 0
+    assert level["server"]["infer_us"] > 0
+    assert record["load"]["encoded"]
     assert "resnet18" in record["limit_missing"]
+
+
+def test_a_stall_of_the_server_is_in_p99_of_an_open_loop(
+    command: Command, served: str, photos: Path, tmp_path: Path
+) -> None:
+    """0.4 s in every 1.2 s; the client has two processes."""
+    with open_proxy(int(served.rpartition(":")[2])) as proxy, _stalls(proxy, seconds=0.4, every_s=1.2):
+        target = ["--url", f"127.0.0.1:{proxy.port}", "--repository", tmp_path, "--images", photos]
+        timing = ["--rate", 12, "--window-s", 1.2, "--max-windows", 3, "--processes", 2, "--json"]
+        result = command("bench", "run", "resnet18", *target, *timing)
+    (level,) = json.loads(result.stdout.partition('{\n  "error"')[0])["levels"]
+    assert level["p99_ms"] > 300
+    assert level["from_send"]["p99_ms"] <= level["p99_ms"]
+    assert (level["rate"], level["errors"], level["client"]["processes"]) == (12, 0, 2)
+    assert level["slip"]["p50_ms"] < 100
+
+
+@contextmanager
+def _stalls(proxy: TcpProxy, seconds: float, every_s: float) -> Iterator[None]:
+    ended = Event()
+
+    def stall() -> None:
+        while not ended.wait(every_s - seconds):
+            proxy.hold()
+            time.sleep(seconds)
+            proxy.release()
+
+    thread = Thread(target=stall)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_two_models_are_measured_in_turns_and_compared(
+    command: Command, served: str, photos: Path, tmp_path: Path
+) -> None:
+    target = ["--url", served, "--repository", tmp_path, "--images", photos, "--output", tmp_path / "record.json"]
+    load = ["--concurrency", 1, "--window-s", 0.4, "--max-windows", 3, "--against", "efficientnet_b0:1"]
+    result = command("bench", "run", "resnet18", *target, *load)
+    new, old = (json.loads((tmp_path / f"record{name}.json").read_text()) for name in ("", "-against"))
+    assert (new["subject"]["model"], old["subject"]["model"]) == ("resnet18", "efficientnet_b0")
+    assert new["run_id"] == old["run_id"]
+    assert new["incomplete"] is old["incomplete"] is None
+    assert "verdict: " in result.stdout
+    assert result.exit_code == int("verdict: regression" in result.stdout), result.stderr
+
+
+def test_a_trace_is_replayed_through_shared_memory(command: Command, served: str, photos: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "log.jsonl"
+    trace.write_text("".join(f'{{"time": {1700000000 + time_s}}}\n' for time_s in (0, 0.1, 0.2, 0.3, 1.8)))
+    target = ["--url", served, "--repository", tmp_path, "--images", photos]
+    result = command("bench", "run", "resnet18", *target, "--trace", trace, "--shared-memory", "--json")
+    record = json.loads(result.stdout.partition('{\n  "error"')[0])
+    (level,) = record["levels"]
+    assert (record["load"]["arrivals"], record["load"]["transport"]) == ("trace", "shared_memory")
+    assert (level["requests"], level["errors"]) == (5, 0)
+    assert "pause of 1.5 s" in level["remark"]
+
+
+def test_the_server_scenario_finds_a_rate(command: Command, served: str, photos: Path, tmp_path: Path) -> None:
+    target = ["--url", served, "--repository", tmp_path, "--images", photos, "--window-s", 0.1, "--json"]
+    result = command("bench", "run", "resnet18", *target, "--scenario", "Server", "--p99-ms", 400)
+    record = json.loads(result.stdout.partition('{\n  "error"')[0])
+    passed = [level["rate"] for level in record["levels"] if level["p99_ms"] <= 400 and not level["refused"]]
+    assert (record["load"]["scenario"], record["load"]["p99_bound_ms"]) == ("Server", 400)
+    assert 2 <= len(record["levels"]) <= 12
+    assert result.exit_code == (not passed)

@@ -15,10 +15,17 @@ def test_means_are_those_of_a_request() -> None:
     assert time is not None
     assert (time.queue_us, time.input_us, time.infer_us, time.output_us, time.request_us) == (3, 1, 20, 2, 30)
     assert (time.mean_batch, time.batches) == (4, {4: 5})
-    ensemble = server_time("cats_encoded", {"cats_encoded": counted, "cats_decode": counted, "cats": Statistics()})
+    ensemble = server_time("cats_encoded", {"cats_encoded": counted, "cats_decode": counted, "cats": counted})
     assert ensemble is not None
-    assert (ensemble.queue_us, ensemble.infer_us, ensemble.batches) == (3, 20, {})
-    assert (ensemble.steps["cats_decode"].batches, ensemble.steps["cats"].queue_us) == ({4: 5}, None)
+    assert (ensemble.queue_us, ensemble.infer_us, ensemble.batches) == (6, 20, {})
+    assert {name: step.batches for name, step in ensemble.steps.items()} == {"cats_decode": {4: 5}, "cats": {4: 5}}
+
+
+def test_an_ensemble_that_the_server_runs_as_one_model_has_no_steps() -> None:
+    counted = Statistics(requests=2, executions=2, queue_count=2, queue_ns=4_000, batches={1: 2})
+    whole = server_time("cats_encoded", {"cats_encoded": counted, "cats_decode": Statistics(), "cats": Statistics()})
+    assert whole is not None
+    assert (whole.queue_us, whole.batches, whole.steps) == (2, {1: 2}, {})
     assert server_time("cats", {"cats": Statistics()}) is server_time("cats", {}) is None
 
 

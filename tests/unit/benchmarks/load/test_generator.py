@@ -14,7 +14,7 @@ from benchmarks.load.level import Timing, measure_level, measure_until_interrupt
 from tests.errors import raises
 from tritonkit.errors import InferenceError
 
-QUICK = Timing(window_s=0.2, max_windows=3, warm_up_s=0.05)
+QUICK = Timing(window_s=0.1, max_windows=3, warm_up_s=0.02)
 
 
 class Server:
@@ -51,7 +51,7 @@ class Broken:
 def test_a_stall_is_charged_to_the_requests_that_were_due() -> None:
     """The fault of tools that wait for an answer before they send: they miss the requests that a stall delays."""
     stalling = {"stall_s": 0.2, "every_s": 0.6}
-    timing = Timing(window_s=0.6, max_windows=3, warm_up_s=0.05)
+    timing = Timing(window_s=0.6, max_windows=3, warm_up_s=0.02)
     open_loop = measure_level(ThreadGenerator(Server(**stalling), [0]), ConstantArrivals(100), timing)
     capped = measure_level(ThreadGenerator(Server(**stalling), [0]), ClosedLoop(1), timing)
     assert open_loop.latency.p99_ms > 150
@@ -59,18 +59,18 @@ def test_a_stall_is_charged_to_the_requests_that_were_due() -> None:
 
 
 def test_latency_counts_from_the_intended_send_when_all_senders_wait() -> None:
-    """Twenty requests a second reach a server that answers ten."""
-    level = measure_level(ThreadGenerator(Server(0.1), [0], max_in_flight=1), ConstantArrivals(20), QUICK)
+    """Forty requests a second reach a server that answers twenty."""
+    level = measure_level(ThreadGenerator(Server(0.05), [0], max_in_flight=1), ConstantArrivals(40), QUICK)
     assert level.from_send is not None
-    assert level.from_send.p50_ms < 150 < level.latency.p99_ms
+    assert level.from_send.p50_ms < 100 < level.latency.p99_ms
     assert level.slip is not None
-    assert level.slip.p99_ms > 100
+    assert level.slip.p99_ms > 50
     assert "had to wait for a sender" in str(level.refused)
 
 
 def test_more_senders_start_when_responses_are_slow() -> None:
-    server = Server(latency_s=0.4)
-    level = measure_level(ThreadGenerator(server, [0]), ConstantArrivals(100), QUICK)
+    server = Server(latency_s=0.2)
+    level = measure_level(ThreadGenerator(server, [0]), ConstantArrivals(200), QUICK)
     assert "wait for a sender" not in str(level.refused)
     assert server.most_waiting > 20
 
@@ -83,12 +83,12 @@ def test_batches_are_sent_in_turn() -> None:
 
 
 def test_a_trace_is_sent_once_and_measured_as_a_whole() -> None:
-    trace = TraceArrivals((0.0, 0.0, 0.1, 0.2, 1.3))
+    trace = TraceArrivals((0.0, 0.0, 0.1, 0.2, 1.25))
     server, windows = Server(latency_s=0.05), list[int]()
     level = measure_level(ThreadGenerator(server, [0]), trace, QUICK, on_window=windows.append)
     assert (len(server.batches), level.requests, level.stable, level.errors) == (5, 5, True, 0)
     assert windows == list(range(1, level.windows + 1))
-    assert level.requests_per_s == pytest.approx(5 / 1.35, rel=0.2)
+    assert level.requests_per_s == pytest.approx(5 / 1.3, rel=0.2)
     assert "a pause of 1.1 s, 0.2 s after its start" in str(level.remark)
     assert [sample.requests for sample in level.samples] == [4, 0, 1]
 
@@ -120,7 +120,7 @@ def test_what_was_measured_is_kept_when_a_level_is_interrupted(load: Any, reason
     level = measure_until_interrupted(ThreadGenerator(Server(), [0]), load, QUICK, counters)
     assert level.interrupted is reason
     assert (level.windows, level.stable) == (2, False)
-    assert level.requests > 10
+    assert level.requests > 0
 
 
 def test_an_interrupt_before_the_first_answer_is_raised() -> None:
