@@ -2,15 +2,15 @@
 
 Slices near in time are alike: a busy neighbour slows several in a row. So whole blocks of consecutive slices are drawn
 (circular block bootstrap: Politis and Romano, "A circular block-resampling procedure for stationary data", 1992). They
-are drawn from both levels together, each relative to its own mean: a pause that only one of two short measurements met
-could have met the other as well. The latency statistics are means of the percentiles of the slices, weighted with their
-requests.
+are drawn from both levels together, each relative to its own figure: a pause that only one of two short measurements
+met could have met the other as well.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -19,73 +19,72 @@ from numpy.typing import NDArray
 from benchmarks.records.record import Sample
 
 Metric = Literal["images_per_s", "p50_ms", "p99_ms"]
-Deviations = Mapping[Metric, NDArray[np.float64]]
-"""For each metric, logarithms of the ratio of two levels that differ by chance only [RESAMPLES]."""
 Values = NDArray[np.float64]
-Indices = NDArray[np.int64]
+Deviations = Mapping[Metric, Values]
+"""For each metric, logarithms of the ratio of two levels that differ by chance only [RESAMPLES]."""
+Figure = Callable[[Values], Values]
+"""Returns the figure of a level from values of its slices, along the last axis."""
 
 RESAMPLES = 10_000
 MIN_SAMPLES = 8
 """With fewer slices, an interval would mean nothing."""
+_NO_ANSWER = 1e-9
+"""Instead of 0, where no drawn slice has an answer."""
+SHARES: dict[Metric, float] = {"p50_ms": 0.5, "p99_ms": 0.99}
 
 
 def resample(old: Sequence[Sample], new: Sequence[Sample], random: np.random.Generator) -> Deviations | None:
     """Return how much the ratios of two levels would vary if both were measured again; None with too few slices."""
-    levels = (old, new)
-    if any(len(level) < MIN_SAMPLES or not any(sample.requests for sample in level) for level in levels):
+    answered = [[sample for sample in level if sample.requests] for level in (old, new)]
+    if min(map(len, answered)) < MIN_SAMPLES:
         return None
-    drawn = _draw_blocks(len(old), len(new), random)
-    return {
-        metric: _log_ratios([_terms(level, metric) for level in levels], drawn)
-        for metric in ("images_per_s", "p50_ms", "p99_ms")
-    }
+    rates = [np.array([sample.requests / sample.seconds for sample in level]) for level in (old, new)]
+    deviations: dict[Metric, Values] = {"images_per_s": _log_ratios(rates, lambda values: values.mean(axis=-1), random)}
+    requests = int(np.median([sample.requests for level in answered for sample in level]))
+    for metric, share in SHARES.items():
+        percentiles = [np.array([getattr(sample, metric) for sample in level]) for level in answered]
+        quantile = partial(np.quantile, q=_rank(share, requests, random), axis=-1)
+        deviations[metric] = _log_ratios(percentiles, quantile, random)
+    return deviations
 
 
 def ratio_interval(deviations: Values, ratio: float, confidence: float) -> tuple[float, float]:
     """Return the lowest and the highest plausible value of `ratio`, the new value over the old one."""
     tail = (1 - confidence) / 2
-    low, high = ratio * np.exp(np.nanquantile(deviations, (tail, 1 - tail)))
+    low, high = ratio * np.exp(np.quantile(deviations, (tail, 1 - tail)))
     return float(low), float(high)
 
 
-def _terms(samples: Sequence[Sample], metric: Metric) -> tuple[Values, Values]:
-    """Return two terms of each slice [N]: a metric of some slices is the sum of the first over that of the second."""
-    requests = np.array([sample.requests for sample in samples], float)
-    if metric == "images_per_s":
-        return requests, np.array([sample.seconds for sample in samples])
-    return requests * np.array([getattr(sample, metric) or 0.0 for sample in samples]), requests
+def _rank(share: float, requests: int, random: np.random.Generator) -> float:
+    """Return which quantile of the slices' percentiles is the percentile of all requests.
 
-
-def _draw_blocks(old: int, new: int, random: np.random.Generator) -> tuple[Indices, Indices]:
-    """Draw slices of both levels for each level [RESAMPLES, old] and [RESAMPLES, new].
-
-    Slices are numbered through both levels. In a block, the first slice of a level follows its last one.
+    Of few requests, p99 is the largest one, which is often below the p99 of a whole level. requests: in a slice.
     """
-    length = _block_length(old, new)
-
-    def draw(count: int) -> Indices:
-        starts = random.integers(0, old + new, (RESAMPLES, -(-count // length), 1))
-        first, size = np.where(starts < old, 0, old), np.where(starts < old, old, new)
-        indices: Indices = first + (starts - first + np.arange(length)) % size
-        return indices.reshape(RESAMPLES, -1)[:, :count]
-
-    return draw(old), draw(new)
+    place = int(share * (requests - 1) + 0.5)  # as in benchmarks/load/windows.py
+    return float(np.mean(random.binomial(requests, share, RESAMPLES) > place))
 
 
-def _block_length(old: int, new: int) -> int:
-    return math.ceil(math.sqrt(min(old, new)))
-
-
-def _log_ratios(levels: Sequence[tuple[Values, Values]], drawn: tuple[Indices, Indices]) -> Values:
-    """Return the logarithms of the ratio new to old in each draw.
+def _log_ratios(levels: Sequence[Values], figure: Figure, random: np.random.Generator) -> Values:
+    """Draw slices for both levels, and return the logarithms of the ratio of their figures, new to old.
 
     A few blocks vary less than independent ones would, by the square root of (blocks - 1) / blocks.
     """
-    above = np.concatenate([above * (below.sum() / above.sum()) for above, below in levels])
-    below = np.concatenate([below for _, below in levels])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        old, new = (np.log(above[chosen].sum(axis=1) / below[chosen].sum(axis=1)) for chosen in drawn)
-        logarithms: Values = new - old
-    logarithms[~np.isfinite(logarithms)] = np.nan  # no request in any of the drawn slices
-    blocks = len(above) / _block_length(*(len(terms) for terms, _ in levels))
-    return logarithms * math.sqrt(blocks / (blocks - 1))
+    pool = np.concatenate([values / figure(values) for values in levels])
+    length = math.ceil(math.sqrt(min(map(len, levels))))
+    figures = (figure(pool[_draw(levels, len(values), length, random)]) for values in levels)
+    old, new = (np.log(np.maximum(drawn, _NO_ANSWER)) for drawn in figures)
+    blocks = len(pool) / length
+    logarithms: Values = (new - old) * math.sqrt(blocks / (blocks - 1))
+    return logarithms
+
+
+def _draw(levels: Sequence[Values], count: int, length: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Draw blocks of `length` slices of both levels, numbered through [RESAMPLES, count].
+
+    In a block, the first slice of a level follows its last one.
+    """
+    old, new = map(len, levels)
+    starts = random.integers(0, old + new, (RESAMPLES, -(-count // length), 1))
+    first, size = np.where(starts < old, 0, old), np.where(starts < old, old, new)
+    indices: NDArray[np.int64] = first + (starts - first + np.arange(length)) % size
+    return indices.reshape(RESAMPLES, -1)[:, :count]
