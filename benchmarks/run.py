@@ -183,7 +183,7 @@ class ModelBenchmark:
                 processes=measured.processes,
                 is_limit=measured.is_client_limit,
                 decode_us=self.target.decode_us,
-                network_us=None if in_server_us is None else latency.mean_ms * 1e3 - in_server_us,
+                network_us=None if in_server_us is None else max(0, latency.mean_ms * 1e3 - in_server_us),
             ),
             gpu=self._gpus.use_between(measured.start_ns, measured.end_ns, images),
         )

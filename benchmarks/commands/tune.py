@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +11,7 @@ import typer
 from benchmarks.commands.run import ImagesOption, ModelArgument, ShapeOption, UrlOption
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, duration, print_json, print_text, reports_errors, table
+from tritonkit.system.files import check_can_write
 
 if TYPE_CHECKING:
     from benchmarks.tuning.tune import TuningPlan, TuningResult
@@ -41,6 +43,13 @@ TuneBatchOption = Annotated[
 ]
 RepositoryOption = Annotated[Path | None, typer.Option(help="The served model repository. Default: the server's.")]
 CoresOption = Annotated[int | None, typer.Option(min=1, help="Cores of the server. Default: those of this machine.")]
+TuneOutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="The record of the new settings; that of the settings before is FILE-before. Default: "
+        "tune-MODEL-TIME.json in this folder; none with --json."
+    ),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Measure, but change no file.")]
 UndoOption = Annotated[bool, typer.Option("--undo", help="Restore the config.pbtxt before the last `bench tune`.")]
 
@@ -61,6 +70,7 @@ def tune(
     cores: CoresOption = None,
     dry_run: DryRunOption = False,
     undo: UndoOption = False,
+    output: TuneOutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the settings of a served model that are fastest while p99 stays within a bound, and write them.
@@ -93,6 +103,9 @@ def tune(
     if undo:
         _print_undone(model, undo_tuning(url, model, repository), as_json)
         return
+    if output is None and not as_json:
+        output = Path(f"tune-{model}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
+    check_can_write(output)
     plan = TuningPlan(
         model=model,
         url=url,
@@ -103,6 +116,7 @@ def tune(
         shapes=parse_shapes(shape or []),
         cores=cores,
         write=not dry_run,
+        output=output,
     )
     result = _tune_with_progress(plan)
     if as_json:
@@ -197,3 +211,5 @@ def print_result(result: TuningResult) -> None:
     if result.difference:
         print_text(result.difference)
     print_text(f"written: {result.written}" if result.written else f"nothing written: {result.not_written}")
+    for path in result.records:
+        print_text(f"record: {path}")

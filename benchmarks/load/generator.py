@@ -6,6 +6,7 @@ lead, and sends. So a slow response delays no other request as long as a thread 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -67,8 +68,8 @@ class LoadGenerator(Protocol):
         """Return what happened; the load goes on."""
         ...
 
-    def stop(self) -> Collected:
-        """Send no more, wait for the requests in flight, and return what happened."""
+    def stop(self, wait_s: float = math.inf) -> Collected:
+        """Send no more, wait for the requests in flight, but not longer than `wait_s`, and return what happened."""
         ...
 
 
@@ -124,12 +125,12 @@ class ThreadGenerator(Generic[Batch]):
             is_finished=self._is_finished,
         )
 
-    def stop(self) -> Collected:
-        """Stop the senders and wait for them."""
+    def stop(self, wait_s: float = math.inf) -> Collected:
+        """Stop the senders and wait for them, but not longer than `wait_s`."""
         end_ns = time.perf_counter_ns()
         self._stop.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(min(threading.TIMEOUT_MAX, max(0, wait_s - (time.perf_counter_ns() - end_ns) / 1e9)))
         self._unsent += sum(1 for _ in takewhile(lambda due_ns: due_ns <= end_ns, self._schedule))
         return self.collect()
 

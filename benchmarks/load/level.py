@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -35,6 +36,8 @@ START_DELAY_NS = 20_000_000
 """Time to start the senders before the first request of an open loop."""
 POLL_S = 0.01
 """Time between two looks whether a late trace was sent."""
+INTERRUPTED_WAIT_S = 5.0
+"""Longest wait for requests in flight after Ctrl-C or an error: the server may hang."""
 BUSY_CORES = 0.85
 """A client process that uses more of a core may limit the throughput."""
 
@@ -151,7 +154,7 @@ def measure_until_interrupted(
         interrupted = reason
         level.interrupt(start_ns)
     finally:
-        last = level.collect(generator.stop)
+        last = level.collect(partial(generator.stop, INTERRUPTED_WAIT_S) if interrupted else generator.stop)
     return _result(level, load, last, interrupted)
 
 

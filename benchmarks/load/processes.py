@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 import time
@@ -63,9 +64,9 @@ class ProcessGenerator:
         """Return what happened in all processes."""
         return _merge(self._ask("collect"))
 
-    def stop(self) -> Collected:
-        """Stop all processes, and wait for the requests in flight."""
-        return _merge(self._ask("stop"))
+    def stop(self, wait_s: float = math.inf) -> Collected:
+        """Stop all processes, and wait for the requests in flight, but not longer than `wait_s`."""
+        return _merge(self._ask("stop", [(wait_s,)] * self.processes))
 
     def close(self) -> None:
         """End the processes."""

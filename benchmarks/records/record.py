@@ -144,7 +144,7 @@ class ClientTime(Frozen):
     decode_us: float | None = None
     """Time to decode and resize one image file before the load, in microseconds; None where none was decoded."""
     network_us: float | None = None
-    """Mean latency from the actual send, less the time in the server."""
+    """Mean latency from the actual send, less the time in the server; at least 0, as both means have some error."""
 
 
 class GpuUse(Frozen):

@@ -51,26 +51,24 @@ def compare_in_turns(
     """Measure settings in turns, in alternating order, and keep each round.
 
     The rounds end when one of the settings is clearly better than the first, the current ones.
-    Settings that exceed the bound are measured again at the next lower level of the load. Settings that fail are left
+    Settings that exceed the bound twice are measured at the next lower level of the load. Settings that fail are left
     out of the round. has_time: whether another round fits.
     """
     names = [trial.settings.words() for trial in compared]
-    levels = {trial.settings.words(): best_level(trial.levels, goal, _MARGIN) for trial in compared}
-    level_of = {
-        trial.settings.words(): (levels[name][0] if levels[name][1] else _counted(trial)).level
-        for name, trial in zip(names, compared, strict=True)
-    }
+    level_of = {trial.settings.words(): _first_level(trial, goal) for trial in compared}
     rounds = [entry for entry in store.rounds() if set(entry) <= set(names)]
     for entry in rounds:
         level_of |= {name: figures.level for name, figures in entry.items()}
     while len(rounds) < MAX_ROUNDS and has_time():
         finished: dict[str, Figures] = {}
-        for trial in compared[:: -1 if len(rounds) % 2 else 1]:
+        for trial in compared[:: 1 if len(rounds) % 2 else -1]:
             name = trial.settings.words()
             try:
                 figures = measure(trial.settings, level_of[name])
+                if trial.keeps_bound and not keeps(figures, goal):
+                    figures = measure(trial.settings, level_of[name])  # one disturbance decides nothing
                 lower = [level for level in goal.levels if level < level_of[name]]
-                if lower and trial.keeps_bound and not keeps(figures, goal):
+                if trial.keeps_bound and not keeps(figures, goal) and lower:
                     level_of[name] = lower[-1]
                     figures = measure(trial.settings, lower[-1])
                 finished[name] = figures
@@ -80,6 +78,12 @@ def compare_in_turns(
         store.save_rounds(rounds)
         if _is_decided(rounds, names, goal):
             return
+
+
+def _first_level(trial: TuningTrial, goal: TuningGoal) -> float:
+    """Return the best level that keeps the bound with a margin, else the level that counted in the trial."""
+    figures, keeps_margin = best_level(trial.levels, goal, _MARGIN)
+    return figures.level if keeps_margin else _counted(trial).level
 
 
 def _is_decided(rounds: Rounds, names: Sequence[str], goal: TuningGoal) -> bool:

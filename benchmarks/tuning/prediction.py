@@ -32,8 +32,8 @@ def predict(
         if goal.load == "concurrency":
             predictions = simulate_closed(configurations, int(level), jitter)
         else:
-            arrivals = np.fromiter(PoissonArrivals(level).times(), float, SIMULATED_ARRIVALS)
-            predictions = simulate_open(configurations, arrivals, jitter)
+            arrivals_s = np.fromiter(PoissonArrivals(level).times(), float, SIMULATED_ARRIVALS)
+            predictions = simulate_open(configurations, arrivals_s, jitter)
         by_level.append(
             [
                 Figures(level=level, images_per_s=rate * goal.batch, p50_ms=p50 * 1e3, p99_ms=p99 * 1e3)

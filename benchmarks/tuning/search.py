@@ -57,7 +57,7 @@ class Budget:
     @property
     def level_s(self) -> float:
         """Duration of one level: about 1 s in a search of a minute, 8 s in one of ten."""
-        return min(8.0, max(0.3, self.total_s * 0.0135))
+        return min(8.0, max(0.2, self.total_s * 0.0135))
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Search:
             self.say(f"in turns: {settings.words()}")
             with self._counted_time():
                 self.server.load(settings)
-                return self.server.measure(self._load(level), self.goal.batch, self._level_s()).figures
+                return self.server.measure(load_of(self.goal, level), self.goal.batch, self._level_s()).figures
 
         def has_time() -> bool:
             return self.budget.allows(self._rounds_s(len(compared)))
@@ -202,13 +202,13 @@ class Search:
                     rows.append(self.server.measure(load, self.goal.batch, self._level_s()))
                 if not curve_loads or self.goal.load == "rate":
                     for level in self._climb(rows, expected):
-                        rows.append(self.server.measure(self._load(level), self.goal.batch, self._level_s()))
+                        rows.append(self.server.measure(load_of(self.goal, level), self.goal.batch, self._level_s()))
             except TritonkitError as error:
                 if not (rows and error.code == NO_REQUEST_ENDED):  # too slow at this level, which is an answer
                     failed = one_line(error)
                 if isinstance(error, UnreachableError):
                     self.server.wait_until_ready(_RESTART_S)
-        counted = [row.figures for row in rows if row.level.load in map(self._load, self.goal.levels)]
+        counted = [row.figures for row in rows if row.level.load in loads_of(self.goal)]
         best, keeps_bound = best_level(counted, self.goal) if counted and not failed else (None, False)
         trial = TuningTrial(
             settings=settings,
@@ -224,9 +224,6 @@ class Search:
     def _level_s(self) -> float:
         """A level should last for some responses even where each takes as long as the bound."""
         return min(2 * self.budget.level_s, max(self.budget.level_s, 5 * self.goal.p99_ms / 1e3))
-
-    def _load(self, level: float) -> Load:
-        return ClosedLoop(int(level)) if self.goal.load == "concurrency" else PoissonArrivals(level)
 
     def _climb(self, rows: Sequence[MeasuredLevel], expected: Figures | None) -> Iterator[float]:
         """Yield the predicted best level, then its neighbours: higher ones while the bound holds, else lower ones."""
@@ -259,6 +256,16 @@ class Search:
             yield
         finally:
             self.job.add_spent(_since(started))
+
+
+def load_of(goal: TuningGoal, level: float) -> Load:
+    """Return the load of a level."""
+    return ClosedLoop(int(level)) if goal.load == "concurrency" else PoissonArrivals(level)
+
+
+def loads_of(goal: TuningGoal) -> list[Load]:
+    """Return the loads of all levels."""
+    return [load_of(goal, level) for level in goal.levels]
 
 
 def curve_of(workers: Workers, rows: Sequence[MeasuredLevel], batch: int, cores: int) -> BatchCurve | None:

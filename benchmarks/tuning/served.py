@@ -58,6 +58,8 @@ class TrialServer:
         self.control, self.original, self._runner, self._batches = control, original, runner, batches
         self.model = str(original.name)
         self._loaded: ServingSettings | None = current
+        self.levels: dict[ServingSettings, dict[Load, LevelMeasurement]] = {}
+        """The last measurement of each level, by settings."""
         self._has_changed = False
 
     def load(self, settings: ServingSettings) -> None:
@@ -91,6 +93,8 @@ class TrialServer:
         before = self.control.batch_times(self.model)
         level = measure_level(ThreadGenerator(self._runner, self._batches), load, timing, self._counters)
         after = self.control.batch_times(self.model)
+        if self._loaded is not None:
+            self.levels.setdefault(self._loaded, {})[load] = level
         counted = {}
         for size, times in after.items():
             earlier = before.get(size, BatchTimes())
@@ -152,7 +156,7 @@ def restore_after_kill(control: TritonClient, model: str) -> bool:
     return True
 
 
-def served_config(document: dict[str, Any]) -> ModelConfig:
+def config_from_json(document: dict[str, Any]) -> ModelConfig:
     """Parse a configuration that Triton returned as JSON. Raises InputError."""
     from tritonclient.grpc import model_config_pb2
 
@@ -160,7 +164,7 @@ def served_config(document: dict[str, Any]) -> ModelConfig:
         return json_format.ParseDict(document, model_config_pb2.ModelConfig(), ignore_unknown_fields=True)
     except json_format.ParseError as error:
         raise InputError(
-            f"{document.get('name')}: its configuration cannot be read ({error})", code="benchmark.served_config"
+            f"{document.get('name')}: its configuration cannot be read ({error})", code="benchmark.config_from_json"
         ) from error
 
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.environment import read_environment
-from benchmarks.load.arrivals import ClosedLoop
+from benchmarks.load.arrivals import Load
+from benchmarks.load.level import LevelMeasurement
 from benchmarks.scenarios import Scenario
 from benchmarks.target import BenchmarkPlan, BenchmarkTarget, connect
 from benchmarks.tuning.confirmation import MIN_ROUNDS, is_better, summarize
 from benchmarks.tuning.job import TuningJob, job_file, open_job
 from benchmarks.tuning.prediction import best_level, value_of
-from benchmarks.tuning.search import Budget, OnProgress, Search
-from benchmarks.tuning.served import TrialServer, restore_after_kill, served_config
+from benchmarks.tuning.search import Budget, OnProgress, Search, loads_of
+from benchmarks.tuning.served import TrialServer, config_from_json, restore_after_kill
 from benchmarks.tuning.space import GPU_INSTANCES, SearchSpace, Workers, cpu_workers, powers_of_two
-from benchmarks.tuning.winner import difference, new_configs, undo, write_winner
+from benchmarks.tuning.tuned_records import TunedRecords, path_before
+from benchmarks.tuning.winner import changed_models, difference, new_configs, undo, write_winner
 from tritonkit.errors import CheckFailedError, InputError
 from tritonkit.repository.model_folder import ModelFolder
 from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningRecord, TuningTrial
@@ -55,6 +58,8 @@ class TuningPlan:
     write: bool = True
     space: SearchSpace | None = None
     """The settings to try; None: all that fit the model and the machine."""
+    output: Path | None = None
+    """The benchmark record of the winner, if one is written; that of the settings before is beside it."""
 
 
 class TuningResult(Frozen):
@@ -81,6 +86,8 @@ class TuningResult(Frozen):
     """Why no file was changed."""
     difference: str = ""
     """The change of the configuration, as a unified diff."""
+    records: tuple[str, ...] = ()
+    """The benchmark records of the settings after and before."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +95,12 @@ class _Subject:
     """The served model that is tuned."""
 
     control: TritonClient
+    plan: BenchmarkPlan
     target: BenchmarkTarget
     original: ModelConfig
+    """Of the repository."""
+    completed: ModelConfig
+    """As the server completed it."""
     repository: Path | None
     """None where no file can be changed."""
     not_local: str | None
@@ -108,7 +119,7 @@ def tune(plan: TuningPlan, report: OnProgress) -> TuningResult:
     with ExitStack() as stack:
         subject = _open_subject(plan, stack)
         cores = plan.cores or _local_cores()
-        space = plan.space or space_of(subject.original, subject.current, subject.largest, plan.goal.batch, cores)
+        space = plan.space or space_of(subject.completed, subject.largest, plan.goal.batch, cores)
         question = {
             "goal": plan.goal.model_dump(mode="json"),
             "config": hashlib.sha256(config_to_text(subject.original).encode()).hexdigest(),
@@ -120,8 +131,7 @@ def tune(plan: TuningPlan, report: OnProgress) -> TuningResult:
         target = subject.target
         with TrialServer(subject.control, subject.original, subject.current, target.runner, target.batches) as server:
             Search(server, job, space, plan.goal, subject.current, cores, budget, report).run()
-        result = _choose(plan, job, len(space.all()))
-        result = _apply(plan, subject, result, job)
+        result = _apply(plan, subject, _choose(plan, job, len(space.all())), job, server.levels)
         if result.written or (result.is_finished and not result.is_changed):
             job.delete()
         return result
@@ -140,23 +150,25 @@ def undo_tuning(url: str, model: str, repository: Path | None) -> TuningRecord |
         if is_restored and TuningRecord.find(folder / model) is None:
             return None
         record = undo(folder, model)
-        for name in record.previous:
+        for name in changed_models(record.previous):
             control.load(name)
     return record
 
 
-def space_of(config: ModelConfig, current: ServingSettings, largest: int, batch: int, cores: int) -> SearchSpace:
-    """Return the settings to try for a model. largest: the largest batch that the verdict covers."""
-    on_gpu = any(group.kind == group.KIND_GPU for group in config.instance_group) or backend_of(config) == TRT.backend
-    workers = (
-        tuple(Workers(count, None) for count in GPU_INSTANCES) if on_gpu else cpu_workers(cores, takes_threads(config))
-    )
-    profiles = tuple(config.instance_group[0].profile) if config.instance_group else ()
+def space_of(config: ModelConfig, largest: int, batch: int, cores: int) -> SearchSpace:
+    """Return the settings to try for a model.
+
+    config: as the server completed it. largest: the largest batch that the verdict covers. batch: images of a request.
+    """
+    (group,) = config.instance_group
+    on_gpu, is_plan = group.kind == group.KIND_GPU, backend_of(config) == TRT.backend
     return SearchSpace(
-        workers=workers,
+        workers=tuple(Workers(count, None) for count in GPU_INSTANCES)
+        if on_gpu
+        else cpu_workers(cores, takes_threads(config)),
         max_batch=powers_of_two(largest, batch),
-        cuda_graphs=(False, True) if backend_of(config) == TRT.backend else (False,),
-        profiles=profiles or (current.profile,),
+        cuda_graphs=(False, True) if on_gpu and is_plan else (False,),
+        profiles=tuple(group.profile) or (None,),
     )
 
 
@@ -164,9 +176,10 @@ def _open_subject(plan: TuningPlan, stack: ExitStack) -> _Subject:
     control = stack.enter_context(_control_client(plan.url))
     served = control.model(plan.model)
     if served.steps or served.encoded_of:
-        owner = served.encoded_of or ", ".join(served.steps)
+        owner = served.encoded_of or " or ".join(served.steps)
         raise InputError(
-            f"{plan.model}: has no instances or batching of its own; tune {owner}", code="benchmark.tune_ensemble"
+            f"{plan.model}: calls {owner}, whose settings decide about its speed; tune {owner}",
+            code="benchmark.tune_ensemble",
         )
     if not served.max_batch:
         raise InputError(
@@ -175,26 +188,30 @@ def _open_subject(plan: TuningPlan, stack: ExitStack) -> _Subject:
         )
     if not restore_after_kill(control, plan.model):
         control.load(plan.model)  # if its files changed since it was loaded; also checks the admin token
-    completed = served_config(control.config(plan.model))
+    completed = config_from_json(control.config(plan.model))
     repository, not_local = _served_repository(plan, control, completed)
     original = read_config(repository / plan.model) if repository is not None else completed
     original.name = plan.model
     deadline_s = max(10.0, _REQUEST_DEADLINES * plan.goal.p99_ms / 1e3)
     load = stack.enter_context(TritonClient(Connection(url=plan.url, deadline_s=deadline_s), tokens=_tokens(plan.url)))
-    load_plan = BenchmarkPlan(
+    benchmark = BenchmarkPlan(
         model=plan.model,
         url=plan.url,
-        scenario=Scenario("closed", (ClosedLoop(1),)),
+        scenario=_scenario(plan.goal),
         batch=plan.goal.batch,
         repository=repository or Path("model_repository"),
         images=plan.images,
         shapes=plan.shapes or {},
     )
-    target = connect(load_plan, client=load)
+    target = connect(benchmark, client=load)
     current = ServingSettings.from_config(completed)
-    return _Subject(
-        control, target, original, repository, not_local, current, _verified_batch(repository, plan.model, completed)
-    )
+    largest = _verified_batch(repository, plan.model, completed)
+    return _Subject(control, benchmark, target, original, completed, repository, not_local, current, largest)
+
+
+def _scenario(goal: TuningGoal) -> Scenario:
+    arrivals: Literal["poisson"] | None = "poisson" if goal.load == "rate" else None
+    return Scenario("open" if arrivals else "closed", tuple(loads_of(goal)), arrivals)
 
 
 def _control_client(url: str) -> TritonClient:
@@ -295,8 +312,14 @@ def _no_setting_error(plan: TuningPlan, trials: Sequence[TuningTrial]) -> CheckF
     )
 
 
-def _apply(plan: TuningPlan, subject: _Subject, result: TuningResult, job: TuningJob) -> TuningResult:
-    """Write the winner and load it, or say why not."""
+def _apply(
+    plan: TuningPlan,
+    subject: _Subject,
+    result: TuningResult,
+    job: TuningJob,
+    levels: Mapping[ServingSettings, Mapping[Load, LevelMeasurement]],
+) -> TuningResult:
+    """Write the winner and load it, or say why not. levels: what this process measured."""
     if not result.is_changed:
         return result
     repository = subject.repository
@@ -308,6 +331,10 @@ def _apply(plan: TuningPlan, subject: _Subject, result: TuningResult, job: Tunin
     shown = difference(repository, configs)
     if not plan.write:
         return result.model_copy(update={"not_written": "--dry-run", "difference": shown})
+    records = TunedRecords(subject.plan, loads_of(plan.goal))
+    output = plan.output if {result.winner, result.current.settings} <= levels.keys() else None
+    if output is not None:
+        records.write(path_before(output), levels[result.current.settings])
     environment = read_environment(subject.control.release())
     kept = {"cpu", "cores", "memory_gib", "platform", "triton", "load_average"}
     record = TuningRecord(
@@ -319,11 +346,16 @@ def _apply(plan: TuningPlan, subject: _Subject, result: TuningResult, job: Tunin
         confirmed={name: tuple(entry[name] for entry in job.rounds() if name in entry) for name in result.confirmed},
         trials=result.trials,
         machine=environment.model_dump(include=kept),
+        record=None if output is None else str(output.absolute()),
     )
     write_winner(repository, plan.model, configs, record)
-    for name in configs:
+    for name in changed_models(configs):
         subject.control.load(name)
-    return result.model_copy(update={"written": str(repository / plan.model / CONFIG_FILE), "difference": shown})
+    if output is not None:
+        records.write(output, levels[result.winner])
+    written = str(repository / plan.model / CONFIG_FILE)
+    paths = () if output is None else (str(output), str(path_before(output)))
+    return result.model_copy(update={"written": written, "difference": shown, "records": paths})
 
 
 def _remote_difference(subject: _Subject, winner: ServingSettings) -> str:

@@ -6,7 +6,7 @@ import difflib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,27 +16,43 @@ from tritonkit.repository.tuning.record import TuningRecord
 from tritonkit.repository.tuning.settings import ServingSettings
 from tritonkit.system.files import atomic_write
 from tritonkit.triton.companions import companion_owner, decoder_of, ensemble_of
-from tritonkit.triton.model_config import CONFIG_FILE, config_from_text, config_to_text, fit_sizes, read_config
+from tritonkit.triton.model_config import (
+    CONFIG_FILE,
+    config_from_text,
+    config_to_text,
+    fit_sizes,
+    read_config,
+    read_config_file,
+)
+
+OTHER_CONFIGS = "configs/*.pbtxt"
+"""Configurations that Triton takes by their name instead (`--model-config-name`)."""
 
 
 def new_configs(repository: Path, model: str, settings: ServingSettings) -> dict[str, str]:
-    """Return the text of each configuration that the settings change, by model: the owner first.
+    """Return the text of each configuration file that the settings change, by its path in the repository.
 
-    The decoder and the ensemble of encoded images may not accept larger batches than the model.
+    The model's own comes first. The decoder and the ensemble of encoded images may not accept larger batches than it.
     Raises InputError for a configuration that Triton would refuse, ArtifactError for one that cannot be read.
     """
-    configs = {model: settings.applied_to(read_config(repository / model))}
+    configs = {f"{model}/{CONFIG_FILE}": settings.applied_to(read_config(repository / model))}
     for companion in (decoder_of(model), ensemble_of(model)):
-        if not (repository / companion / CONFIG_FILE).is_file():
-            continue
-        config = read_config(repository / companion)
-        if companion_owner(config) == model and config.max_batch_size != settings.max_batch:
-            config.max_batch_size = settings.max_batch
-            fit_sizes(config, settings.max_batch)
-            configs[companion] = config
+        for path in sorted(
+            [*(repository / companion).glob(CONFIG_FILE), *(repository / companion).glob(OTHER_CONFIGS)]
+        ):
+            config = read_config_file(path)
+            if companion_owner(config) == model and config.max_batch_size != settings.max_batch:
+                config.max_batch_size = settings.max_batch
+                fit_sizes(config, settings.max_batch)
+                configs[str(path.relative_to(repository))] = config
     for config in configs.values():
         check_config(config)
-    return {name: config_to_text(config) for name, config in configs.items()}
+    return {path: config_to_text(config) for path, config in configs.items()}
+
+
+def changed_models(paths: Iterable[str]) -> list[str]:
+    """Return the models of configuration files, in their order, each once."""
+    return list(dict.fromkeys(path.partition("/")[0] for path in paths))
 
 
 def write_winner(repository: Path, model: str, configs: Mapping[str, str], record: TuningRecord) -> TuningRecord:
@@ -48,8 +64,8 @@ def write_winner(repository: Path, model: str, configs: Mapping[str, str], recor
         earlier = TuningRecord.find(repository / model)
         record = record.model_copy(
             update={
-                "previous": {name: _text(repository, name) for name in configs},
-                "config_sha256": {name: _sha256(text) for name, text in configs.items()},
+                "previous": {path: _text(repository / path) for path in configs},
+                "config_sha256": {path: _sha256(text) for path, text in configs.items()},
                 "earlier": earlier if earlier is not None and not _changed(repository, earlier) else None,
             }
         )
@@ -89,18 +105,17 @@ def undo(repository: Path, model: str) -> TuningRecord:
 def _changed(repository: Path, record: TuningRecord) -> list[Path]:
     """Return the configurations that are neither what a search wrote nor what it replaced."""
     return [
-        repository / name / CONFIG_FILE
-        for name, digest in record.config_sha256.items()
-        if _sha256(_text(repository, name)) not in (digest, _sha256(record.previous[name]))
+        repository / path
+        for path, digest in record.config_sha256.items()
+        if _sha256(_text(repository / path)) not in (digest, _sha256(record.previous[path]))
     ]
 
 
 def difference(repository: Path, configs: Mapping[str, str]) -> str:
     """Return the changes of configurations as a unified diff."""
     lines: list[str] = []
-    for name, text in configs.items():
-        path = f"{name}/{CONFIG_FILE}"
-        before = _text(repository, name).splitlines(keepends=True)
+    for path, text in configs.items():
+        before = _text(repository / path).splitlines(keepends=True)
         lines += difflib.unified_diff(before, text.splitlines(keepends=True), path, path)
     return "".join(lines)
 
@@ -120,19 +135,18 @@ def locked(repository: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _text(repository: Path, model: str) -> str:
-    path = repository / model / CONFIG_FILE
+def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _write_configs(repository: Path, configs: Mapping[str, str]) -> None:
     """Write configurations in an order in which the ensemble never accepts larger batches than the model."""
     model, text = next(iter(configs.items()))
-    present = config_from_text(_text(repository, model), model)
+    present = config_from_text(_text(repository / model), model)
     is_larger = config_from_text(text, model).max_batch_size > present.max_batch_size
-    for name in list(configs)[:: 1 if is_larger else -1]:
-        with atomic_write(repository / name / CONFIG_FILE) as temporary:
-            temporary.write_text(configs[name], encoding="utf-8")
+    for path in list(configs)[:: 1 if is_larger else -1]:
+        with atomic_write(repository / path) as temporary:
+            temporary.write_text(configs[path], encoding="utf-8")
 
 
 def _sha256(text: str) -> str:

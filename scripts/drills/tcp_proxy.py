@@ -87,6 +87,26 @@ def open_proxy(port: int) -> Iterator[TcpProxy]:
         thread.join(5)
 
 
+@contextmanager
+def stalling(proxy: TcpProxy, seconds: float, every_s: float) -> Iterator[None]:
+    """Let a proxy forward nothing for `seconds`, again and again, as a server that stalls would answer nothing."""
+    ended = Event()
+
+    def stall() -> None:
+        while not ended.wait(every_s - seconds):
+            proxy.hold()
+            ended.wait(seconds)
+            proxy.release()
+
+    thread = Thread(target=stall)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def _shut_down(connection: socket.socket) -> None:
     """Wake who waits in `accept` or `recv`; `close` alone does not."""
     with suppress(OSError):

@@ -6,14 +6,11 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
 
 import pytest
 
-from scripts.drills.tcp_proxy import TcpProxy, open_proxy
+from scripts.drills.tcp_proxy import open_proxy, stalling
 from tests.fixture_types import Command
 from tests.programs import console_script, put_nvidia_smi_on_path
 
@@ -35,8 +32,11 @@ def test_bench_measures_a_served_model_beside_its_limit(
         assert level["share_of_limit"] == pytest.approx(level["images_per_s"] / written["limit"]["images_per_s"])
         server = level["server"]
         parts = [server[f"{part}_us"] for part in ("queue", "input", "infer", "output")]
-        assert 0 < sum(parts) <= server["request_us"] < level["mean_ms"] * 1e3
-        assert level["client"]["network_us"] == pytest.approx(level["mean_ms"] * 1e3 - server["request_us"])
+        assert 0 < sum(parts) <= server["request_us"]
+        # Not exactly the same requests: Triton counts those that ended between two of its answers.
+        rest_us = level["mean_ms"] * 1e3 - server["request_us"]
+        assert rest_us > -0.2 * server["request_us"]
+        assert level["client"]["network_us"] == pytest.approx(max(0, rest_us))
         assert level["gpu"]["watts"] == 100
         assert level["gpu"]["joules_per_image"] == pytest.approx(100 / level["images_per_s"], rel=0.05)
     best = max(level["share_of_limit"] for level in written["levels"])
@@ -141,7 +141,7 @@ def test_a_stall_of_the_server_is_in_p99_of_an_open_loop(
     command: Command, served: str, photos: Path, tmp_path: Path
 ) -> None:
     """0.4 s in every 1.2 s; the client has two processes."""
-    with open_proxy(int(served.rpartition(":")[2])) as proxy, _stalls(proxy, seconds=0.4, every_s=1.2):
+    with open_proxy(int(served.rpartition(":")[2])) as proxy, stalling(proxy, seconds=0.4, every_s=1.2):
         target = ["--url", f"127.0.0.1:{proxy.port}", "--repository", tmp_path, "--images", photos]
         timing = ["--rate", 12, "--window-s", 1.2, "--max-windows", 3, "--processes", 2, "--json"]
         result = command("bench", "run", "resnet18", *target, *timing)
@@ -150,25 +150,6 @@ def test_a_stall_of_the_server_is_in_p99_of_an_open_loop(
     assert level["from_send"]["p99_ms"] <= level["p99_ms"]
     assert (level["rate"], level["errors"], level["client"]["processes"]) == (12, 0, 2)
     assert level["slip"]["p50_ms"] < 100
-
-
-@contextmanager
-def _stalls(proxy: TcpProxy, seconds: float, every_s: float) -> Iterator[None]:
-    ended = Event()
-
-    def stall() -> None:
-        while not ended.wait(every_s - seconds):
-            proxy.hold()
-            time.sleep(seconds)
-            proxy.release()
-
-    thread = Thread(target=stall)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def test_two_models_are_measured_in_turns_and_compared(
@@ -205,3 +186,19 @@ def test_the_server_scenario_finds_a_rate(command: Command, served: str, photos:
     assert (record["load"]["scenario"], record["load"]["p99_bound_ms"]) == ("Server", 400)
     assert 2 <= len(record["levels"]) <= 12
     assert result.exit_code == (not passed)
+
+
+def test_failed_requests_are_counted_and_shown(command: Command, served: str, photos: Path, tmp_path: Path) -> None:
+    """A picture of three that the server cannot decode."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    good, other, *_ = sorted(photos.iterdir())
+    for name, content in (("a", good.read_bytes()), ("b", other.read_bytes()), ("c", good.read_bytes()[:300])):
+        (pictures / f"{name}.jpg").write_bytes(content)
+    timing = ["--rate", 20, "--window-s", 0.3, "--max-windows", 3, "--json"]
+    result = command("bench", "run", "resnet18_encoded", "--url", served, "--images", pictures, *timing)
+    assert result.exit_code == 1, result.stderr
+    (level,) = json.loads(result.stdout)["levels"]
+    assert 0 < level["errors"] < level["requests"]
+    assert "requests failed" in result.stderr
+    assert level["first_error"]

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from benchmarks.records.record import read_record
+from benchmarks.tuning.served import TrialServer, config_from_json
 from benchmarks.tuning.space import NO_PREFERRED, SearchSpace, Workers
 from benchmarks.tuning.tune import TuningPlan, tune
 from server.process import Server
-from tests.errors import raises
+from tests.errors import error_codes, raises
 from tests.fixture_types import Command
-from tests.programs import console_script
 from tests.serving import options_for, serving
 from tritonkit.errors import CheckFailedError
 from tritonkit.repository.tuning.record import TuningGoal, TuningRecord
+from tritonkit.repository.tuning.settings import ServingSettings
 from tritonkit.triton.client import TritonClient
 
 CONFIG = """# written by hand
@@ -55,14 +56,21 @@ def served_config(server: Server) -> dict[str, object]:
         return client.config("sleeper")
 
 
-def test_tune_finds_settings_without_the_delay_writes_and_undoes_them(command: Command, sleeper: Server) -> None:
+def test_tune_finds_settings_without_the_delay_writes_and_undoes_them(
+    command: Command, sleeper: Server, tmp_path: Path
+) -> None:
     url, path = sleeper.options.grpc_url, sleeper.options.repository / "sleeper" / "config.pbtxt"
-    goal = TuningGoal(target="throughput", p99_ms=1000, levels=(1, 4), batch=1)
+    goal = TuningGoal(target="throughput", p99_ms=1000, levels=(4,), batch=1)
     space = SearchSpace((Workers(2, None),), max_batch=(8,), delay_us=(0,), preferred=(NO_PREFERRED,))
-    result = tune(TuningPlan("sleeper", url, goal, minutes=0.3, cores=2, space=space), lambda text, share: None)
+    record = tmp_path / "tuned.json"
+    plan = TuningPlan("sleeper", url, goal, minutes=0.25, cores=2, space=space, output=record)
+    result = tune(plan, lambda text, share: None)
     assert (result.winner.instances, result.written) == (2, str(path)), result.not_written
-    assert TuningRecord.read_file(path.with_name("tuning.json")).previous == {"sleeper": CONFIG}
-    assert command("builder", "check", sleeper.options.repository).exit_code == 0
+    assert TuningRecord.read_file(path.with_name("tuning.json")).previous == {"sleeper/config.pbtxt": CONFIG}
+    after, before = (read_record(Path(written)) for written in result.records)
+    assert after.run_id == before.run_id
+    assert [each.subject.settings["instance_group"][0]["count"] for each in (after, before)] == [2, 1]
+    assert max(level.images_per_s for level in after.levels) > max(level.images_per_s for level in before.levels)
     groups = served_config(sleeper)["instance_group"]
     assert isinstance(groups, list)
     assert groups[0]["count"] == 2
@@ -71,23 +79,24 @@ def test_tune_finds_settings_without_the_delay_writes_and_undoes_them(command: C
     assert "bench_tune_trial" not in json.dumps(served_config(sleeper))
 
 
-def test_a_killed_tune_changes_no_file_and_undo_restores_the_server(command: Command, sleeper: Server) -> None:
-    arguments = ["sleeper", "--url", sleeper.options.grpc_url]
-    program = [console_script("bench"), "tune", *arguments, "--p99-ms", "1000", "--concurrency", "1,4", "--cores", "2"]
-    with subprocess.Popen([*program, "--minutes", "0.3"], stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and "bench_tune_trial" not in json.dumps(served_config(sleeper)):
-            time.sleep(0.05)
-        process.kill()
-    assert (sleeper.options.repository / "sleeper" / "config.pbtxt").read_text() == CONFIG
-    assert command("bench", "tune", *arguments, "--undo").exit_code == 0
+def test_undo_restores_a_server_whose_tune_was_killed(command: Command, sleeper: Server) -> None:
+    """A killed process cannot load the original configuration again."""
+    with TritonClient(sleeper.options.grpc_url, tokens=sleeper.tokens) as control:
+        original = config_from_json(control.config("sleeper"))
+        current = ServingSettings.from_config(original)
+        killed = TrialServer(control, original, current, runner=None, batches=())
+        killed.load(current.model_copy(update={"max_batch": 4}))
+    assert "bench_tune_trial" in json.dumps(served_config(sleeper))
+    arguments = ["sleeper", "--url", sleeper.options.grpc_url, "--undo", "--json"]
+    assert command("bench", "tune", *arguments).exit_code == 0
     assert "bench_tune_trial" not in json.dumps(served_config(sleeper))
-    assert "nothing_to_undo" in command("bench", "tune", *arguments, "--undo", "--json").stdout
+    assert error_codes(command("bench", "tune", *arguments)) == {"benchmark.nothing_to_undo"}
 
 
 def test_settings_that_are_refused_and_a_bound_that_is_too_low_are_reported(sleeper: Server) -> None:
     goal = TuningGoal(target="throughput", p99_ms=1, levels=(1,), batch=1)
     space = SearchSpace((Workers(1, None),), max_batch=(8,), profiles=("1",))
-    plan = TuningPlan("sleeper", sleeper.options.grpc_url, goal, minutes=0.2, cores=2, space=space)
+    plan = TuningPlan("sleeper", sleeper.options.grpc_url, goal, minutes=0.1, cores=2, space=space)
     with raises(CheckFailedError, "benchmark.bound_not_kept", "could be kept") as caught:
         tune(plan, lambda text, share: None)
     document = caught.value.document

@@ -84,9 +84,9 @@ class TuningRecord(RepositoryFile):
     record: str | None = None
     """The benchmark record of the winner."""
     config_sha256: dict[str, str] = {}
-    """SHA-256 of each changed configuration as tuning wrote it, by model."""
+    """SHA-256 of each changed file as tuning wrote it, by its path in the repository."""
     previous: dict[str, str] = {}
-    """The text of each changed configuration before, by model."""
+    """The text of each changed file before, by its path in the repository."""
     earlier: TuningRecord | None = None
     """The record of the configuration before, if an earlier search wrote it."""
 

@@ -129,3 +129,11 @@ def test_an_interrupt_before_the_first_answer_is_raised() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         measure_until_interrupted(ThreadGenerator(Server(latency_s=0.3), [0]), ClosedLoop(1), QUICK, counters)
+
+
+def test_requests_in_flight_are_not_waited_for_without_end() -> None:
+    generator = ThreadGenerator(Server(latency_s=1.0), [0])
+    generator.start(ClosedLoop(2), 0)
+    start = time.monotonic()
+    assert len(generator.stop(wait_s=0.05).requests) == 0
+    assert time.monotonic() - start < 0.9

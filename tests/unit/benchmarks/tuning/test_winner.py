@@ -34,6 +34,8 @@ def models(tmp_path: Path) -> Path:
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.pbtxt").write_text(text)
+    (tmp_path / "cats_encoded" / "configs").mkdir()
+    (tmp_path / "cats_encoded" / "configs" / "one_process.pbtxt").write_text('backend: "own"\n' + ENCODED)
     return tmp_path
 
 
@@ -51,14 +53,15 @@ def record(winner: ServingSettings = WINNER) -> TuningRecord:
 
 
 def test_the_winner_is_written_with_its_ensemble_and_undone_to_the_byte(models: Path) -> None:
-    before = {path: path.read_bytes() for path in models.glob("*/config.pbtxt")}
+    before = {path: path.read_bytes() for path in models.rglob("*.pbtxt")}
     configs = new_configs(models, "cats", WINNER)
     assert "+max_batch_size: 8" in difference(models, configs)
     write_winner(models, "cats", configs, record())
     assert ServingSettings.from_config(read_config(models / "cats")) == WINNER
     assert read_config(models / "cats_encoded").max_batch_size == 8
+    assert "max_batch_size: 8" in (models / "cats_encoded" / "configs" / "one_process.pbtxt").read_text()
     assert undo(models, "cats").winner == WINNER
-    assert {path: path.read_bytes() for path in models.glob("*/config.pbtxt")} == before
+    assert {path: path.read_bytes() for path in models.rglob("*.pbtxt")} == before
     assert not (models / "cats" / "tuning.json").exists()
     with raises(InputError, "benchmark.nothing_to_undo"):
         undo(models, "cats")

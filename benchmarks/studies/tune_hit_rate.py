@@ -1,0 +1,240 @@
+"""Measure how near `bench tune` comes to an exhaustive search, for two models and two bounds each.
+
+One Triton from the pip wheel serves networks with random weights. A grid measures every combination of instances,
+threads, largest batch and queue delay at six levels of concurrency, so one grid answers for all bounds. `bench tune`
+then searches its own, larger space, with a share of the grid's measuring time. Its choice and the best settings of the
+grid are measured again in turns.
+
+The grid's measurements are kept in a file, so an interrupted study continues.
+
+Exits with 1 if a choice of `bench tune` reaches less than 95 % of the exhaustive best, or took more than its share.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from rich.progress import track
+
+from benchmarks.load.arrivals import ClosedLoop
+from benchmarks.scenarios import Scenario
+from benchmarks.studies.calibration import calibrated_network
+from benchmarks.studies.local_triton import LocalTriton, publish_network, serve, tiny_network
+from benchmarks.studies.study import Result, command, in_turns, write_json
+from benchmarks.target import BenchmarkPlan, connect
+from benchmarks.tuning.served import TrialServer, config_from_json
+from benchmarks.tuning.tune import TuningPlan, tune
+from tritonkit.errors import TritonkitError
+from tritonkit.repository.tuning.record import Figures, TuningGoal
+from tritonkit.repository.tuning.settings import ServingSettings
+from tritonkit.triton.client import TritonClient
+from tritonkit.triton.connection import Connection
+
+MODELS = {"resnet18": {"onnx": "fp32"}, "mobilenetv2_100": {"openvino": "fp32"}}
+"""timm architectures, and what they are exported as: the two backends batch in different ways."""
+MAX_BATCH = 32
+INSTANCES = THREADS = (1, 2)
+BATCHES, DELAYS_US = (1, 4, 8, 16, 32), (0, 1000, 5000)
+LEVELS = (1, 2, 4, 8, 16, 32)
+BOUNDS = (3.0, 10.0)
+"""Bounds, as multiples of the lowest p99 of one request in flight."""
+NEEDED, SHARE = 0.95, 0.15
+BOUND_TOLERANCE = 1.05
+"""A level that kept the bound may exceed it by so much when it is measured again."""
+COMPARED = 3
+"""Settings of the grid that are measured again."""
+
+
+class Measured(NamedTuple):
+    """One configuration of the grid."""
+
+    settings: ServingSettings
+    levels: list[Figures]
+    seconds: float
+
+
+class Choice(NamedTuple):
+    """Settings, and the level at which they count."""
+
+    settings: ServingSettings
+    level: int
+
+    def __str__(self) -> str:
+        return f"{self.settings.words()} at concurrency {self.level}"
+
+
+def measure(
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the comparison of tuned and exhaustive best.")] = 3,
+    window_s: Annotated[float, typer.Option(help="Duration of a level; its warm-up takes a quarter more.")] = 1.0,
+    progress: Annotated[Path, typer.Option(help="Where the grid's measurements are kept.")] = Path(
+        ".cache/tune_hit_rate.json"
+    ),
+    tiny: Annotated[bool, typer.Option(help="Try the study itself: a tiny network, a grid of four.")] = False,
+) -> Result:
+    """Measure the grids, tune, and compare."""
+    models: Mapping[str, Mapping[str, str]] = {"tiny": {"onnx": "fp32"}} if tiny else MODELS
+    results: dict[str, Any] = {}
+    checks: dict[str, bool] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder) / "repository"
+        for name, target in models.items():
+            network = tiny_network() if tiny else calibrated_network(name)
+            publish_network(network, repository, name, MAX_BATCH, **target, encoded=False, force=True, repair=False)
+        with serve(repository) as triton:
+            for name in models:
+                with trial_server(triton, name) as server:
+                    grid = measured_grid(server, name, grid_settings(tiny), window_s, progress)
+                seconds = sum(entry.seconds for entry in grid)
+                lowest = min(entry.levels[0].p99_ms for entry in grid if entry.levels)
+                results[name] = {"exported": dict(target), "settings": len(grid), "seconds": round(seconds, 1)}
+                for multiple in BOUNDS:
+                    goal = TuningGoal(
+                        target="throughput", p99_ms=float(f"{multiple * lowest:.2g}"), levels=LEVELS, batch=1
+                    )
+                    found = compare(triton, name, grid, seconds, goal, rounds, window_s)
+                    results[name][f"p99 within {goal.p99_ms:g} ms"] = found
+                    words = f"{name}, p99 within {goal.p99_ms:g} ms: tuned {found['tuned']['images_per_s']} images/s"
+                    checks[f"{words} is at least {NEEDED:.0%} of {found['best']['images_per_s']}"] = (
+                        found["ratio"] >= NEEDED
+                    )
+                    checks[f"{words} in at most {SHARE:.0%} of the grid's time"] = found["time_share"] <= SHARE
+    return Result({"window_s": window_s, "rounds": rounds, "levels": LEVELS, "models": results}, checks)
+
+
+def grid_settings(tiny: bool) -> list[ServingSettings]:
+    """Return the settings of the grid, each once: a delay has no effect on batches of one."""
+    combinations = product((1,), (1, 2), (1, 8), (0,)) if tiny else product(INSTANCES, THREADS, BATCHES, DELAYS_US)
+    return list(
+        dict.fromkeys(
+            ServingSettings(
+                max_batch=batch, instances=instances, threads=threads, delay_us=delay_us if batch > 1 else 0
+            )
+            for instances, threads, batch, delay_us in combinations
+        )
+    )
+
+
+@contextmanager
+def trial_server(triton: LocalTriton, model: str) -> Iterator[TrialServer]:
+    """Load settings into a model for as long as the block runs."""
+    url = triton.options.grpc_url
+    with TritonClient(Connection(url=url, deadline_s=120), tokens=triton.server.tokens) as control:
+        plan = BenchmarkPlan(
+            model=model, url=url, scenario=Scenario("closed", (ClosedLoop(1),)), repository=triton.options.repository
+        )
+        target = connect(plan, client=control)
+        original = config_from_json(control.config(model))
+        current = ServingSettings.from_config(original)
+        with TrialServer(control, original, current, target.runner, target.batches) as server:
+            yield server
+
+
+def measured_grid(
+    server: TrialServer, model: str, grid: Sequence[ServingSettings], window_s: float, path: Path
+) -> list[Measured]:
+    """Measure what the file does not have yet. Settings that fail have no levels."""
+    document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known: dict[str, Any] = document.setdefault(f"{model}, {window_s:g} s", {})
+    for settings in track([entry for entry in grid if entry.words() not in known], f"grid of {model}"):
+        started, levels = time.monotonic(), []
+        try:
+            server.load(settings)
+            levels = [server.measure(ClosedLoop(level), 1, window_s).figures for level in LEVELS]
+        except TritonkitError as error:
+            print(f"{settings.words()}: {error}", flush=True)
+        known[settings.words()] = {
+            "settings": settings.model_dump(),
+            "levels": [figures.model_dump() for figures in levels],
+            "seconds": time.monotonic() - started,
+        }
+        write_json(path, document)
+    return [
+        Measured(
+            ServingSettings.model_validate(entry["settings"]),
+            [Figures.model_validate(figures) for figures in entry["levels"]],
+            entry["seconds"],
+        )
+        for entry in (known[settings.words()] for settings in grid)
+    ]
+
+
+def compare(
+    triton: LocalTriton,
+    model: str,
+    grid: Sequence[Measured],
+    grid_s: float,
+    goal: TuningGoal,
+    rounds: int,
+    window_s: float,
+) -> dict[str, Any]:
+    """Tune for a bound, and measure the choice and the grid's best in turns."""
+    started = time.monotonic()
+    minutes = 0.97 * SHARE * grid_s / 60  # a level that began in time may end later
+    tuned = tune(
+        TuningPlan(model, triton.options.grpc_url, goal, minutes, triton.options.repository, write=False),
+        lambda text, share: None,
+    )
+    tuning_s = time.monotonic() - started
+    choice = Choice(tuned.winner, int(tuned.figures.level))
+    best = grid_best(grid, goal)
+    with trial_server(triton, model) as server:
+
+        def measured(one: Choice) -> Figures:
+            server.load(one.settings)
+            return server.measure(ClosedLoop(one.level), 1, 1.5 * window_s).figures
+
+        methods = {str(one): lambda one=one: measured(one) for one in dict.fromkeys([choice, *best])}
+        again = {name: summarized(values) for name, values in in_turns(methods, rounds).items()}
+    kept = [name for name in map(str, best) if again[name]["p99_ms"] <= goal.p99_ms * BOUND_TOLERANCE] or [str(best[0])]
+    exhaustive = max(kept, key=lambda name: again[name]["images_per_s"])
+    keeps_bound = again[str(choice)]["p99_ms"] <= goal.p99_ms * BOUND_TOLERANCE
+    ratio = again[str(choice)]["images_per_s"] / again[exhaustive]["images_per_s"] if keeps_bound else 0.0
+    return {
+        "tuned": {"settings": str(choice), **again[str(choice)]},
+        "best": {"settings": exhaustive, **again[exhaustive]},
+        "ratio": round(ratio, 3),
+        "time_share": round(tuned.seconds / grid_s, 3),
+        "tuning_s": round(tuning_s, 1),
+        "trials": len(tuned.trials),
+        "settings_ranked": tuned.predicted_settings,
+        "before": {"settings": tuned.current.settings.words(), "images_per_s": rounded(tuned.current.best)},
+        "measured_again": again,
+    }
+
+
+def grid_best(grid: Sequence[Measured], goal: TuningGoal) -> list[Choice]:
+    """Return the grid's best settings under a bound, each with its best level."""
+    ranked: list[tuple[float, Choice]] = []
+    for entry in grid:
+        kept = [figures for figures in entry.levels if figures.is_sound and figures.p99_ms <= goal.p99_ms]
+        if kept:
+            figures = max(kept, key=lambda figures: figures.images_per_s)
+            ranked.append((-figures.images_per_s, Choice(entry.settings, int(figures.level))))
+    ranked.sort(key=lambda pair: pair[0])
+    return [choice for _, choice in ranked[:COMPARED]]
+
+
+def summarized(values: Sequence[Figures]) -> dict[str, float]:
+    """Return the medians of several measurements."""
+    return {
+        "images_per_s": round(statistics.median(figures.images_per_s for figures in values), 1),
+        "p99_ms": round(statistics.median(figures.p99_ms for figures in values), 1),
+    }
+
+
+def rounded(figures: Figures | None) -> float | None:
+    """Return the throughput; None without figures."""
+    return None if figures is None else round(figures.images_per_s, 1)
+
+
+if __name__ == "__main__":
+    command(measure)()
