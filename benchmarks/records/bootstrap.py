@@ -25,7 +25,7 @@ Deviations = Mapping[Metric, Values]
 Figure = Callable[[Values], Values]
 """Returns the figure of a level from values of its slices, along the last axis."""
 
-RESAMPLES = 10_000
+RESAMPLES = 4_000
 MIN_SAMPLES = 8
 """With fewer slices, an interval would mean nothing."""
 _NO_ANSWER = 1e-9

@@ -150,7 +150,9 @@ def machine_speed(old: Record, new: Record) -> MachineSpeed | str:
         _rates(points) for limit in (old.limit, new.limit) for points in (limit.before, limit.after or limit.before)
     ]
     common = set.intersection(*(set(rates) for rates in times))
-    if old.limit.threads != new.limit.threads or not common:
+    # Parallel sessions have one thread each; the threads of the only session are known if it was the fastest.
+    has_other_threads = old.limit.sessions == new.limit.sessions and old.limit.threads != new.limit.threads
+    if has_other_threads or not common:
         return "the limits were measured with different threads or batch sizes"
     before, after, *later = (fmean(math.log(rates[key]) for key in common) for rates in times)
     ratio, error = math.exp(fmean(later) - fmean((before, after))), math.hypot(before - after, later[0] - later[1]) / 2
