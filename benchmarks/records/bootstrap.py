@@ -1,14 +1,16 @@
 """Confidence intervals of ratios between two levels, from the slices of half a second that a record keeps.
 
 Slices near in time are alike: a busy neighbour slows several in a row. So whole blocks of consecutive slices are drawn
-(circular block bootstrap: Politis and Romano, "A circular block-resampling procedure for stationary data", 1992). The
-latency statistics are means of the percentiles of the slices, weighted with their requests.
+(circular block bootstrap: Politis and Romano, "A circular block-resampling procedure for stationary data", 1992). They
+are drawn from both levels together, each relative to its own figure: a pause that only one of two short measurements
+met could have met the other as well.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,64 +19,72 @@ from numpy.typing import NDArray
 from benchmarks.records.record import Sample
 
 Metric = Literal["images_per_s", "p50_ms", "p99_ms"]
-Deviations = Mapping[Metric, NDArray[np.float64]]
-"""For each metric, the logarithm of a resampled value over the measured one [RESAMPLES]."""
+Values = NDArray[np.float64]
+Deviations = Mapping[Metric, Values]
+"""For each metric, logarithms of the ratio of two levels that differ by chance only [RESAMPLES]."""
+Figure = Callable[[Values], Values]
+"""Returns the figure of a level from values of its slices, along the last axis."""
 
-RESAMPLES = 10_000
+RESAMPLES = 4_000
 MIN_SAMPLES = 8
 """With fewer slices, an interval would mean nothing."""
+_NO_ANSWER = 1e-9
+"""Instead of 0, where no drawn slice has an answer."""
+SHARES: dict[Metric, float] = {"p50_ms": 0.5, "p99_ms": 0.99}
 
 
-def resample(samples: Sequence[Sample], random: np.random.Generator) -> Deviations | None:
-    """Return how far the metrics of a level would vary if it were measured again; None with too few samples."""
-    answered = np.array([sample.requests for sample in samples], float)
-    if len(samples) < MIN_SAMPLES or not answered.any():
+def resample(old: Sequence[Sample], new: Sequence[Sample], random: np.random.Generator) -> Deviations | None:
+    """Return how much the ratios of two levels would vary if both were measured again; None with too few slices."""
+    answered = [[sample for sample in level if sample.requests] for level in (old, new)]
+    if min(map(len, answered)) < MIN_SAMPLES:
         return None
-    chosen = _blocks(len(samples), random)
-    seconds = np.array([sample.seconds for sample in samples])
-    p50, p99 = (
-        answered * np.array([value or 0.0 for value in values])
-        for values in zip(*((sample.p50_ms, sample.p99_ms) for sample in samples), strict=True)
-    )
-    statistics: dict[Metric, NDArray[np.float64]] = {
-        "images_per_s": _log_ratio(answered, seconds, chosen),
-        "p50_ms": _log_ratio(p50, answered, chosen),
-        "p99_ms": _log_ratio(p99, answered, chosen),
-    }
-    return statistics
+    rates = [np.array([sample.requests / sample.seconds for sample in level]) for level in (old, new)]
+    deviations: dict[Metric, Values] = {"images_per_s": _log_ratios(rates, lambda values: values.mean(axis=-1), random)}
+    requests = int(np.median([sample.requests for level in answered for sample in level]))
+    for metric, share in SHARES.items():
+        percentiles = [np.array([getattr(sample, metric) for sample in level]) for level in answered]
+        quantile = partial(np.quantile, q=_rank(share, requests, random), axis=-1)
+        deviations[metric] = _log_ratios(percentiles, quantile, random)
+    return deviations
 
 
-def ratio_interval(
-    old: Deviations, new: Deviations, metric: Metric, ratio: float, confidence: float
-) -> tuple[float, ...]:
+def ratio_interval(deviations: Values, ratio: float, confidence: float) -> tuple[float, float]:
     """Return the lowest and the highest plausible value of `ratio`, the new value over the old one."""
     tail = (1 - confidence) / 2
-    return tuple(float(value) for value in ratio * np.exp(np.nanquantile(new[metric] - old[metric], (tail, 1 - tail))))
+    low, high = ratio * np.exp(np.quantile(deviations, (tail, 1 - tail)))
+    return float(low), float(high)
 
 
-def _block_length(samples: int) -> int:
-    return math.ceil(math.sqrt(samples))
+def _rank(share: float, requests: int, random: np.random.Generator) -> float:
+    """Return which quantile of the slices' percentiles is the percentile of all requests.
+
+    Of few requests, p99 is the largest one, which is often below the p99 of a whole level. requests: in a slice.
+    """
+    place = int(share * (requests - 1) + 0.5)  # as in benchmarks/load/windows.py
+    return float(np.mean(random.binomial(requests, share, RESAMPLES) > place))
 
 
-def _blocks(samples: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """Return indices of samples [RESAMPLES, samples] in blocks of consecutive ones; the first follows the last."""
-    length = _block_length(samples)
-    starts = random.integers(0, samples, (RESAMPLES, -(-samples // length)))
-    indices = (starts[:, :, None] + np.arange(length)) % samples
-    return indices.reshape(RESAMPLES, -1)[:, :samples]
-
-
-def _log_ratio(
-    above: NDArray[np.float64], below: NDArray[np.float64], chosen: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return the deviations of the ratio of two sums.
+def _log_ratios(levels: Sequence[Values], figure: Figure, random: np.random.Generator) -> Values:
+    """Draw slices for both levels, and return the logarithms of the ratio of their figures, new to old.
 
     A few blocks vary less than independent ones would, by the square root of (blocks - 1) / blocks.
     """
-    blocks = len(above) / _block_length(len(above))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = above[chosen].sum(axis=1) / below[chosen].sum(axis=1)
-        logarithms = np.log(ratios * (below.sum() / above.sum()))
-    logarithms[~np.isfinite(logarithms)] = np.nan  # no request in any of the chosen slices
-    scaled: NDArray[np.float64] = logarithms * math.sqrt(blocks / (blocks - 1))
-    return scaled
+    pool = np.concatenate([values / figure(values) for values in levels])
+    length = math.ceil(math.sqrt(min(map(len, levels))))
+    figures = (figure(pool[_draw(levels, len(values), length, random)]) for values in levels)
+    old, new = (np.log(np.maximum(drawn, _NO_ANSWER)) for drawn in figures)
+    blocks = len(pool) / length
+    logarithms: Values = (new - old) * math.sqrt(blocks / (blocks - 1))
+    return logarithms
+
+
+def _draw(levels: Sequence[Values], count: int, length: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Draw blocks of `length` slices of both levels, numbered through [RESAMPLES, count].
+
+    In a block, the first slice of a level follows its last one.
+    """
+    old, new = map(len, levels)
+    starts = random.integers(0, old + new, (RESAMPLES, -(-count // length), 1))
+    first, size = np.where(starts < old, 0, old), np.where(starts < old, old, new)
+    indices: NDArray[np.int64] = first + (starts - first + np.arange(length)) % size
+    return indices.reshape(RESAMPLES, -1)[:, :count]

@@ -26,6 +26,8 @@ Verdict = Literal["regression", "better", "no change", "not judged"]
 """not judged: there is no confidence interval."""
 VERDICTS: tuple[Verdict, ...] = ("regression", "better", "no change", "not judged")
 """The verdict of a comparison is the first of these that a row has."""
+MAX_ERROR = 1.05
+"""A larger relative error of the machine's speed is remarked."""
 Measured = Record | PerfAnalyzerResult
 MeasuredLevel = Level | CsvLevel
 
@@ -53,7 +55,7 @@ class MachineSpeed(Frozen):
 
     ratio: float
     low: float
-    """The limits before and after the load differ: the speed during the load lies between them."""
+    """One standard error below `ratio`; the limits before and after a load are two samples of the speed."""
     high: float
 
 
@@ -104,19 +106,21 @@ def compare(old: Measured, new: Measured, tolerance: float = 0.05, confidence: f
             remarks.append(f"the drift of the machine is unknown: {speed}")
         else:
             machine = speed
+            if machine.high > MAX_ERROR * machine.ratio:
+                remarks.append("the limit changed while the records were measured, so only large changes can be found")
     else:
         remarks.append("perf_analyzer's CSV names no model, inputs or machine: whether both are alike is not checked")
     pairs, skipped = _common_levels(old, new)
     remarks += skipped
     random = np.random.default_rng(0)
-    deviations = [(resample(before.samples, random), resample(after.samples, random)) for before, after in pairs]
-    intervals = len(METRICS) * sum(None not in pair for pair in deviations)
+    deviations = [resample(before.samples, after.samples, random) for before, after in pairs]
+    intervals = len(METRICS) * sum(each is not None for each in deviations)
     if intervals < len(METRICS) * len(pairs):
         remarks.append(f"no confidence interval: a level needs {MIN_SAMPLES} samples, that is {MIN_SAMPLES / 2:g} s")
     each = 1 - (1 - confidence) / max(1, intervals)
     rows = tuple(
-        _row(before, after, metric, between, machine, tolerance, each)
-        for (before, after), between in zip(pairs, deviations, strict=True)
+        _row(before, after, metric, by_chance, machine, tolerance, each)
+        for (before, after), by_chance in zip(pairs, deviations, strict=True)
         for metric in METRICS
     )
     verdicts = {row.verdict for row in rows}
@@ -146,11 +150,13 @@ def machine_speed(old: Record, new: Record) -> MachineSpeed | str:
         _rates(points) for limit in (old.limit, new.limit) for points in (limit.before, limit.after or limit.before)
     ]
     common = set.intersection(*(set(rates) for rates in times))
-    if old.limit.threads != new.limit.threads or not common:
+    # Parallel sessions have one thread each; the threads of the only session are known if it was the fastest.
+    has_other_threads = old.limit.sessions == new.limit.sessions and old.limit.threads != new.limit.threads
+    if has_other_threads or not common:
         return "the limits were measured with different threads or batch sizes"
     before, after, *later = (fmean(math.log(rates[key]) for key in common) for rates in times)
-    low, high = min(later) - max(before, after), max(later) - min(before, after)
-    return MachineSpeed(ratio=math.exp(fmean(later) - fmean((before, after))), low=math.exp(low), high=math.exp(high))
+    ratio, error = math.exp(fmean(later) - fmean((before, after))), math.hypot(before - after, later[0] - later[1]) / 2
+    return MachineSpeed(ratio=ratio, low=ratio * math.exp(-error), high=ratio * math.exp(error))
 
 
 def _rates(points: Sequence[LimitPoint]) -> dict[tuple[int, int], float]:
@@ -172,25 +178,33 @@ def _common_levels(old: Measured, new: Measured) -> tuple[list[tuple[MeasuredLev
     pairs = []
     for load in (load for load in before if load in after):
         reasons = [
-            f"{load} is not compared: {title} refused, {level.refused}"
+            f"{load} is not compared: {title} {reason}"
             for title, level in (("old", before[load]), ("new", after[load]))
-            if level.refused
+            if (reason := _why_not_compared(level))
         ]
         remarks += reasons
         if not reasons:
             pairs.append((before[load], after[load]))
     if not pairs:
         raise InputError(
-            f"{old.name} and {new.name} have no level to compare: {'; '.join(remarks)}", code="record.no_common_level"
+            f"{old.name} and {new.name} have no level to compare: {'; '.join(remarks)}. The scenario Server measures "
+            "other rates each time: use --rate",
+            code="record.no_common_level",
         )
     return pairs, remarks
+
+
+def _why_not_compared(level: MeasuredLevel) -> str:
+    if level.refused:
+        return f"is refused, {level.refused}"
+    return "" if all(getattr(level, metric) for metric in METRICS) else "answered no request"
 
 
 def _row(
     old: MeasuredLevel,
     new: MeasuredLevel,
     metric: Metric,
-    deviations: tuple[Deviations | None, Deviations | None],
+    by_chance: Deviations | None,
     machine: MachineSpeed | None,
     tolerance: float,
     confidence: float,
@@ -199,8 +213,8 @@ def _row(
     ratio, sign = values[1] / values[0], 1 if metric == "images_per_s" else -1
     low = high = None
     verdict: Verdict = "not judged"
-    if deviations[0] is not None and deviations[1] is not None:
-        low, high = ratio_interval(deviations[0], deviations[1], metric, ratio, confidence)
+    if by_chance is not None:
+        low, high = ratio_interval(by_chance[metric], ratio, confidence)
         verdict = _verdict(sorted((low**sign, high**sign)), machine or MachineSpeed(ratio=1, low=1, high=1), tolerance)
     return Row(
         load=old.load,

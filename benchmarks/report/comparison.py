@@ -26,8 +26,11 @@ def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
 
 def comparison_sentences(comparison: Comparison) -> list[str]:
     """Return the verdict, the change of the machine, what differs between the records, and remarks."""
-    beyond = f"beyond {comparison.tolerance:.3g}, all intervals hold at {comparison.confidence:.3g} together"
-    sentences = [f"verdict: {comparison.verdict} ({beyond})"]
+    rule = (
+        f"a change counts beyond {comparison.tolerance:.3g}; the intervals hold at {comparison.confidence:.3g} together"
+    )
+    verdict = comparison.verdict
+    sentences = [f"verdict: {verdict}" if verdict == "not judged" else f"verdict: {verdict} ({rule})"]
     if machine := comparison.machine:
         spread = f"{_change(machine.low)} to {_change(machine.high)}"
         sentences.append(

@@ -1,8 +1,8 @@
 """Measure how often `bench compare` is right: the same model twice, and the same model with a planted slowdown.
 
 A Triton from the pip wheel serves one network twice in Triton's Python backend with ONNX Runtime; one of both sleeps
-after each execution for a share of the time that it took. Each try measures the usual model, the slowed model and the
-usual model again with `bench run`, together with the limit, and compares the first record with the two others.
+after each execution for a share of the time that it took. `bench run` measures the usual model and the slowed model in
+turns, with the limit. Each record of the usual model is compared with the next one of both.
 
 Exits with 1 if fewer than 19 of 20 tries of the same model are `no change`, or fewer than 19 of 20 of the slowed one
 are a `regression`.
@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,22 +69,22 @@ def measure(
     concurrency: str = "4",
     window_s: float = 2.0,
     max_windows: int = 5,
+    keep: Annotated[Path | None, typer.Option(help="Keep the records in this folder.")] = None,
 ) -> Result:
-    """Measure three records in each try, and count the verdicts."""
+    """Measure two records for each try, and count the verdicts."""
     with tempfile.TemporaryDirectory() as temporary:
-        repository = Path(temporary) / "repository"
+        repository, folder = Path(temporary) / "repository", keep or Path(temporary)
         artifact = write_repository(repository, model, slowdown)
         load = ["--concurrency", concurrency, "--window-s", window_s, "--max-windows", max_windows]
         with serve(repository, USUAL, SLOWED) as triton:
             common = ["--url", triton.options.grpc_url, "--repository", repository, "--artifact", artifact, *load]
-            same: list[Comparison] = []
-            slow: list[Comparison] = []
-            for number in track(range(tries), "measuring"):
-                names = (USUAL, SLOWED, USUAL) if number % 2 else (USUAL, USUAL, SLOWED)
-                first, *others = (run_bench(name, Path(temporary) / "record.json", common) for name in names)
-                for other in others:
-                    found = same if other.subject.model == USUAL else slow
-                    found.append(compare(first, other, tolerance))
+            records = [
+                run_bench((USUAL, SLOWED)[number % 2], folder / f"{number:03}.json", common)
+                for number in track(range(2 * tries + 1), "measuring")
+            ]
+    usual, slowed = records[::2], records[1::2]
+    same = [compare(old, new, tolerance) for old, new in pairwise(usual)]
+    slow = [compare(old, new, tolerance) for old, new in zip(usual, slowed, strict=False)]
     right = {
         f"{USUAL} to {USUAL}: no change": sum(comparison.verdict == "no change" for comparison in same),
         f"{USUAL} to {SLOWED}: regression": sum(comparison.verdict == "regression" for comparison in slow),

@@ -78,3 +78,10 @@ def test_a_csv_is_compared_with_a_warning(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert "whether both are alike is not checked" in result.stdout
     assert "verdict: not judged" in result.stdout
+
+
+def test_a_load_without_answers_is_not_compared(tmp_path: Path) -> None:
+    path = str(write(tmp_path, HEADER + ROWS + "4" + ",0" * 12))
+    result = CliRunner().invoke(app, ["compare", path, path])
+    assert result.exit_code == 0, result.stderr
+    assert "concurrency 4 is not compared: old answered no request" in result.stdout
