@@ -199,6 +199,7 @@ def test_failed_requests_are_counted_and_shown(command: Command, served: str, ph
     result = command("bench", "run", "resnet18_encoded", "--url", served, "--images", pictures, *timing)
     assert result.exit_code == 1, result.stderr
     (level,) = json.loads(result.stdout)["levels"]
-    assert 0 < level["errors"] < level["requests"]
+    assert level["errors"] > 0  # of the whole level, with its warm-up
+    assert level["requests"] > 0
     assert "requests failed" in result.stderr
     assert level["first_error"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.errors import raises
-from train import export
 from train.config.loading import load_config
 from train.engine.fit import FitResult, fit
 from train.export import export_checkpoint
@@ -68,7 +68,7 @@ def put_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         script.parent.mkdir()
         script.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(document)}\nEND\nexit {code}\n")
         script.chmod(0o755)
-        monkeypatch.setattr(export.sys, "executable", str(script.with_name("python")))
+        monkeypatch.setattr(sys, "executable", str(script.with_name("python")))
 
     return put
 
@@ -118,7 +118,7 @@ def test_training_is_kept_when_the_export_is_refused(trained: FitResult, tmp_pat
 def test_run_is_refused_before_training_when_there_is_no_builder(
     folder: Path, tmp_path: Path, write_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with raises(ConfigError, "export.no_builder"):
         fit(load_config(write_config(tmp_path / "config.yaml", folder, export={"onnx": "fp32"})))

@@ -73,7 +73,7 @@ def test_default_serving_is_only_dynamic_batching(spec: ModelSpec) -> None:
     assert config.HasField("dynamic_batching")
     for name in ("optimization", "version_policy", "response_cache"):
         assert not config.HasField(name)
-    assert [group.count for group in config.instance_group] == [1]
+    assert not config.instance_group
     assert not config.model_warmup
 
 
