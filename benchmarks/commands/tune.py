@@ -123,7 +123,8 @@ def tune(
     try:
         result = _tune_with_progress(plan)
     except KeyboardInterrupt as reason:
-        raise KeyboardInterrupt(f"{reason or 'stopped by Ctrl-C'}; the same command continues the search") from None
+        message = f"{str(reason) or 'stopped by Ctrl-C'}; the same command continues the search"
+        raise KeyboardInterrupt(message) from None
     if as_json:
         print_json(result)
     else:

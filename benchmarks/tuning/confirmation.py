@@ -118,8 +118,12 @@ def is_better(
     for entry in rounds:
         if name in entry and current in entry:
             new, old = entry[name], entry[current]
-            pair = (new.images_per_s, old.images_per_s) if goal.target == "throughput" else (old.p50_ms, new.p50_ms)
-            gains.append(math.log(pair[0] / pair[1]))
+            if goal.target == "latency":
+                gains.append(math.log(old.p50_ms / new.p50_ms))
+            elif goal.load == "rate":
+                gains.append(math.log(new.level / old.level))
+            else:
+                gains.append(math.log(new.images_per_s / old.images_per_s))
     if len(gains) < 2:
         return False
     error = statistics.stdev(gains) / math.sqrt(len(gains))

@@ -83,13 +83,13 @@ class BatchCurve(Frozen):
 
     def table(self, largest: int) -> Floats:
         """Return the time of 0 to `largest` images, in seconds: straight lines between the measured sizes."""
-        sizes, seconds = [0, *self.sizes], [0.0, *self.seconds]
         wanted = np.arange(largest + 1)
-        slope = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])
-        below = self.seconds[0] * wanted / self.sizes[0]  # of a size below the first, a share of its time
-        table = np.interp(wanted, sizes, seconds)
-        table = np.where(wanted < self.sizes[0], np.maximum(below, 0), table)
-        return np.where(wanted > sizes[-1], seconds[-1] + slope * (wanted - sizes[-1]), table)
+        table = np.interp(wanted, self.sizes, self.seconds)
+        # Below the smallest size a share of its time; above the largest one the mean slope, as one step may be noise.
+        table = np.where(wanted < self.sizes[0], self.seconds[0] * wanted / self.sizes[0], table)
+        first = (self.sizes[0], self.seconds[0]) if len(self.sizes) > 1 else (0, 0.0)
+        slope = (self.seconds[-1] - first[1]) / (self.sizes[-1] - first[0])
+        return np.where(wanted > self.sizes[-1], self.seconds[-1] + slope * (wanted - self.sizes[-1]), table)
 
 
 class CurveModel:

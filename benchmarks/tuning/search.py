@@ -32,8 +32,8 @@ _RESTART_S = 60.0
 _FIRST_RATE = 0.8
 _SURPRISE = 0.75
 """A level whose predicted p99 is below this share of the bound should keep it."""
-_LAG_SHARE = 0.3
-"""Responses that come later than this share of a batch's time were computed after it, image by image."""
+_MIN_LAG_S = 0.001
+"""Responses that come later than the time of a batch and this after it were computed after it, image by image."""
 NO_REQUEST_ENDED = "benchmark.no_request_ended"
 
 OnProgress = Callable[[str, float], None]
@@ -302,7 +302,7 @@ def curve_of(workers: Workers, rows: Sequence[MeasuredLevel], batch: int, cores:
         spacing_s=busiest.level.client_cores / busiest.level.requests_per_s,
         jitter=min(0.3, max(0.0, math.log(latency.p90_ms / latency.p50_ms) / 1.2816)),
     )
-    if any(_lag_s(row) > _LAG_SHARE * alone_s for row in loaded) and workers.threads != 1:
+    if workers.threads != 1 and _lag_s(loaded[0]) > alone_s + _lag_s(alone) + _MIN_LAG_S:
         by_image = curve.model_copy(update={"sizes": (batch,), "seconds": (alone_s,), "image_s": 1.0})
         return by_image.model_copy(update={"image_s": by_image.parallel(cores) / busiest.figures.images_per_s})
     ratio = 1.0 if workers.instances == 1 else min(1.0, alone_s / float(curve.table(batch)[batch]))
@@ -310,7 +310,7 @@ def curve_of(workers: Workers, rows: Sequence[MeasuredLevel], batch: int, cores:
 
 
 def _lag_s(row: MeasuredLevel) -> float:
-    """Return how long responses came after the server had finished the batch, by its statistics; less the overhead."""
+    """Return how long after the end of a request in the server's statistics its response came."""
     server_us = [counted.request_us for counted in row.level.counted.values() if counted.request_us is not None]
     return row.level.latency.mean_ms / 1e3 - sum(server_us) / 1e6 if server_us else 0.0
 

@@ -160,7 +160,7 @@ def _simulate_open(configurations: Configurations, arrivals_s: Floats, jitter: f
         end_s = _run(configurations, batch, free_at, noise[len(starts)])
         received = (end_s + configurations.overhead_s)[:, None] + position * configurations.spacing_s[:, None]
         row, column = np.nonzero(position < batch.size[:, None])
-        latencies[row, head[row] + column] = (received - waiting)[row, column]
+        latencies[row, head[row] + column] = received[row, column] - waiting[row, column]
         head += batch.size
         starts.append(np.where(batch.size > 0, batch.start_s, np.nan))
         sizes.append(batch.size)

@@ -34,6 +34,7 @@ def test_a_curve_is_made_of_the_times_of_common_sizes_and_never_falls() -> None:
     assert made.sizes == (1, 4, 8)
     assert made.seconds == pytest.approx((0.010, 0.030, 0.030))
     assert made.table(4) == pytest.approx([0, 0.010, 0.0167, 0.0233, 0.030], abs=1e-4)
+    assert made.table(15)[15] == pytest.approx(0.030 + 7 * 0.020 / 7), "beyond the measured sizes: the mean slope"
 
 
 def test_unmeasured_workers_are_estimated_by_their_share_of_the_cores() -> None:
