@@ -233,7 +233,7 @@ class Search:
             best=best,
             keeps_bound=keeps_bound,
             failed=failed,
-            is_curve=bool(curve_loads) and self.goal.load == "concurrency",
+            is_curve=bool(curve_loads) and len(counted) < len(self.goal.levels) and self.goal.load == "concurrency",
             loading_s=loading_s,
             seconds=_since(started),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from benchmarks.tuning.tune import tune
 from server.process import Server
 from tests.errors import error_codes, raises
 from tests.fixture_types import Command
-from tests.serving import options_for, serving
 from tritonkit.errors import CheckFailedError
 from tritonkit.repository.tuning.record import TuningGoal, TuningRecord
 from tritonkit.repository.tuning.settings import ServingSettings
@@ -43,13 +43,17 @@ class TritonPythonModel:
 
 
 @pytest.fixture(scope="module")
-def sleeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    repository = tmp_path_factory.mktemp("sleeping") / "repository"
-    (repository / "sleeper" / "1").mkdir(parents=True)
-    (repository / "sleeper" / "config.pbtxt").write_text(CONFIG)
-    (repository / "sleeper" / "1" / "model.py").write_text(MODEL)
-    with serving(options_for(repository)) as server:
-        yield server
+def sleeper(triton: Server) -> Iterator[Server]:
+    """The server that all tests share, with one more model."""
+    model = triton.options.repository / "sleeper"
+    (model / "1").mkdir(parents=True)
+    (model / "config.pbtxt").write_text(CONFIG)
+    (model / "1" / "model.py").write_text(MODEL)
+    with TritonClient(triton.options.grpc_url, tokens=triton.tokens) as client:
+        client.load("sleeper")
+        yield triton
+        client.unload("sleeper")
+    shutil.rmtree(model)
 
 
 def served_config(server: Server) -> dict[str, object]:
