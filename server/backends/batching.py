@@ -85,7 +85,7 @@ class BatchingModel(ABC):
         """Open the artifact. Triton shows an exception from here as the reason why the model is not ready."""
         self.read_config(json.loads(args["model_config"]), args)
         self.open(args)
-        self._rows = RowPool(self.cores)
+        self._rows = RowPool(self.threads)
         self._announcement = Announcement(Path(sys.modules[type(self).__module__].__file__ or "").parent, args)
 
     def read_config(self, config: dict[str, Any], args: dict[str, str]) -> None:
@@ -98,6 +98,7 @@ class BatchingModel(ABC):
         # Triton starts two CPU instances by default; they share the cores, else they would slow each other down.
         self.instances = max(1, sum(int(group.get("count", 1)) for group in self.config.get("instance_group", [])))
         self.cores = max(1, len(os.sched_getaffinity(0)) // self.instances)
+        self.threads = self.cores
         if not self.path.is_file():
             raise pb_utils.TritonModelException(f"{self.path}: no such file")
 

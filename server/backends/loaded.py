@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,6 @@ FOLDER_VARIABLE = "TRITONKIT_LOADED"
 class LoadedVersion(NamedTuple):
     """A loaded version of a model."""
 
-    file: str
-    """The name of its file: `VERSION.PID`."""
     backend: Path
     """The folder with the `model.py` that runs it."""
     args: dict[str, str]
@@ -50,22 +49,30 @@ class Announcement:
             self._file.close()
 
 
-def newest_version(model: str) -> LoadedVersion | None:
-    """Return the highest loaded version of a model, which an ensemble would call; None without one."""
-    folder = Path(os.environ.get(FOLDER_VARIABLE, "")) / model
+def newest_file(model: str) -> Path | None:
+    """Return the file of a model's highest loaded version, which an ensemble would call; None without one."""
+    root = os.environ.get(FOLDER_VARIABLE)
+    if not root:
+        return None
+    folder = Path(root) / model
     try:
         names = [name for name in os.listdir(folder) if not name.startswith(".")]  # noqa: PTH208 - for each batch
     except FileNotFoundError:
         return None
     for name in sorted(names, key=lambda name: tuple(map(int, name.split("."))), reverse=True):
-        try:
-            with (folder / name).open(encoding="utf-8") as file:
-                if _is_locked(file):
-                    document = json.load(file)
-                    return LoadedVersion(name, Path(document["backend"]), document["args"])
-        except FileNotFoundError:  # withdrawn meanwhile
-            continue
+        with suppress(FileNotFoundError), (folder / name).open(encoding="utf-8") as file:  # withdrawn meanwhile
+            if _is_locked(file):
+                return folder / name
     return None
+
+
+def read_file(path: Path) -> LoadedVersion | None:
+    """Read a file that `newest_file` returned; None if it was withdrawn meanwhile."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return LoadedVersion(Path(document["backend"]), document["args"])
 
 
 def _is_locked(file: Any) -> bool:

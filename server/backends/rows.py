@@ -32,10 +32,18 @@ class RowPool:
     def submit(self, request: Any, jobs: Sequence[Job], response: Callable[[list[Any]], Any]) -> None:
         """Run the rows of a request, then send its response.
 
-        response: makes it from the outputs of the rows; a row that failed has its exception instead.
+        response: makes it from the outputs of the rows; a row that failed has its exception instead. If it raises, the
+            request gets the exception as its error.
         """
         sender, left = request.get_response_sender(), [len(jobs)]
         results: list[Any] = [None] * len(jobs)
+
+        def respond() -> None:
+            try:
+                answer = response(results)
+            except Exception as error:  # noqa: BLE001 - Triton needs a response for each request
+                answer = pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{type(error).__name__}: {error}"))
+            sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
         def run(number: int, job: Job, alone: bool) -> None:
             try:
@@ -48,8 +56,10 @@ class RowPool:
                 self._running -= 1
             self._slots.release()
             if is_last:
-                sender.send(response(results), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                respond()
 
+        if not jobs:
+            respond()
         for number, job in enumerate(jobs):
             self._slots.acquire()
             with self._count:
@@ -63,5 +73,5 @@ class RowPool:
                 self._pool.submit(run, number, job, False)
 
     def close(self) -> None:
-        """Stop the threads. Triton has waited for the responses."""
+        """Wait for the responses, and stop the threads."""
         self._pool.shutdown()

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from server.backends.batching import BatchingModel
-    from server.backends.loaded import LoadedVersion, newest_version
+    from server.backends.loaded import LoadedVersion, newest_file, read_file
     from server.backends.rows import RowPool
 else:  # in Triton's backend folder they are next to this file
-    from loaded import newest_version
+    from loaded import newest_file, read_file
     from rows import RowPool
 
 _PACKAGE = "tritonkit_decoder"
@@ -47,64 +47,76 @@ class TritonPythonModel:
         self._outputs = [output["name"] for output in json.loads(args["model_config"])["output"]]
         self._owner = args["model_name"].removesuffix("_encoded")
         self._decode_model = Path(args["model_repository"]).parent / f"{self._owner}_decode"
-        self._threads = int(self._decode_parameter("decoders") or len(os.sched_getaffinity(0)))
-        self._pool, self._rows = ThreadPoolExecutor(self._threads, "decode"), RowPool(self._threads)
-        self._version: LoadedVersion | None = None
+        self._file: Path | None = None
+        self._version: _Version | None = None
         with suppress(RuntimeError):  # each request gets the reason: a model that does not load could stop Triton
-            self._follow()
+            self._loaded_version()
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
         """Answer a batch of requests; one that fails does not stop others. None: the threads answer."""
         try:
-            self._follow()
+            version = self._loaded_version()
         except Exception as error:  # noqa: BLE001 - Triton needs a response for each request
             response = _error_response(str(error), pb_utils.TritonError.UNAVAILABLE)
             return [response for _ in requests]
         images = [pb_utils.get_input_tensor_by_name(request, "encoded").as_numpy().ravel() for request in requests]
-        if not self._model.runs_rows:
-            return self._answer_batch(images)
+        if not version.model.runs_rows:
+            return version.answer_batch(images)
         for request, files in zip(requests, images, strict=True):
-            self._rows.submit(request, [partial(self._answer, self._model, data) for data in files], self._response)
+            version.rows.submit(request, [partial(version.answer, data) for data in files], version.response)
         return None
 
     def finalize(self) -> None:
         """Stop the threads."""
-        self._rows.close()
-        self._pool.shutdown(cancel_futures=True)
+        if self._version is not None:
+            self._version.close()
 
-    def _follow(self) -> None:
-        """Open the version of the model that an ensemble would call. Raises RuntimeError where none is loaded."""
-        version = newest_version(self._owner)
-        if version is None:
+    def _loaded_version(self) -> _Version:
+        """The version of the model that an ensemble would call. Raises RuntimeError where none is loaded."""
+        file = newest_file(self._owner)
+        if self._version is not None and file == self._file:
+            return self._version
+        loaded = read_file(file) if file else None
+        if loaded is None:
             raise RuntimeError(f"{self._owner} is not loaded, so its encoded images cannot be answered")
-        if self._version is not None and version.file == self._version.file:
-            return
-        config = json.loads(version.args["model_config"])
+        version = _Version(loaded, self._decode_model, self._outputs)
+        if self._version is not None:
+            self._version.close()
+        self._file, self._version = file, version
+        return version
+
+
+class _Version:
+    """A version of the model, opened together with the decoder for its preprocessing."""
+
+    def __init__(self, loaded: LoadedVersion, decode_model: Path, outputs: list[str]) -> None:
+        config = json.loads(loaded.args["model_config"])
         spec = json.loads(config["parameters"]["model.json"]["string_value"])
         try:
-            decoding = _import_from(self._decode_model / "1", "decoder")
+            decoding = _import_from(decode_model / "1", "decoder")
         except ImportError as error:
             raise RuntimeError(
-                f"{self._decode_model.name}: Triton's Python has no Pillow ({error}); install it there, or send uint8 "
+                f"{decode_model.name}: Triton's Python has no Pillow ({error}); install it there, or send uint8 "
                 "pixels to the model itself"
             ) from error
-        decoder = decoding.Decoder(spec["preprocess"], self._threads, self._decode_parameter("decoded_pixels"))
-        self._model = _open_model(version, config)
-        self._decoder, self._version = decoder, version
-        self._order = [self._model.outputs.index(name) for name in self._outputs]
+        text = (decode_model / "config.pbtxt").read_text(encoding="utf-8")
+        decoders = int(_parameter(text, "decoders") or len(os.sched_getaffinity(0)))
+        self._decoder = decoding.Decoder(spec["preprocess"], decoders, _parameter(text, "decoded_pixels"))
+        self.model = _open_model(loaded, config)
+        self._outputs, self._order = outputs, [self.model.outputs.index(name) for name in outputs]
+        self._pool, self.rows = ThreadPoolExecutor(decoders, "decode"), RowPool(min(decoders, self.model.threads))
 
-    def _decode_parameter(self, name: str) -> str:
-        """Return a parameter of the `config.pbtxt` of `NAME_decode`; empty if missing."""
-        text = (self._decode_model / "config.pbtxt").read_text(encoding="utf-8")
-        found = re.search(rf'key:\s*"{name}"\s*value:?\s*\{{\s*string_value:\s*"(\d+)"', text)
-        return found[1] if found else ""
+    def close(self) -> None:
+        """Wait for the responses, and stop the threads."""
+        self.rows.close()
+        self._pool.shutdown(cancel_futures=True)
 
-    def _answer(self, model: BatchingModel, data: bytes, alone: bool) -> list[Any]:
+    def answer(self, data: bytes, alone: bool) -> list[Any]:
         """Return the outputs for one image, each with a batch axis."""
-        return model.run_row([self._decoder.decode(data)[None]], alone)
+        return self.model.run_row([self._decoder.decode(data)[None]], alone)
 
-    def _answer_batch(self, images: list[Any]) -> list[Any]:
-        """Decode on all cores, then run the model once."""
+    def answer_batch(self, images: list[Any]) -> list[Any]:
+        """Decode on all cores, then run the model once. images: the files of each request. Returns the responses."""
         files = np.concatenate(images)
         decoded = [self._decode(files[0])] if len(files) == 1 else list(self._pool.map(self._decode, files))
         good = [pixels for pixels in decoded if not isinstance(pixels, Exception)]
@@ -112,12 +124,12 @@ class TritonPythonModel:
         try:
             if good:
                 outputs = iter(
-                    [[row[None] for row in rows] for rows in zip(*self._model.run([np.stack(good)]), strict=True)]
+                    [[row[None] for row in rows] for rows in zip(*self.model.run([np.stack(good)]), strict=True)]
                 )
         except Exception as error:  # noqa: BLE001 - Triton needs a response for each request
             outputs = iter([error] * len(good))
         answers = iter([pixels if isinstance(pixels, Exception) else next(outputs) for pixels in decoded])
-        return [self._response([next(answers) for _ in request]) for request in images]
+        return [self.response([next(answers) for _ in request]) for request in images]
 
     def _decode(self, data: bytes) -> Any:
         try:
@@ -125,7 +137,7 @@ class TritonPythonModel:
         except Exception as error:  # noqa: BLE001 - only this request may fail
             return error
 
-    def _response(self, answers: list[Any]) -> Any:
+    def response(self, answers: list[Any]) -> Any:
         """The response of one request with one or more images."""
         for number, answer in enumerate(answers):
             if isinstance(answer, Exception):
@@ -136,6 +148,12 @@ class TritonPythonModel:
         arrays = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*answers, strict=True)]
         tensors = [pb_utils.Tensor(name, arrays[at]) for name, at in zip(self._outputs, self._order, strict=True)]
         return pb_utils.InferenceResponse(tensors)
+
+
+def _parameter(config: str, name: str) -> str:
+    """Return a parameter from the text of a `config.pbtxt`; empty if missing."""
+    found = re.search(rf'key:\s*"{name}"\s*value:?\s*\{{\s*string_value:\s*"(\d+)"', config)
+    return found[1] if found else ""
 
 
 def _open_model(version: LoadedVersion, config: dict[str, Any]) -> BatchingModel:

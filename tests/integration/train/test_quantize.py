@@ -47,12 +47,11 @@ def int8_errors(checkpoint: Path, folder: Path) -> dict[Dialect, float]:
     return errors
 
 
-def test_int8_changes_answers_less_when_trained_with_fake_quantization(
-    trained: FitResult, quantized: QuantizeResult, tmp_path: Path
+def test_int8_graphs_answer_as_the_network_when_trained_with_fake_quantization(
+    quantized: QuantizeResult, tmp_path: Path
 ) -> None:
-    before, after = (int8_errors(path, tmp_path) for path in (trained.checkpoint, quantized.checkpoint))
-    print(before, after)
-    assert all(after[dialect] < before[dialect] for dialect in before)
+    errors = int8_errors(quantized.checkpoint, tmp_path)
+    assert max(errors.values()) < 0.03, errors
 
 
 def test_result_is_a_normal_run_of_the_same_network_when_quantized(

@@ -89,3 +89,23 @@ def test_callback_continues_with_its_ranges_when_resumed() -> None:
         callback.on_validation_batch_end()
     assert torch.equal(*answers)
     assert not torch.allclose(answers[0], made(images * 2), atol=1e-2)
+
+
+@pytest.mark.parametrize("config", [UINT8, INT8])
+def test_int8_errs_less_when_trained_with_fake_quantization(config: QuantizationConfig) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+    images = torch.randn(99, 3, 4, 4)
+    with torch.no_grad():  # 50 times the range in one channel: int8 has few steps for the others
+        for values, factor in ((network[0].weight[0], 50), (network[0].bias[0], 50), (network[3].weight[:, :4], 0.02)):
+            values *= factor
+        expected = network(images)
+    optimizer, quantizer, errors = torch.optim.Adam(network.parameters(), lr=0.002), FakeQuantizer(network, config), []
+    for _ in range(300):
+        with quantizer:
+            error = (network(images) - expected).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < 0.6 * errors[0]
