@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.records.compare import Measured, read_measured
+from benchmarks.records.compare import BenchmarkResult, read_measured
 from benchmarks.target import BenchmarkPlan
 from tritonkit.errors import InputError
 from tritonkit.triton.client import check_model_name
@@ -24,8 +24,8 @@ def parse_model(text: str) -> tuple[str, str]:
     return model, version
 
 
-def parse_against(text: str, plan: BenchmarkPlan) -> BenchmarkPlan | Measured:
-    """Parse `--against`: a record or a CSV of perf_analyzer; `MODEL`, `MODEL:VERSION`, `URL` or `URL/MODEL`.
+def parse_against(text: str, plan: BenchmarkPlan) -> BenchmarkPlan | BenchmarkResult:
+    """Parse `--against`: a record or a CSV of perf_analyzer; `MODEL`, `MODEL:VERSION`, `HOST:PORT/MODEL` or a URL.
 
     Returns the record, or the plan of the same load on another model. Raises InputError.
     """
@@ -44,8 +44,8 @@ def parse_against(text: str, plan: BenchmarkPlan) -> BenchmarkPlan | Measured:
     model, version = parse_model(name) if name else (plan.model, "")
     if (url, model, version) == (plan.url, plan.model, plan.version):
         raise InputError(
-            f"--against {text}: is the measured model itself; expected another model, MODEL:VERSION, URL/MODEL, or a "
-            "record",
+            f"--against {text}: is the measured model itself; expected another model, MODEL:VERSION, "
+            "HOST:PORT/MODEL, or a record",
             code="benchmark.against_itself",
         )
     return replace(plan, url=url, model=model, version=version, artifact=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.environment import usable_cores
 from benchmarks.inputs import batches_of
-from benchmarks.records.record import Level, Limit, LimitPoint, best_of
+from benchmarks.records.record import MAX_DRIFT, Level, Limit, LimitPoint, best_of
 from tritonkit.errors import ArtifactError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes import open_artifact
@@ -27,8 +26,6 @@ MAX_SESSIONS = 16
 """More parallel sessions would need much memory."""
 ACCURACY = 0.05
 """A served figure may lie above the limit by this share by chance."""
-MAX_DRIFT = 0.1
-"""A larger change of the limit, from before to after the load, is worth a remark."""
 
 
 def server_threads(model: ServedModel) -> int:
@@ -95,12 +92,12 @@ def measure_limit(
 def measure_point(runners: Sequence[Runner], images: ImageArray, size: int, seconds: float) -> LimitPoint:
     """Call each runner in a thread of its own for `seconds`, at one batch size. Raises errors of the runners."""
     batches = batches_of(images, size)
-    start = threading.Barrier(len(runners))
 
-    def call(runner: Runner) -> tuple[int, float]:
+    def warm_up(runner: Runner) -> None:
         for _ in range(2):  # the first calls allocate and choose kernels
             runner.infer(batches[0])
-        start.wait()
+
+    def call(runner: Runner) -> tuple[int, float]:
         calls, started, elapsed_s = 0, time.perf_counter(), 0.0
         while elapsed_s < seconds or calls < MIN_CALLS:
             runner.infer(batches[calls % len(batches)])
@@ -109,6 +106,7 @@ def measure_point(runners: Sequence[Runner], images: ImageArray, size: int, seco
         return calls, elapsed_s
 
     with ThreadPoolExecutor(len(runners)) as pool:
+        list(pool.map(warm_up, runners))
         measured = list(pool.map(call, runners))
     return LimitPoint(
         batch=size,

@@ -16,7 +16,7 @@ from tritonkit.system.files import file_sha256
 
 
 @dataclass(frozen=True)
-class Reference:
+class LimitArtifact:
     """The artifact to measure the limit with, or why there is none."""
 
     path: Path | None
@@ -42,7 +42,7 @@ class Reference:
         )
 
 
-def find_reference(plan: BenchmarkPlan, target: BenchmarkTarget) -> Reference:
+def find_reference(plan: BenchmarkPlan, target: BenchmarkTarget) -> LimitArtifact:
     """Return the served file of a model. Raises InputError for an --artifact that no in-process call can use."""
     if target.triton_runner is None:
         if plan.artifact is not None:
@@ -50,23 +50,23 @@ def find_reference(plan: BenchmarkPlan, target: BenchmarkTarget) -> Reference:
                 f"--artifact: {plan.model} was not published by `builder`, so no file can be called in process",
                 code="benchmark.no_spec",
             )
-        return Reference(None, missing=target.no_limit)
+        return LimitArtifact(None, missing=target.no_limit)
     threads = target.threads if plan.threads is None else plan.threads
     if plan.artifact is not None:
-        return Reference(plan.artifact, threads)
+        return LimitArtifact(plan.artifact, threads)
     address = target.server.connection.address
     if not address.is_loopback:
-        return Reference(
+        return LimitArtifact(
             None,
             missing=f"{address.host} is another machine: run `bench` there, or name the file with --artifact",
         )
     known = backend_format(target.backend)
     if known is None:
-        return Reference(None, missing=f"files of the backend {target.backend} cannot be called in process")
+        return LimitArtifact(None, missing=f"files of the backend {target.backend} cannot be called in process")
     path = plan.repository / plan.model / target.version / known.file
     if not path.is_file():
-        return Reference(None, missing=f"there is no {path}: use --repository or --artifact")
+        return LimitArtifact(None, missing=f"there is no {path}: use --repository or --artifact")
     if find_spec(known.library) is None:
         install = f"pip install 'tritonkit[{known.extra}]'"
-        return Reference(None, missing=f"{path} needs {known.library} to be called in process: {install}")
-    return Reference(path, threads)
+        return LimitArtifact(None, missing=f"{path} needs {known.library} to be called in process: {install}")
+    return LimitArtifact(path, threads)

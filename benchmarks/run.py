@@ -25,7 +25,7 @@ from benchmarks.reference import find_reference
 from benchmarks.scenarios import PROBE
 from benchmarks.server_time import read_counters, served_settings, server_time
 from benchmarks.target import BenchmarkPlan, check_outputs, connect, open_requests
-from tritonkit.triton.client import Statistics
+from tritonkit.triton.client import Statistics, TritonClient
 
 STILL_RUNNING = "the benchmark is still running, or was killed"
 MIN_IDLE_CORES = 0.5
@@ -85,12 +85,15 @@ def run(
 class ModelBenchmark:
     """The benchmark of one model: its connection, and what was measured so far."""
 
-    def __init__(self, plan: BenchmarkPlan, run_id: str, gpus: GpuMonitor) -> None:
-        """Connect, and check the outputs of the model. Raises InputError, InferenceError, AnswerError."""
+    def __init__(self, plan: BenchmarkPlan, run_id: str, gpus: GpuMonitor, client: TritonClient | None = None) -> None:
+        """Connect, and check the outputs of the model. Raises InputError, InferenceError, AnswerError.
+
+        client: None makes one with the plan's address.
+        """
         self.plan, self._run_id, self._gpus = plan, run_id, gpus
         self._closing = ExitStack()
         with ExitStack() as stack:
-            self.target = connect(plan)
+            self.target = connect(plan, client=client)
             stack.callback(self.target.server.close)
             self.title = f"{plan.model} v{self.target.version}: "
             self.reference = find_reference(plan, self.target)
@@ -120,7 +123,10 @@ class ModelBenchmark:
         scenario = self.plan.scenario
         if scenario.p99_bound_ms is not None and not self.levels:
             timing = replace(self.plan.timing, max_windows=3)
-            self._throughput = self._measure(PROBE, timing, on_progress).requests_per_s
+            probe = self._measure(PROBE, timing, on_progress)
+            if probe.interrupted:
+                raise probe.interrupted
+            self._throughput = probe.requests_per_s
         load = scenario.next_load(self.levels, self._throughput, self.target.instances)
         if load is None:
             return False
@@ -185,7 +191,9 @@ class ModelBenchmark:
                 decode_us=self.target.decode_us,
                 network_us=None if in_server_us is None else max(0, latency.mean_ms * 1e3 - in_server_us),
             ),
-            gpu=self._gpus.use_between(measured.start_ns, measured.end_ns, images),
+            gpu=self._gpus.use_between(measured.start_ns, measured.end_ns, images)
+            if self.target.server.connection.address.is_loopback
+            else None,
         )
 
     def _measure(self, load: Load, timing: Timing, on_progress: OnProgress) -> LevelMeasurement:
@@ -201,6 +209,8 @@ class ModelBenchmark:
 
     def _add_processes(self) -> None:
         processes = self._generator.processes * 2
+        if isinstance(self._generator, ProcessGenerator):
+            self._generator.close()
         generator = ProcessGenerator(partial(open_requests, self.plan), processes)
         self._generator = self._closing.enter_context(generator)
 
@@ -242,7 +252,10 @@ class ModelBenchmark:
 
 
 def more_processes_help(level: LevelMeasurement, cores: int) -> bool:
-    """Whether the client was the limit of a level, and a machine of so many cores has some left for more processes."""
+    """Whether the client was the limit of a level, and the machine has idle cores for twice the client processes.
+
+    cores: of the machine.
+    """
     return (
         level.is_client_limit
         and level.interrupted is None

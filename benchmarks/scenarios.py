@@ -2,8 +2,8 @@
 
 Source: mlcommons/inference_policies, "Scenarios": SingleStream sends one sample after the other and reports p90;
 MultiStream sends queries of 8 samples one after the other and reports p99; Server sends at Poisson times and reports
-the highest rate whose p99 stays under a bound; Offline sends all samples at once and reports throughput. Shorter than
-MLPerf's runs of 10 minutes, so no result of MLPerf's.
+the highest rate whose p99 stays under a bound; Offline sends all samples at once and reports throughput. Runs are
+shorter than MLPerf's 10 minutes, so their results are not MLPerf results.
 """
 
 from __future__ import annotations

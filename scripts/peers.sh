@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# An environment for each peer in .cache/peers: the servers that benchmarks/studies/peers.py compares Triton with.
+# An environment for each peer in .cache/peers: the servers that benchmarks/studies/serving/peers.py compares Triton with.
 #   UV=.uv/bin/uv scripts/peers.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."

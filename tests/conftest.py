@@ -19,7 +19,6 @@ from typer.testing import CliRunner, Result
 from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources import source_from_state_dict
-from scripts import ports
 from server.process import Server, running_servers, stop
 from tests.fixture_types import Command, MakeNetwork, NetworkOf, Ports
 from tests.object_store import ObjectStore
@@ -29,6 +28,7 @@ from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import architecture_of, dense_architecture_of
 from tritonkit.networks.network import Network, save_network
 from tritonkit.spec import ModelSpec, Normalize, TaskSpec, TensorSpec, image_input
+from tritonkit.system import commands
 from tritonkit.system.local_servers import STATE_VARIABLE
 from tritonkit.tasks import task_for
 from tritonkit.triton.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE
@@ -204,7 +204,7 @@ def free_ports() -> Ports:
     """The options of `server up` for three ports that nobody uses."""
 
     def options() -> list[str]:
-        http, grpc, metrics = map(str, ports.free_ports())
+        http, grpc, metrics = map(str, commands.free_ports())
         return ["--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics]
 
     return options

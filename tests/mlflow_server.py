@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.ports import free_ports
 from tests.programs import console_script
+from tritonkit.system.commands import free_ports
 
 _START_S = 120
 

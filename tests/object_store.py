@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.ports import free_ports
+from tritonkit.system.commands import free_ports
 
 _PARTS = ("master", "volume", "filer", "s3")
 _START_S = 60

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from scripts.ports import free_ports
 from server.process import Options, Server, start, stop, wait_until_ready
+from tritonkit.system.commands import free_ports
 from tritonkit.system.local_servers import STATE_VARIABLE
 
 

@@ -11,14 +11,14 @@ from tritonkit.errors import InputError, TritonkitError
 from tritonkit.system.console import exit_code, exit_with_error, print_json, print_text
 
 if TYPE_CHECKING:
-    from benchmarks.records.compare import Comparison, Measured
+    from benchmarks.records.compare import BenchmarkResult, RecordComparison
     from benchmarks.records.record import Record
 
 
 class RecordWriter:
     """Keeps the latest records, writes each to its file, and compares them at the end."""
 
-    def __init__(self, path: Path | None, count: int, old: Measured | None) -> None:
+    def __init__(self, path: Path | None, count: int, old: BenchmarkResult | None) -> None:
         """Check that the files can be written. Raises what `check_writable` raises.
 
         path: of the first record; that of a second one has `-against` in its name. None writes no file.
@@ -35,7 +35,7 @@ class RecordWriter:
     def __call__(self, records: Sequence[Record]) -> None:
         """Keep and write the records so far; a write error is ignored, because the final write may succeed.
 
-        Raises InputError if the old record is not alike, so that a run in vain ends after its first level.
+        Raises InputError after the first level if the old record cannot be compared, so that no time is wasted.
         """
         from benchmarks.records.likeness import check_alike
         from benchmarks.records.record import Record
@@ -53,7 +53,7 @@ class RecordWriter:
         self._show(None, as_json)
         exit_with_error(message, code=exit_code(reason))
 
-    def finish(self, as_json: bool) -> Comparison | None:
+    def finish(self, as_json: bool) -> RecordComparison | None:
         """Show and write the final records and their comparison.
 
         Exits with an error if a record cannot be written, or if the records cannot be compared.
@@ -70,7 +70,7 @@ class RecordWriter:
         self._show(comparison, as_json)
         return comparison
 
-    def _show(self, comparison: Comparison | None, as_json: bool) -> None:
+    def _show(self, comparison: RecordComparison | None, as_json: bool) -> None:
         from benchmarks.report.comparison import print_comparison
         from benchmarks.report.table import print_record
 

@@ -113,7 +113,7 @@ ShapeOption = Annotated[
 AgainstOption = Annotated[
     str | None,
     typer.Option(
-        metavar="MODEL[:VERSION]|URL/MODEL|RECORD",
+        metavar="MODEL[:VERSION]|HOST:PORT/MODEL|RECORD",
         help="Compare with another model, version or server, measured in turns in the same run, or with a record.",
     ),
 ]
@@ -229,9 +229,9 @@ def run(
 
 
 def problem_of(record: Record) -> str | None:
-    """Return why a complete record is not the answer that was asked for; None if it is."""
+    """Return why the exit code is 1: failed requests, no rate under the bound, a refused p99; None if none applies."""
     if failed := sum(level.errors for level in record.levels):
-        return f"{failed} requests failed"
+        return f"{record.name}: {failed} requests failed"
     bound_ms = record.load.p99_bound_ms
     if bound_ms is not None:
         if any(level.meets(bound_ms) for level in record.levels):

@@ -135,9 +135,9 @@ def _print_undone(model: str, record: TuningRecord | None, as_json: bool) -> Non
     if as_json:
         print_json({"undone": record})
     elif record is None:
-        print_text(f"{model}: the server has its config.pbtxt again, which a killed `bench tune` had replaced")
+        print_text(f"{model}: loaded config.pbtxt again; a killed `bench tune` had left trial settings on the server")
     else:
-        print_text(f"{model}: {record.winner.words()} replaced by {record.replaced.words()}, as before; loaded")
+        print_text(f"{model}: restored {record.replaced.words()} in place of {record.winner.words()}, and loaded it")
 
 
 def _goal(
@@ -224,3 +224,5 @@ def print_result(result: TuningResult) -> None:
     print_text(f"written: {result.written}" if result.written else f"nothing written: {result.not_written}")
     for path in result.records:
         print_text(f"record: {path}")
+    if result.records_missing:
+        print_text(f"no records: {result.records_missing}")

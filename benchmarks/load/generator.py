@@ -35,7 +35,7 @@ class SupportsInfer(Protocol[BatchIn]):
         ...
 
 
-class Collected(NamedTuple):
+class SenderReport(NamedTuple):
     """What the senders did. The counts are since the start of the load."""
 
     requests: Times
@@ -64,11 +64,11 @@ class LoadGenerator(Protocol):
         """Start to send. start_ns: time 0 of an open loop, in nanoseconds of CLOCK_MONOTONIC."""
         ...
 
-    def collect(self) -> Collected:
-        """Return what happened; the load goes on."""
+    def collect(self) -> SenderReport:
+        """Return the new requests and the counts; sending continues."""
         ...
 
-    def stop(self, wait_s: float = math.inf) -> Collected:
+    def stop(self, wait_s: float = math.inf) -> SenderReport:
         """Send no more, wait for the requests in flight, but not longer than `wait_s`, and return what happened."""
         ...
 
@@ -109,13 +109,13 @@ class ThreadGenerator(Generic[Batch]):
         for _ in range(min(_FIRST_SENDERS, self._max_in_flight)):
             self._add_thread(self._send_in_open_loop)
 
-    def collect(self) -> Collected:
+    def collect(self) -> SenderReport:
         """Return what happened. Raises an error of a sender that is no failed request."""
         if self._crash:
             raise self._crash
         new = self._finished[self._collected :]
         self._collected += len(new)
-        return Collected(
+        return SenderReport(
             requests=times_of(new),
             cpu_ns=time.process_time_ns(),
             failed=self._failed,
@@ -125,7 +125,7 @@ class ThreadGenerator(Generic[Batch]):
             is_finished=self._is_finished,
         )
 
-    def stop(self, wait_s: float = math.inf) -> Collected:
+    def stop(self, wait_s: float = math.inf) -> SenderReport:
         """Stop the senders and wait for them, but not longer than `wait_s`."""
         end_ns = time.perf_counter_ns()
         self._stop.set()

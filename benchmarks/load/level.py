@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 
 from benchmarks.load.arrivals import ClosedLoop, Load, TraceArrivals
-from benchmarks.load.generator import Collected, LoadGenerator
+from benchmarks.load.generator import LoadGenerator, SenderReport
 from benchmarks.load.histogram import encode_histogram
 from benchmarks.load.schedule import due_between, refusal, remark, sent_between, slip_of
 from benchmarks.load.windows import (
@@ -26,7 +26,7 @@ from benchmarks.load.windows import (
     summarize,
     times_of,
 )
-from benchmarks.records.record import Latencies, Sample, Slip
+from benchmarks.records.record import Latencies, LevelSlice, Slip
 from tritonkit.errors import InputError, TritonkitError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class LevelMeasurement:
     remark: str | None
     histogram: str
     """An encoded HdrHistogram of the latencies, in microseconds."""
-    samples: tuple[Sample, ...]
+    samples: tuple[LevelSlice, ...]
     """Slices of all windows."""
     stable: bool
     windows: int
@@ -204,7 +204,7 @@ class _RunningLevel:
         now = _Boundary(time.perf_counter_ns(), self.collect(self.generator.collect).cpu_ns, _idle_s(), {})
         self.boundaries = [*(self.boundaries or [now._replace(time_ns=start_ns)]), now]
 
-    def collect(self, method: Callable[[], Collected]) -> Collected:
+    def collect(self, method: Callable[[], SenderReport]) -> SenderReport:
         """Keep the new requests of the generator."""
         collected = method()
         self._chunks.append(collected.requests)
@@ -226,7 +226,7 @@ class _RunningLevel:
             return False
         return is_stable(self.windows(STABLE_WINDOWS), compare_throughput=not self._is_open)
 
-    def _end_window(self) -> Collected:
+    def _end_window(self) -> SenderReport:
         now_ns = time.perf_counter_ns()
         collected = self.collect(self.generator.collect)
         self.boundaries.append(_Boundary(now_ns, collected.cpu_ns, _idle_s(), self._counters()))
@@ -235,7 +235,9 @@ class _RunningLevel:
         return collected
 
 
-def _result(level: _RunningLevel, load: Load, last: Collected, interrupted: BaseException | None) -> LevelMeasurement:
+def _result(
+    level: _RunningLevel, load: Load, last: SenderReport, interrupted: BaseException | None
+) -> LevelMeasurement:
     """Return the figures of the last windows, of a trace those of all.
 
     Without a request, raises the reason of the interruption, the error of the requests, or InputError.

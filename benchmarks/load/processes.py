@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from benchmarks.load.arrivals import Load
-from benchmarks.load.generator import Collected, SupportsInfer, ThreadGenerator
+from benchmarks.load.generator import SenderReport, SupportsInfer, ThreadGenerator
 from tritonkit.errors import ExternalError
 
 START_DELAY_S = 0.1
@@ -41,7 +41,7 @@ class ProcessGenerator:
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._workers = []
-        self._asked = 0
+        self._call_number = 0
         for index in range(processes):
             ours, theirs = context.Pipe()
             worker = context.Process(target=_serve, args=(theirs, open_requests, index), daemon=True)
@@ -60,11 +60,11 @@ class ProcessGenerator:
         start_ns = max(start_ns, time.perf_counter_ns() + int(START_DELAY_S * 1e9))
         self._ask("start", [(load.share(index, self.processes), start_ns) for index in range(self.processes)])
 
-    def collect(self) -> Collected:
+    def collect(self) -> SenderReport:
         """Return what happened in all processes."""
         return _merge(self._ask("collect"))
 
-    def stop(self, wait_s: float = math.inf) -> Collected:
+    def stop(self, wait_s: float = math.inf) -> SenderReport:
         """Stop all processes, and wait for the requests in flight, but not longer than `wait_s`."""
         return _merge(self._ask("stop", [(wait_s,)] * self.processes))
 
@@ -84,10 +84,10 @@ class ProcessGenerator:
 
     def _ask(self, method: str, arguments: Sequence[tuple[Any, ...]] = ()) -> list[Any]:
         """Call a method of the generator in each process; return their answers."""
-        self._asked += 1
+        self._call_number += 1
         for pipe, values in zip(self._pipes, arguments or [()] * self.processes, strict=True):
             with suppress(BrokenPipeError):  # reported when its answer is read
-                pipe.send((self._asked, method, values))
+                pipe.send((self._call_number, method, values))
         return self._receive()
 
     def _receive(self) -> list[Any]:
@@ -107,12 +107,12 @@ class ProcessGenerator:
     def _answer(self, pipe: Connection) -> Any:
         while True:
             number, answer = pipe.recv()
-            if number == self._asked:  # an earlier one was left by Ctrl-C
+            if number == self._call_number:  # an earlier one was left by Ctrl-C
                 return answer
 
 
-def _merge(parts: Sequence[Collected]) -> Collected:
-    return Collected(
+def _merge(parts: Sequence[SenderReport]) -> SenderReport:
+    return SenderReport(
         requests=np.concatenate([part.requests for part in parts]),
         cpu_ns=sum(part.cpu_ns for part in parts),
         failed=sum(part.failed for part in parts),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.load.arrivals import Load, TraceArrivals
-from benchmarks.load.generator import LATE_NS, Collected
+from benchmarks.load.generator import LATE_NS, SenderReport
 from benchmarks.load.windows import Times, percentile
 from benchmarks.records.record import Latencies, Slip
 
@@ -38,7 +38,7 @@ def slip_of(requests: Times) -> Slip:
     )
 
 
-def refusal(latency: Latencies, slip: Slip, last: Collected, answered: int) -> str | None:
+def refusal(latency: Latencies, slip: Slip, last: SenderReport, answered: int) -> str | None:
     """Return why p99 is no valid figure, because the client could not keep the schedule; None if it did.
 
     answered: requests of the whole level.
@@ -71,5 +71,8 @@ def remark(load: Load, due: Times, ended: Times) -> str | None:
         return f"the trace has a pause of {length_s:.1f} s, {start_s:.1f} s after its start"
     waiting = len(due) - len(ended)
     if waiting > max(MIN_UNANSWERED, MAX_UNANSWERED * len(due)):
-        return f"the queue grew: {len(due)} requests were due and {len(ended)} were answered, so latency has no end"
+        return (
+            f"the queue grew: {len(due)} requests were due and {len(ended)} were answered, so latency grows as long as "
+            "the load lasts"
+        )
     return None

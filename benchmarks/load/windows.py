@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.records.record import Latencies, Sample
+from benchmarks.records.record import Latencies, LevelSlice
 
 STABLE_WINDOWS = 3
 STABLE_RATIO = 1.1
@@ -112,7 +112,7 @@ def summarize(nanoseconds: NDArray[np.int64]) -> Latencies:
     )
 
 
-def samples_of(start_ns: int, end_ns: int, requests: Times) -> tuple[Sample, ...]:
+def samples_of(start_ns: int, end_ns: int, requests: Times) -> tuple[LevelSlice, ...]:
     """Return consecutive slices of about half a second of the time from `start_ns` to `end_ns`."""
     seconds = (end_ns - start_ns) / 1e9
     count = min(MAX_SAMPLES, max(1, round(seconds / SAMPLE_S)))
@@ -120,9 +120,9 @@ def samples_of(start_ns: int, end_ns: int, requests: Times) -> tuple[Sample, ...
     return tuple(_sample(window) for window in split_into_windows(boundaries, requests))
 
 
-def _sample(window: Window) -> Sample:
+def _sample(window: Window) -> LevelSlice:
     figures = summarize(window.latencies_ns) if len(window.requests) else None
-    return Sample(
+    return LevelSlice(
         seconds=window.duration_s,
         requests=len(window.requests),
         mean_ms=figures and figures.mean_ms,

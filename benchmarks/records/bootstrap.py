@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.records.record import Sample
+from benchmarks.records.record import LevelSlice
 
 Metric = Literal["images_per_s", "p50_ms", "p99_ms"]
 Values = NDArray[np.float64]
@@ -33,7 +33,7 @@ _NO_ANSWER = 1e-9
 SHARES: dict[Metric, float] = {"p50_ms": 0.5, "p99_ms": 0.99}
 
 
-def resample(old: Sequence[Sample], new: Sequence[Sample], random: np.random.Generator) -> Deviations | None:
+def resample(old: Sequence[LevelSlice], new: Sequence[LevelSlice], random: np.random.Generator) -> Deviations | None:
     """Return how much the ratios of two levels would vary if both were measured again; None with too few slices."""
     answered = [[sample for sample in level if sample.requests] for level in (old, new)]
     if min(map(len, answered)) < MIN_SAMPLES:

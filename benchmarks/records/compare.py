@@ -22,17 +22,17 @@ from tritonkit.errors import InputError
 from tritonkit.spec import Frozen
 
 METRICS: tuple[Metric, ...] = ("images_per_s", "p50_ms", "p99_ms")
-Verdict = Literal["regression", "better", "no change", "not judged"]
+ChangeVerdict = Literal["regression", "better", "no change", "not judged"]
 """not judged: there is no confidence interval."""
-VERDICTS: tuple[Verdict, ...] = ("regression", "better", "no change", "not judged")
+VERDICTS: tuple[ChangeVerdict, ...] = ("regression", "better", "no change", "not judged")
 """The verdict of a comparison is the first of these that a row has."""
 MAX_ERROR = 1.05
 """A larger relative error of the machine's speed is remarked."""
-Measured = Record | PerfAnalyzerResult
-MeasuredLevel = Level | CsvLevel
+BenchmarkResult = Record | PerfAnalyzerResult
+ResultLevel = Level | CsvLevel
 
 
-class Row(Frozen):
+class ComparisonRow(Frozen):
     """One metric of one level."""
 
     load: str
@@ -47,7 +47,7 @@ class Row(Frozen):
     high: float | None
     corrected: float | None
     """The ratio on a machine of unchanged speed; None where the machine's speed is unknown."""
-    verdict: Verdict
+    verdict: ChangeVerdict
 
 
 class MachineSpeed(Frozen):
@@ -59,7 +59,7 @@ class MachineSpeed(Frozen):
     high: float
 
 
-class Comparison(Frozen):
+class RecordComparison(Frozen):
     """Two records compared."""
 
     old: str
@@ -69,9 +69,9 @@ class Comparison(Frozen):
     """Of all intervals together."""
     machine: MachineSpeed | None
     """None if unknown."""
-    verdict: Verdict
+    verdict: ChangeVerdict
     """A regression if any row is one; else better if any row is."""
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     changes: tuple[str, ...]
     """What differs between the records: model, settings and software."""
     remarks: tuple[str, ...]
@@ -84,12 +84,14 @@ class Comparison(Frozen):
         return ", ".join(f"{row.metric} at {row.load} {row.ratio - 1:+.1%}" for row in slower)
 
 
-def read_measured(path: Path) -> Measured:
+def read_measured(path: Path) -> BenchmarkResult:
     """Read a record, or a CSV of perf_analyzer if the name ends with `.csv`. Raises InputError."""
     return read_perf_analyzer(path) if path.suffix.lower() == ".csv" else read_record(path)
 
 
-def compare(old: Measured, new: Measured, tolerance: float = 0.05, confidence: float = 0.95) -> Comparison:
+def compare(
+    old: BenchmarkResult, new: BenchmarkResult, tolerance: float = 0.05, confidence: float = 0.95
+) -> RecordComparison:
     """Compare the levels that both records have.
 
     tolerance: a smaller relative change is none. confidence: of all intervals together, 0 to 1. Raises InputError for
@@ -124,7 +126,7 @@ def compare(old: Measured, new: Measured, tolerance: float = 0.05, confidence: f
         for metric in METRICS
     )
     verdicts = {row.verdict for row in rows}
-    return Comparison(
+    return RecordComparison(
         old=old.name,
         new=new.name,
         tolerance=tolerance,
@@ -163,9 +165,11 @@ def _rates(points: Sequence[LimitPoint]) -> dict[tuple[int, int], float]:
     return {(point.batch, point.sessions): point.images_per_s for point in points}
 
 
-def _common_levels(old: Measured, new: Measured) -> tuple[list[tuple[MeasuredLevel, MeasuredLevel]], list[str]]:
+def _common_levels(
+    old: BenchmarkResult, new: BenchmarkResult
+) -> tuple[list[tuple[ResultLevel, ResultLevel]], list[str]]:
     """Return the levels to compare, and why others are not. Raises InputError if there are none."""
-    sides: tuple[tuple[str, Measured], ...] = (("old", old), ("new", new))
+    sides: tuple[tuple[str, BenchmarkResult], ...] = (("old", old), ("new", new))
     levels, remarks = [], []
     for title, side in sides:
         levels.append({level.load: level for level in side.levels})
@@ -194,29 +198,29 @@ def _common_levels(old: Measured, new: Measured) -> tuple[list[tuple[MeasuredLev
     return pairs, remarks
 
 
-def _why_not_compared(level: MeasuredLevel) -> str:
+def _why_not_compared(level: ResultLevel) -> str:
     if level.refused:
         return f"is refused, {level.refused}"
     return "" if all(getattr(level, metric) for metric in METRICS) else "answered no request"
 
 
 def _row(
-    old: MeasuredLevel,
-    new: MeasuredLevel,
+    old: ResultLevel,
+    new: ResultLevel,
     metric: Metric,
     by_chance: Deviations | None,
     machine: MachineSpeed | None,
     tolerance: float,
     confidence: float,
-) -> Row:
+) -> ComparisonRow:
     values = getattr(old, metric), getattr(new, metric)
     ratio, sign = values[1] / values[0], 1 if metric == "images_per_s" else -1
     low = high = None
-    verdict: Verdict = "not judged"
+    verdict: ChangeVerdict = "not judged"
     if by_chance is not None:
         low, high = ratio_interval(by_chance[metric], ratio, confidence)
         verdict = _verdict(sorted((low**sign, high**sign)), machine or MachineSpeed(ratio=1, low=1, high=1), tolerance)
-    return Row(
+    return ComparisonRow(
         load=old.load,
         metric=metric,
         old=values[0],
@@ -229,7 +233,7 @@ def _row(
     )
 
 
-def _verdict(speed: Sequence[float], machine: MachineSpeed, tolerance: float) -> Verdict:
+def _verdict(speed: Sequence[float], machine: MachineSpeed, tolerance: float) -> ChangeVerdict:
     """Judge the interval of a relative speed: a change counts only if the machine's own change does not explain it."""
     low, high = speed
     if max(high, high / machine.low) < 1 / (1 + tolerance):

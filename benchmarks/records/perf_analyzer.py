@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.records.record import Sample, ServerTime
+from benchmarks.records.record import LevelSlice, ServerTime
 from tritonkit.errors import InputError, Problem
 from tritonkit.spec import Frozen
 
@@ -60,7 +60,7 @@ class CsvLevel(Frozen):
         return None
 
     @property
-    def samples(self) -> tuple[Sample, ...]:
+    def samples(self) -> tuple[LevelSlice, ...]:
         """Always empty: without samples there are no confidence intervals."""
         return ()
 
@@ -100,7 +100,7 @@ def read_perf_analyzer(path: Path) -> PerfAnalyzerResult:
                 levels += [_level(dict(zip(header, row, strict=True)))] if row else []
             except ValueError as error:
                 problems.append(f"line {number}: {error}")
-        if not rows:
+        if not any(rows):
             problems.append("no rows: perf_analyzer reached no stable measurement")
     if problems:
         raise InputError(

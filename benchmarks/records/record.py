@@ -18,6 +18,8 @@ from tritonkit.system.files import atomic_write, check_can_write
 
 SCHEMA_VERSION: Final = 3
 """`benchmarks/records/upgrade.py` reads the older ones."""
+MAX_DRIFT = 0.1
+"""A larger change of the limit, from before to after the load, is worth a remark."""
 _PROBE_BYTES = 256 * 1024
 """Larger than a record."""
 
@@ -89,7 +91,7 @@ class Latencies(Frozen):
     p99_ms: float
 
 
-class Sample(Frozen):
+class LevelSlice(Frozen):
     """The requests that ended in a slice of about half a second."""
 
     seconds: PositiveFloat
@@ -193,7 +195,7 @@ class Level(Frozen):
     windows: PositiveInt
     incomplete: str | None = None
     """Why the level ended early; its figures are of the time before."""
-    samples: tuple[Sample, ...] = ()
+    samples: tuple[LevelSlice, ...] = ()
     """Consecutive slices of all windows, for confidence intervals."""
     histogram: str = ""
     """Latencies of the counted windows in microseconds: an HdrHistogram of three digits, V2, compressed, base64."""

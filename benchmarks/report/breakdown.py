@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 from benchmarks.records.perf_analyzer import CsvLevel
 from benchmarks.records.record import Level, Record, ServerTime
+
+AnyLevel = TypeVar("AnyLevel", bound=Level | CsvLevel)
 
 
 def load_of(level: Level | CsvLevel) -> float:
@@ -13,9 +17,9 @@ def load_of(level: Level | CsvLevel) -> float:
     return level.rate or level.concurrency or 0
 
 
-def by_load(record: Record) -> list[Level]:
-    """Return the levels by ascending load; a search measures them in another order."""
-    return sorted(record.levels, key=load_of)
+def by_load(levels: Sequence[AnyLevel]) -> list[AnyLevel]:
+    """Return levels by ascending load; a search measures them in another order."""
+    return sorted(levels, key=load_of)
 
 
 def breakdown_ms(level: Level, batch: int) -> dict[str, float]:
@@ -44,7 +48,7 @@ def breakdown_ms(level: Level, batch: int) -> dict[str, float]:
 
 def known_parts(record: Record) -> list[str]:
     """Return the parts that take time in at least one level, in the order in which a request passes them."""
-    rows = [breakdown_ms(level, record.load.batch) for level in by_load(record)]
+    rows = [breakdown_ms(level, record.load.batch) for level in by_load(record.levels)]
     return [part for part in dict.fromkeys(part for row in rows for part in row) if any(row.get(part) for row in rows)]
 
 

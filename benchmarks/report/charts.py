@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from benchmarks.load.histogram import decode_histogram
-from benchmarks.records.compare import Measured, MeasuredLevel
+from benchmarks.records.compare import BenchmarkResult, ResultLevel
 from benchmarks.records.record import Level, Limit, Record, best_of
-from benchmarks.report.breakdown import load_of
+from benchmarks.report.breakdown import by_load, load_of
 from benchmarks.report.figures import GREY, colour_of, line_style, new_figure, use_log_axis, use_value_ticks
 
 PERCENTILES = {"p50": "solid", "p90": "dash", "p99": "dot"}
@@ -26,7 +26,7 @@ class Series(NamedTuple):
 
     name: str
     colour: str
-    measured: Measured
+    measured: BenchmarkResult
 
     @property
     def limit(self) -> Limit | None:
@@ -34,17 +34,12 @@ class Series(NamedTuple):
         return self.measured.limit if isinstance(self.measured, Record) else None
 
 
-def load_name(measured: Measured) -> str:
+def load_name(measured: BenchmarkResult) -> str:
     """Return the title of the axis of loads."""
     return "requests/s that the load intends to send" if is_open_loop(measured) else "concurrency (requests in flight)"
 
 
-def by_load(measured: Measured) -> list[MeasuredLevel]:
-    """Return the levels by ascending load; a search measures them in another order."""
-    return sorted(measured.levels, key=load_of)
-
-
-def is_open_loop(measured: Measured) -> bool:
+def is_open_loop(measured: BenchmarkResult) -> bool:
     """Whether the levels are rates, not concurrencies."""
     return any(level.rate for level in measured.levels)
 
@@ -79,7 +74,7 @@ def throughput_figure(series: Sequence[Series]) -> go.Figure:
     """Plot throughput by load of records with the same kind of loop; a dashed line is the limit of a record."""
     figure = new_figure(load_name(series[0].measured), "images/s")
     for one in series:
-        levels = by_load(one.measured)
+        levels = by_load(one.measured.levels)
         figure.add_scatter(
             **line_style(one.name, one.colour),
             x=[load_of(level) for level in levels],
@@ -188,8 +183,8 @@ def _percentile_style(name: str, percentile: str, colour: str | None) -> dict[st
     return {**line_style(name, colour, PERCENTILES[percentile]), **in_legend}
 
 
-def _shown(measured: Measured, percentile: str) -> list[MeasuredLevel]:
-    return [level for level in by_load(measured) if percentile != "p99" or not level.refused]
+def _shown(measured: BenchmarkResult, percentile: str) -> list[ResultLevel]:
+    return [level for level in by_load(measured.levels) if percentile != "p99" or not level.refused]
 
 
 def _loads(series: Sequence[Series]) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from benchmarks.records.compare import MeasuredLevel
+from benchmarks.records.compare import ResultLevel
 from benchmarks.records.perf_analyzer import PerfAnalyzerResult
 from benchmarks.records.record import Level, Record
 from benchmarks.report.breakdown import (
@@ -22,7 +22,7 @@ from benchmarks.report.remarks import notes
 NOTES, REFUSED = "notes", "refused"
 """A heading, and a cell in place of an invalid figure."""
 _Cell = Callable[[Level], str]
-_AnyLevel = TypeVar("_AnyLevel", bound=MeasuredLevel)
+_AnyLevel = TypeVar("_AnyLevel", bound=ResultLevel)
 
 
 class LevelTable(NamedTuple):
@@ -35,7 +35,7 @@ class LevelTable(NamedTuple):
 
 def level_tables(record: Record) -> list[LevelTable]:
     """Return results, schedule, parts of the time, batch sizes, client and GPU; what is empty is left out."""
-    levels = by_load(record)
+    levels = by_load(record.levels)
     step = next((slowest_step(level.server)[0] for level in levels if level.server), "")
     tables = [
         _table("throughput and latency", levels, _RESULTS),
@@ -73,7 +73,7 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
 
 
-_FIGURES: dict[str, Callable[[MeasuredLevel], str]] = {
+_FIGURES: dict[str, Callable[[ResultLevel], str]] = {
     "images/s": lambda level: _number(level.images_per_s, 1),
     "p50 ms": lambda level: _ms(level.p50_ms),
     "p90 ms": lambda level: _ms(level.p90_ms),

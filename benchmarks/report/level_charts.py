@@ -50,7 +50,7 @@ def histogram_figure(record: Record) -> go.Figure:
 
 def with_histogram(record: Record) -> list[Level]:
     """Return the levels with a valid histogram: not of old records, and not refused."""
-    return [level for level in by_load(record) if level.histogram and not level.refused]
+    return [level for level in by_load(record.levels) if level.histogram and not level.refused]
 
 
 def latency_bins(counts: Mapping[int, int]) -> tuple[list[float], list[float]]:
@@ -67,7 +67,7 @@ def latency_bins(counts: Mapping[int, int]) -> tuple[list[float], list[float]]:
 def breakdown_figure(record: Record) -> go.Figure:
     """Stack the parts of a mean request's time, by level, in milliseconds."""
     figure = new_figure(load_name(record), "ms of a mean request")
-    rows = {f"{load_of(level):g}": breakdown_ms(level, record.load.batch) for level in by_load(record)}
+    rows = {f"{load_of(level):g}": breakdown_ms(level, record.load.batch) for level in by_load(record.levels)}
     parts = known_parts(record)
     of_steps = iter(colour for pair in STEPS * len(parts) for colour in pair)
     for part in parts:
@@ -85,7 +85,7 @@ def breakdown_figure(record: Record) -> go.Figure:
 def batch_figure(record: Record) -> go.Figure:
     """Stack the shares of executions by batch size, by level."""
     figure = new_figure(load_name(record), "share of the executions")
-    rows = {f"{load_of(level):g}": batch_shares(level) for level in by_load(record)}
+    rows = {f"{load_of(level):g}": batch_shares(level) for level in by_load(record.levels)}
     ranges = sorted({sizes for row in rows.values() for sizes in row})
     for index, sizes in enumerate(ranges):
         opacity = 0.25 + 0.75 * (index + 1) / len(ranges)
@@ -103,11 +103,11 @@ def batch_figure(record: Record) -> go.Figure:
 def schedule_figure(record: Record) -> go.Figure:
     """Plot the rates that were sent and answered by the rate that the open loop intended, which is the diagonal."""
     figure = new_figure(load_name(record), "requests/s")
-    rates = sorted(level.rate for level in by_load(record) if level.rate)
+    rates = sorted(level.rate for level in by_load(record.levels) if level.rate)
     figure.add_scatter(
         name="intended", x=rates, y=rates, mode="lines", line={"color": GREY, "dash": "dash", "width": 1.5}
     )
-    levels = by_load(record)
+    levels = by_load(record.levels)
     answered = [level.images_per_s / record.load.batch for level in levels]
     for at, (name, rates_per_s) in enumerate(
         (("sent", [level.sent_per_s for level in levels]), ("answered", answered))
@@ -128,7 +128,9 @@ def send_time_figure(record: Record) -> go.Figure:
     """Plot p50 and p99 from the intended send and from the actual send; the gap is the time a request waited unsent."""
     figure = new_figure(load_name(record), "latency, ms")
     for at, percentile in enumerate(("p50", "p99")):
-        levels = [level for level in by_load(record) if level.from_send and (percentile == "p50" or not level.refused)]
+        levels = [
+            level for level in by_load(record.levels) if level.from_send and (percentile == "p50" or not level.refused)
+        ]
         for name, dash in (("intended", "solid"), ("actual", "dot")):
             sources = levels if name == "intended" else [level.from_send for level in levels]
             figure.add_scatter(

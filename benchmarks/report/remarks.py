@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from benchmarks.records.record import Level, Record, best_of
+from benchmarks.records.record import MAX_DRIFT, Level, Record, best_of
 
-MAX_DRIFT = 0.1
 SCENARIOS = {
     "closed": "closed loop",
     "open": "open loop",
@@ -47,7 +46,7 @@ def remarks(record: Record) -> list[Remark]:
         first = next(level.first_error for level in record.levels if level.first_error)
         count = sum(level.errors for level in record.levels)
         found.append(Remark("bad", f"ERRORS: {count} requests failed; the first: {first}"))
-    if not all(level.stable for level in record.levels):
+    if not all(level.stable or level.incomplete for level in record.levels):
         text = (
             f"unstable: no three windows in a row agreed within 10 % in {record.load.max_windows}; "
             "the figures are those of the last three. Is the machine busy with something else?"
@@ -79,7 +78,7 @@ def notes(level: Level) -> str:
         f"{level.errors} errors": level.errors,
         "refused": level.refused,
         "incomplete": level.incomplete,
-        "unstable": not level.stable,
+        "unstable": not (level.stable or level.incomplete),
         "client is the limit": level.client.is_limit,
     }
     return ", ".join(words for words, is_there in problems.items() if is_there)
@@ -106,7 +105,7 @@ def key_figures(record: Record) -> list[KeyFigure]:
 
 
 def scenario_result(record: Record) -> list[KeyFigure]:
-    """Return the figure that MLPerf Inference reports for a scenario; empty for a load of one's own."""
+    """Return the figure that MLPerf Inference reports for a scenario; empty for other loads."""
     best, load = record.best, record.load
     match load.scenario:
         case "SingleStream":

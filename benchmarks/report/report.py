@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from benchmarks.records.compare import Measured, compare
+from benchmarks.records.compare import BenchmarkResult, compare
 from benchmarks.records.perf_analyzer import PerfAnalyzerResult
 from benchmarks.records.record import Level, Record
 from benchmarks.report import charts, level_charts
@@ -63,7 +63,7 @@ class RecordView(NamedTuple):
     @property
     def best_row(self) -> int:
         """The row of the best level in each table."""
-        return by_load(self.record).index(self.record.best)
+        return by_load(self.record.levels).index(self.record.best)
 
     @property
     def command(self) -> str:
@@ -79,7 +79,7 @@ class ComparisonView(NamedTuple):
     sentences: list[str]
 
 
-def write_report(path: Path, measured: Sequence[Measured]) -> None:
+def write_report(path: Path, measured: Sequence[BenchmarkResult]) -> None:
     """Write the page atomically. Raises InputError."""
     try:
         with atomic_write(path) as temporary:
@@ -90,7 +90,7 @@ def write_report(path: Path, measured: Sequence[Measured]) -> None:
         ) from error
 
 
-def report_html(measured: Sequence[Measured]) -> str:
+def report_html(measured: Sequence[BenchmarkResult]) -> str:
     """Return the page for one record, or for the comparison of several records and results of perf_analyzer."""
     names = unique_names(measured)
     series = [charts.Series(names[at], colour_of(at), one) for at, one in enumerate(measured)]
@@ -113,7 +113,7 @@ def report_html(measured: Sequence[Measured]) -> str:
     )
 
 
-def _comparison(old: Measured, new: Measured) -> ComparisonView:
+def _comparison(old: BenchmarkResult, new: BenchmarkResult) -> ComparisonView:
     try:
         compared = compare(old, new)
     except InputError as error:
@@ -202,7 +202,7 @@ def _charts_of(record: Record) -> Iterator[Chart]:
         )
 
 
-def unique_names(measured: Sequence[Measured]) -> list[str]:
+def unique_names(measured: Sequence[BenchmarkResult]) -> list[str]:
     """Return a unique name for each record: model and version, if needed with the time, then with a number."""
     names = [one.name for one in measured]
     times = [f"{one.started_utc:%Y-%m-%d %H:%M:%S}" if isinstance(one, Record) else "" for one in measured]

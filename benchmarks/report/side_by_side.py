@@ -13,7 +13,7 @@ ALWAYS_DIFFERENT = ("started", "load average before")
 """Not marked."""
 
 
-class Row(NamedTuple):
+class PropertyRow(NamedTuple):
     """A property, and its value in each record."""
 
     name: str
@@ -30,24 +30,24 @@ class Row(NamedTuple):
         return not self.is_common and self.name not in ALWAYS_DIFFERENT
 
 
-class Section(NamedTuple):
+class PropertySection(NamedTuple):
     """Rows under a common title."""
 
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[PropertyRow, ...]
 
 
-def sections(records: Sequence[Record]) -> list[Section]:
+def sections(records: Sequence[Record]) -> list[PropertySection]:
     """Return model, served configuration, load and machine; rows that are empty in all records are left out."""
     tables = [[_model(record), _configuration(record), _load(record), _machine(record)] for record in records]
     titles = ("Model", "Served configuration", "Load", "Machine of the load generator")
     return [_section(title, columns) for title, columns in zip(titles, zip(*tables, strict=True), strict=True)]
 
 
-def _section(title: str, columns: Sequence[dict[str, Any]]) -> Section:
+def _section(title: str, columns: Sequence[dict[str, Any]]) -> PropertySection:
     names = list(dict.fromkeys(name for column in columns for name in column))
-    rows = [Row(name, tuple(_text(column.get(name)) for column in columns)) for name in names]
-    return Section(title, tuple(row for row in rows if set(row.values) != {UNKNOWN}))
+    rows = [PropertyRow(name, tuple(_text(column.get(name)) for column in columns)) for name in names]
+    return PropertySection(title, tuple(row for row in rows if set(row.values) != {UNKNOWN}))
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.records.compare import Measured
+from benchmarks.records.compare import BenchmarkResult
 from benchmarks.records.record import Record
 from benchmarks.report.breakdown import by_load
 from benchmarks.report.columns import NOTES, LevelTable, csv_table, level_tables
@@ -15,7 +15,7 @@ from benchmarks.report.remarks import load_words, remarks, scenario_result
 STYLES = {"bad": "bold red", "warning": "yellow", "info": ""}
 
 
-def print_measured(measured: Measured) -> None:
+def print_measured(measured: BenchmarkResult) -> None:
     """Print a record, or the levels of a result of perf_analyzer."""
     if isinstance(measured, Record):
         print_record(measured)
@@ -31,7 +31,7 @@ def print_record(record: Record) -> None:
     console = Console(highlight=False)
     console.print(Text(f"{record.name} at {record.subject.url}, {record.started_utc:%Y-%m-%d %H:%M} UTC", "bold"))
     console.print(Text(load_words(record)))
-    best = by_load(record).index(record.best)
+    best = by_load(record.levels).index(record.best)
     for table in level_tables(record):
         console.print()
         console.print(Text(table.title, "dim"))

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import track
 
-from benchmarks.records.compare import Comparison, compare
+from benchmarks.records.compare import RecordComparison, compare
 from benchmarks.records.record import Record, read_record
 from benchmarks.studies.calibration import calibrated_network
 from benchmarks.studies.local_triton import publish_network, serve
@@ -124,7 +124,7 @@ def run_bench(model: str, output: Path, options: Sequence[object]) -> Record:
     return read_record(output)
 
 
-def _rows(comparison: Comparison) -> dict[str, Any]:
+def _rows(comparison: RecordComparison) -> dict[str, Any]:
     rows = [
         {"load": row.load, "metric": row.metric, "interval": [row.low, row.high], "verdict": row.verdict}
         for row in comparison.rows

@@ -18,7 +18,6 @@ from PIL import Image
 from builder.pipeline import PublishedVersion, export
 from builder.request import ExportRequest
 from builder.sources.base import NetworkSource
-from scripts.ports import free_ports
 from server.options import Options
 from server.process import start, stop, wait_until_ready
 from server.runtimes.base import Server
@@ -29,6 +28,7 @@ from tritonkit.networks.backbones import architecture_of
 from tritonkit.networks.network import Network, save_network
 from tritonkit.runtimes.formats import ONNX
 from tritonkit.spec import ModelSpec, Normalize, Outputs, TensorSpec, image_input
+from tritonkit.system.commands import free_ports
 from tritonkit.system.local_servers import STATE_VARIABLE
 
 PHOTOS = Path(__file__).parents[2] / ".cache" / "data" / "photos"

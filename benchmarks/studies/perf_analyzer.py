@@ -35,7 +35,7 @@ BOUND = 0.05
 WINDOWS = 3
 PERF_ANALYZER, BENCH = "perf_analyzer", "bench run"
 
-Figures = dict[str, float]
+FigureTable = dict[str, float]
 """By `METRIC at concurrency N`."""
 
 
@@ -95,9 +95,9 @@ def write_input(folder: Path, preprocess: Preprocess, name: str) -> tuple[Path, 
     return raw, pictures
 
 
-def run_perf_analyzer(model: str, url: str, raw: Path, levels: Sequence[int], window_s: float) -> Figures:
+def run_perf_analyzer(model: str, url: str, raw: Path, levels: Sequence[int], window_s: float) -> FigureTable:
     """Run perf_analyzer once for each level, because its ranges have equal steps."""
-    figures: Figures = {}
+    figures: FigureTable = {}
     for level in levels:
         report = raw.with_name("perf_analyzer.csv")
         program = ["env", f"LD_LIBRARY_PATH={BINARY.parent}", BINARY, "-m", model, "-u", url, "-i", "grpc"]
@@ -109,7 +109,7 @@ def run_perf_analyzer(model: str, url: str, raw: Path, levels: Sequence[int], wi
     return figures
 
 
-def run_bench(model: str, url: str, pictures: Path, levels: Sequence[int], window_s: float) -> Figures:
+def run_bench(model: str, url: str, pictures: Path, levels: Sequence[int], window_s: float) -> FigureTable:
     """Run `bench run` once for all levels, without a limit."""
     program = [Path(sys.executable).with_name("bench"), "run", model, "--url", url, "--json"]
     load = ["--concurrency", ",".join(map(str, levels)), "--window-s", window_s, "--max-windows", WINDOWS]
@@ -121,13 +121,13 @@ def run_bench(model: str, url: str, pictures: Path, levels: Sequence[int], windo
     }
 
 
-def compare(found: Mapping[str, Sequence[Figures]]) -> Figures:
+def compare(found: Mapping[str, Sequence[FigureTable]]) -> FigureTable:
     """Return the ratio of the medians of each figure, `bench run` to perf_analyzer."""
     bench, perf_analyzer = _medians(found[BENCH]), _medians(found[PERF_ANALYZER])
     return {name: round(bench[name] / perf_analyzer[name], 3) for name in perf_analyzer}
 
 
-def _medians(figures: Sequence[Figures]) -> Figures:
+def _medians(figures: Sequence[FigureTable]) -> FigureTable:
     return medians({name: [each[name] for each in figures] for name in figures[0]})
 
 

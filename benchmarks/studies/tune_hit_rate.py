@@ -51,12 +51,14 @@ BOUNDS = (3.0, 10.0)
 """Bounds, as multiples of the lowest p99 of one request in flight."""
 NEEDED, SHARE = 0.95, 0.15
 BOUND_TOLERANCE = 1.05
-"""A median that is measured again may exceed the bound by so much."""
-COMPARED = 3
-"""Settings of the grid that are measured again."""
+"""Largest ratio of a repeated median to the bound."""
+COMPARED = 5
+"""Settings of the grid that are measured again: one short measurement flatters some."""
+AGAIN = 2.0
+"""Duration of a level that is measured again, as a multiple of that in the grid."""
 
 
-class Measured(NamedTuple):
+class GridMeasurement(NamedTuple):
     """One configuration of the grid."""
 
     settings: ServingSettings
@@ -64,7 +66,7 @@ class Measured(NamedTuple):
     seconds: float
 
 
-class Choice(NamedTuple):
+class GridChoice(NamedTuple):
     """Settings, and the level at which they count."""
 
     settings: ServingSettings
@@ -92,7 +94,7 @@ def measure(
             network = tiny_network() if tiny else calibrated_network(name)
             publish_network(network, repository, name, MAX_BATCH, **target, encoded=False, force=True, repair=False)
         with serve(repository) as triton:
-            for name in models:
+            for name, target in models.items():
                 with trial_server(triton, name) as server:
                     grid = measured_grid(server, name, grid_settings(tiny), window_s, progress)
                 seconds = sum(entry.seconds for entry in grid)
@@ -142,7 +144,7 @@ def trial_server(triton: LocalTriton, model: str) -> Iterator[TrialServer]:
 
 def measured_grid(
     server: TrialServer, model: str, grid: Sequence[ServingSettings], window_s: float, path: Path
-) -> list[Measured]:
+) -> list[GridMeasurement]:
     """Measure what the file does not have yet. Settings that fail have no levels."""
     document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     known: dict[str, Any] = document.setdefault(f"{model}, {window_s:g} s", {})
@@ -160,7 +162,7 @@ def measured_grid(
         }
         write_json(path, document)
     return [
-        Measured(
+        GridMeasurement(
             ServingSettings.model_validate(entry["settings"]),
             [Figures.model_validate(figures) for figures in entry["levels"]],
             entry["seconds"],
@@ -172,7 +174,7 @@ def measured_grid(
 def compare(
     triton: LocalTriton,
     model: str,
-    grid: Sequence[Measured],
+    grid: Sequence[GridMeasurement],
     grid_s: float,
     goal: TuningGoal,
     rounds: int,
@@ -187,15 +189,15 @@ def compare(
     except CheckFailedError as error:
         return {"tuned": {"failed": str(error), "images_per_s": 0.0}, "best": {}, "ratio": 0.0, "time_share": SHARE}
     tuning_s = time.monotonic() - started
-    choice = Choice(tuned.winner, int(tuned.figures.level))
+    choice = GridChoice(tuned.winner, int(tuned.figures.level))
     best = grid_best(grid, goal)
     with trial_server(triton, model) as server:
 
-        def measured(one: Choice) -> list[Figures]:
-            """Measure at the level that counted, and the next higher one, which a single measurement may refuse."""
+        def measured(one: GridChoice) -> list[Figures]:
+            """Measure at the level that counted and at its neighbours: one short measurement decides no level."""
             server.load(one.settings)
-            levels = [level for level in LEVELS if one.level <= level <= 2 * one.level]
-            return [server.measure(ClosedLoop(level), 1, window_s).figures for level in levels]
+            levels = [level for level in LEVELS if one.level <= 2 * level <= 4 * one.level]
+            return [server.measure(ClosedLoop(level), 1, AGAIN * window_s).figures for level in levels]
 
         methods = {str(one): partial(measured, one) for one in dict.fromkeys([choice, *best])}
         again = {name: summarized(values, goal) for name, values in in_turns(methods, rounds).items()}
@@ -215,14 +217,14 @@ def compare(
     }
 
 
-def grid_best(grid: Sequence[Measured], goal: TuningGoal) -> list[Choice]:
+def grid_best(grid: Sequence[GridMeasurement], goal: TuningGoal) -> list[GridChoice]:
     """Return the grid's best settings under a bound, each with its best level."""
-    ranked: list[tuple[float, Choice]] = []
+    ranked: list[tuple[float, GridChoice]] = []
     for entry in grid:
         kept = [figures for figures in entry.levels if figures.is_sound and figures.p99_ms <= goal.p99_ms]
         if kept:
             figures = max(kept, key=lambda figures: figures.images_per_s)
-            ranked.append((-figures.images_per_s, Choice(entry.settings, int(figures.level))))
+            ranked.append((-figures.images_per_s, GridChoice(entry.settings, int(figures.level))))
     ranked.sort(key=lambda pair: pair[0])
     return [choice for _, choice in ranked[:COMPARED]]
 

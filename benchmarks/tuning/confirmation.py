@@ -74,6 +74,8 @@ def compare_in_turns(
                 finished[name] = figures
             except TritonkitError:
                 continue
+        if not finished:
+            return
         rounds.append(finished)
         store.save_rounds(rounds)
         if _is_decided(rounds, names, goal):

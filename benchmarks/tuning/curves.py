@@ -83,13 +83,13 @@ class BatchCurve(Frozen):
 
     def table(self, largest: int) -> Floats:
         """Return the time of 0 to `largest` images, in seconds: straight lines between the measured sizes."""
-        wanted = np.arange(largest + 1)
-        table = np.interp(wanted, self.sizes, self.seconds)
+        counts = np.arange(largest + 1)
+        table = np.interp(counts, self.sizes, self.seconds)
         # Below the smallest size a share of its time; above the largest one the mean slope, as one step may be noise.
-        table = np.where(wanted < self.sizes[0], self.seconds[0] * wanted / self.sizes[0], table)
+        table = np.where(counts < self.sizes[0], self.seconds[0] * counts / self.sizes[0], table)
         first = (self.sizes[0], self.seconds[0]) if len(self.sizes) > 1 else (0, 0.0)
         slope = (self.seconds[-1] - first[1]) / (self.sizes[-1] - first[0])
-        return np.where(wanted > self.sizes[-1], self.seconds[-1] + slope * (wanted - self.sizes[-1]), table)
+        return np.where(counts > self.sizes[-1], self.seconds[-1] + slope * (counts - self.sizes[-1]), table)
 
 
 class CurveModel:

@@ -19,7 +19,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from benchmarks.tuning.curves import BatchCurve
 from benchmarks.tuning.space import SearchSpace
@@ -32,9 +32,9 @@ _MAX_INTERRUPTED = 2
 TWICE_INTERRUPTED = "`bench tune` ended twice while these settings were tried"
 
 
-def job_file(served: str, question: dict[str, Any]) -> Path:
-    """Return the file of a job: the same question about the same served model, `URL/MODEL`, finds it again."""
-    return state_folder() / "tuning" / _digest(served) / f"{_digest(json.dumps(question, sort_keys=True))}.journal"
+def job_file(served: str, search_key: dict[str, Any]) -> Path:
+    """Return the file of a job: the same key and the same served model, `URL/MODEL`, find it again."""
+    return state_folder() / "tuning" / _digest(served) / f"{_digest(json.dumps(search_key, sort_keys=True))}.journal"
 
 
 def _digest(text: str) -> str:
@@ -141,10 +141,6 @@ class TuningJob:
         """Keep the finished rounds of the last comparison."""
         plain = [{name: figures.model_dump() for name, figures in entry.items()} for entry in rounds]
         self._study.set_user_attr("rounds", json.dumps(plain))
-
-    def frozen_trials(self) -> list[FrozenTrial]:
-        """Return the trials as Optuna keeps them."""
-        return list(self._study.get_trials(deepcopy=False))
 
     def delete(self) -> None:
         """Delete the finished job."""

@@ -13,7 +13,7 @@ from benchmarks.tuning.confirmation import MIN_ROUNDS, candidates, compare_in_tu
 from benchmarks.tuning.curves import BatchCurve, CurveModel
 from benchmarks.tuning.job import TuningJob
 from benchmarks.tuning.prediction import Ranking, best_level, keeps, merge_trials, predict, value_of, workers_of
-from benchmarks.tuning.served import WARM_UP_SHARE, MeasuredLevel, TrialServer, load_of, loads_of
+from benchmarks.tuning.served import WARM_UP_SHARE, TrialLevel, TrialServer, load_of, loads_of
 from benchmarks.tuning.space import SearchSpace, Workers
 from tritonkit.errors import InputError, TritonkitError, UnreachableError
 from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningTrial
@@ -36,7 +36,7 @@ _MIN_LAG_S = 0.001
 """Responses that come later than the time of a batch and this after it were computed after it, image by image."""
 NO_REQUEST_ENDED = "benchmark.no_request_ended"
 
-OnProgress = Callable[[str, float], None]
+OnShare = Callable[[str, float], None]
 """Called with what is being done, and the share of the time that is spent."""
 
 
@@ -75,7 +75,7 @@ class Search:
     current: ServingSettings
     cores: int
     budget: Budget
-    report: OnProgress = lambda text, share: None
+    report: OnShare = lambda text, share: None
 
     def run(self) -> None:
         """Measure until the time is used, or nothing is left to try. The job holds the results.
@@ -197,8 +197,12 @@ class Search:
         def measure(settings: ServingSettings, level: float) -> Figures:
             self.say(f"in turns: {settings.words()}")
             with self._counted_time():
-                self.server.load(settings)
-                return self.server.measure(load_of(self.goal, level), self.goal.batch, self._level_s()).figures
+                try:
+                    self.server.load(settings)
+                    return self.server.measure(load_of(self.goal, level), self.goal.batch, self._level_s()).figures
+                except UnreachableError:
+                    self.server.wait_until_ready(_RESTART_S)
+                    raise
 
         def has_time() -> bool:
             return self.budget.allows(self._rounds_s(len(compared)))
@@ -210,7 +214,7 @@ class Search:
     ) -> tuple[TuningTrial, BatchCurve | None]:
         """Load and measure settings. A configuration that fails to load, or whose model dies, is a failed trial."""
         started, failed, loading_s = time.monotonic(), None, 0.0
-        rows: list[MeasuredLevel] = []
+        rows: list[TrialLevel] = []
         with self._counted_time():
             try:
                 self.server.load(settings)
@@ -244,7 +248,7 @@ class Search:
         """A level should last for some responses even where each takes as long as the bound."""
         return min(2 * self.budget.level_s, max(self.budget.level_s, 5 * self.goal.p99_ms / 1e3))
 
-    def _climb(self, rows: Sequence[MeasuredLevel], expected: Figures | None) -> Iterator[float]:
+    def _climb(self, rows: Sequence[TrialLevel], expected: Figures | None) -> Iterator[float]:
         """Yield the predicted best level, then its neighbours: higher ones while the bound holds, else lower ones."""
         levels = self.goal.levels
         start, before = len(levels) // 2, len(rows)
@@ -254,21 +258,21 @@ class Search:
             throughput = max(row.level.requests_per_s for row in rows)
             start = max((index for index, level in enumerate(levels) if level < _FIRST_RATE * throughput), default=0)
         yield levels[start]
-        held = keeps(rows[-1].figures, self.goal)
-        if not held and expected is not None and expected.p99_ms < _SURPRISE * self.goal.p99_ms:
+        keeps_bound = keeps(rows[-1].figures, self.goal)
+        if not keeps_bound and expected is not None and expected.p99_ms < _SURPRISE * self.goal.p99_ms:
             yield levels[start]  # perhaps it was disturbed
-            held = keeps(rows[-1].figures, self.goal)
-        step = 1 if held else -1
+            keeps_bound = keeps(rows[-1].figures, self.goal)
+        step = 1 if keeps_bound else -1
         for index in range(start + step, -1 if step < 0 else len(levels), step):
             last = rows[-1].figures
             # In a closed loop, twice the requests in flight are about twice the latency.
             grows = (
                 self.goal.load == "concurrency" and last.p99_ms * levels[index] / last.level > self.goal.p99_ms * 1.1
             )
-            if len(rows) - before >= MAX_LEVELS or (held and grows):
+            if len(rows) - before >= MAX_LEVELS or (keeps_bound and grows):
                 return
             yield levels[index]
-            if keeps(rows[-1].figures, self.goal) != held:
+            if keeps(rows[-1].figures, self.goal) != keeps_bound:
                 return
 
     @contextmanager
@@ -280,7 +284,7 @@ class Search:
             self.job.add_spent(_since(started))
 
 
-def curve_of(workers: Workers, rows: Sequence[MeasuredLevel], batch: int, cores: int) -> BatchCurve | None:
+def curve_of(workers: Workers, rows: Sequence[TrialLevel], batch: int, cores: int) -> BatchCurve | None:
     """Make the curve of one configuration; rows: its levels, the first with one request in flight."""
     alone, loaded = rows[0], rows[1:] or rows
     times: dict[int, BatchTimes] = {}
@@ -309,7 +313,7 @@ def curve_of(workers: Workers, rows: Sequence[MeasuredLevel], batch: int, cores:
     return curve.model_copy(update={"alone": ratio})
 
 
-def _lag_s(row: MeasuredLevel) -> float:
+def _lag_s(row: TrialLevel) -> float:
     """Return how long after the end of a request in the server's statistics its response came."""
     server_us = [counted.request_us for counted in row.level.counted.values() if counted.request_us is not None]
     return row.level.latency.mean_ms / 1e3 - sum(server_us) / 1e6 if server_us else 0.0

@@ -26,11 +26,13 @@ TRIAL_MARK = "bench_tune_trial"
 WARM_UP_SHARE = 0.25
 """Warm-up of a level, as a share of its duration."""
 _WINDOWS = 3
+_MAX_EDGE = 0.02
+"""Share of the requests of a closed loop that are in flight at an end of the measurement, for their number to count."""
 _POLL_S = 1.0
 _UNLOAD_ATTEMPTS = 5
 
 
-class MeasuredLevel(NamedTuple):
+class TrialLevel(NamedTuple):
     """A measured level of the load."""
 
     figures: Figures
@@ -84,12 +86,12 @@ class TrialServer:
             self.control.load(self.model, _json(self.original))
             self._has_changed = False
 
-    def measure(self, load: Load, batch: int, seconds: float) -> MeasuredLevel:
+    def measure(self, load: Load, batch: int, seconds: float) -> TrialLevel:
         """Send a load of `batch` images a request for `seconds`, after a short warm-up.
 
         Raises the error of the requests if all fail, InputError if none ends in time.
         """
-        timing = Timing(seconds / _WINDOWS, _WINDOWS, warm_up_s=seconds * WARM_UP_SHARE)
+        timing = trial_timing(seconds)
         before = self.control.batch_times(self.model)
         level = measure_level(ThreadGenerator(self._runner, self._batches), load, timing, self._counters)
         after = self.control.batch_times(self.model)
@@ -101,14 +103,14 @@ class TrialServer:
             counted[size] = BatchTimes(times.executions - earlier.executions, times.total_ns - earlier.total_ns)
         figures = Figures(
             level=load.concurrency if isinstance(load, ClosedLoop) else load.rate,
-            images_per_s=level.requests_per_s * batch,
+            images_per_s=_requests_per_s(level) * batch,
             p50_ms=level.latency.p50_ms,
             p99_ms=level.latency.p99_ms,
             errors=level.errors,
             # A queue that grows has no p99; a closed loop has no such remark.
             refused=level.refused or level.remark,
         )
-        return MeasuredLevel(figures, level, counted)
+        return TrialLevel(figures, level, counted)
 
     def _counters(self) -> dict[str, Statistics]:
         return read_counters(self.control, {self.model: ""})
@@ -139,6 +141,11 @@ class TrialServer:
         self.restore()
 
 
+def trial_timing(seconds: float) -> Timing:
+    """Return the windows and the warm-up of a level of `seconds`."""
+    return Timing(seconds / _WINDOWS, _WINDOWS, warm_up_s=seconds * WARM_UP_SHARE)
+
+
 def load_of(goal: TuningGoal, level: float) -> Load:
     """Return the load of a level."""
     return ClosedLoop(int(level)) if goal.load == "concurrency" else PoissonArrivals(level)
@@ -149,8 +156,21 @@ def loads_of(goal: TuningGoal) -> list[Load]:
     return [load_of(goal, level) for level in goal.levels]
 
 
+def _requests_per_s(level: LevelMeasurement) -> float:
+    """Return the throughput; where few requests end in a closed loop, from their latency by Little's law.
+
+    Whole batches end just inside or just outside of the measurement, so that their number varies more than the latency.
+    """
+    load = level.load
+    if isinstance(load, ClosedLoop) and not level.errors and load.concurrency > _MAX_EDGE * level.requests:
+        return load.concurrency / (level.latency.mean_ms / 1e3)
+    return level.requests_per_s
+
+
 def restore_after_kill(control: TritonClient, model: str) -> bool:
-    """Load the repository's configuration if the server still has one that was tried; return whether it had.
+    """Load the repository's configuration again if a killed `bench tune` left a trial configuration.
+
+    Returns whether it did.
 
     Unloading is the only way to make Triton forget a configuration of the load API while the files are unchanged.
     """

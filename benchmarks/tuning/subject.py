@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +101,9 @@ def open_subject(plan: TuningPlan, stack: ExitStack) -> TuningSubject:
     original = read_config(repository / plan.model) if repository is not None else completed
     original.name = plan.model
     deadline_s = max(10.0, _REQUEST_DEADLINES * plan.goal.p99_ms / 1e3)
-    load = stack.enter_context(TritonClient(Connection(url=plan.url, deadline_s=deadline_s), tokens=_tokens(plan.url)))
+    load = stack.enter_context(
+        TritonClient(Connection(url=plan.url, deadline_s=deadline_s), tokens=recorded_tokens(plan.url))
+    )
     benchmark = BenchmarkPlan(
         model=plan.model,
         url=plan.url,
@@ -142,10 +143,10 @@ def space_of(config: ModelConfig, largest: int, batch: int, cores: int) -> Searc
 
 def control_client(url: str) -> TritonClient:
     """Return a client that may load models, with the tokens of a server that `server up` started here."""
-    return TritonClient(Connection(url=url, deadline_s=_LOAD_DEADLINE_S), tokens=_tokens(url))
+    return TritonClient(Connection(url=url, deadline_s=_LOAD_DEADLINE_S), tokens=recorded_tokens(url))
 
 
-def _tokens(url: str) -> RequestTokens | None:
+def recorded_tokens(url: str) -> RequestTokens | None:
     """Return the tokens of a server that `server up` started here; None: those of the environment."""
     address = Connection(url=url).address
     local = recorded_server_at(address.port) if address.is_loopback else None
@@ -176,8 +177,3 @@ def _verified_batch(repository: Path | None, model: str, completed: ModelConfig)
     versions = ModelFolder.read(repository / model).loaded_versions
     verified = [version.verdict.max_batch for version in versions if version.verdict is not None]
     return min(verified) if len(verified) == len(versions) and verified else int(completed.max_batch_size)
-
-
-def local_cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

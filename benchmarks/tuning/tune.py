@@ -8,18 +8,18 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.environment import read_environment
+from benchmarks.environment import read_environment, usable_cores
 from benchmarks.load.arrivals import Load
 from benchmarks.load.level import LevelMeasurement
 from benchmarks.tuning.confirmation import is_better, summarize
 from benchmarks.tuning.job import TuningJob, job_file, open_job
 from benchmarks.tuning.prediction import best_level, merge_trials, value_of
-from benchmarks.tuning.search import Budget, OnProgress, Search
+from benchmarks.tuning.search import Budget, OnShare, Search
 from benchmarks.tuning.served import TrialServer, loads_of, restore_after_kill
-from benchmarks.tuning.subject import TuningPlan, TuningSubject, control_client, local_cores, open_subject, space_of
+from benchmarks.tuning.subject import TuningPlan, TuningSubject, control_client, open_subject, recorded_tokens, space_of
 from benchmarks.tuning.tuned_records import TunedRecords, path_before
-from benchmarks.tuning.winner import changed_models, difference, new_configs, undo, write_winner
-from tritonkit.errors import CheckFailedError, InputError
+from benchmarks.tuning.winner import changed_models, difference, new_configs, text_difference, undo, write_winner
+from tritonkit.errors import CheckFailedError, InputError, TritonkitError
 from tritonkit.repository.tuning.record import Figures, TuningGoal, TuningRecord, TuningTrial
 from tritonkit.repository.tuning.settings import ServingSettings
 from tritonkit.spec import Frozen
@@ -54,9 +54,11 @@ class TuningResult(Frozen):
     """The change of the configuration, as a unified diff."""
     records: tuple[str, ...] = ()
     """The benchmark records of the settings after and before."""
+    records_missing: str | None = None
+    """Why there are no records of a change."""
 
 
-def tune(plan: TuningPlan, report: OnProgress) -> TuningResult:
+def tune(plan: TuningPlan, report: OnShare) -> TuningResult:
     """Search the best settings of a served model, and write them into its repository.
 
     Raises InputError for a model or options that cannot be tuned, CheckFailedError if no setting keeps the bound,
@@ -64,16 +66,16 @@ def tune(plan: TuningPlan, report: OnProgress) -> TuningResult:
     """
     with ExitStack() as stack:
         subject = open_subject(plan, stack)
-        cores = plan.cores or local_cores()
+        cores = plan.cores or usable_cores()
         space = plan.space or space_of(subject.completed, subject.largest, plan.goal.batch, cores)
-        question = {
+        search_key = {
             "goal": plan.goal.model_dump(mode="json"),
             "config": hashlib.sha256(config_to_text(subject.original).encode()).hexdigest(),
             "version": subject.target.version,
             "space": repr(space),
             "requests": f"{plan.images} {plan.shapes}",
         }
-        job = stack.enter_context(open_job(job_file(f"{plan.url}/{plan.model}", question), space, plan.goal))
+        job = stack.enter_context(open_job(job_file(f"{plan.url}/{plan.model}", search_key), space, plan.goal))
         budget = Budget(plan.minutes * 60, job.spent_s)
         if job.spent_s:
             warn(f"continues a search that measured for {duration(job.spent_s)}: {len(job.trials())} trials")
@@ -93,8 +95,15 @@ def undo_tuning(url: str, model: str, repository: Path | None) -> TuningRecord |
     Raises InputError if there is nothing to undo or the configuration was changed since, InferenceError.
     """
     with control_client(url) as control:
-        is_restored = restore_after_kill(control, model)
-        local = recorded_server_at(control.connection.address.port)
+        address, is_restored = control.connection.address, restore_after_kill(control, model)
+        if not address.is_loopback:
+            if is_restored:
+                return None
+            raise InputError(
+                f"{address.host} is another machine; run `bench tune {model} --undo` there, where the repository is",
+                code="benchmark.undo_remote",
+            )
+        local = recorded_server_at(address.port)
         folder = repository or (local.repository if local is not None else Path("model_repository"))
         if is_restored and TuningRecord.find(folder / model) is None:
             return None
@@ -148,14 +157,20 @@ def _choose(plan: TuningPlan, job: TuningJob, predicted: int) -> TuningResult:
 def _no_setting_error(plan: TuningPlan, trials: Sequence[TuningTrial]) -> CheckFailedError:
     measured = [trial for trial in trials if trial.best is not None]
     nearest, figures = min(
-        ((trial, row) for trial in measured for row in trial.levels), key=lambda pair: pair[1].p99_ms
+        ((trial, row) for trial in measured for row in trial.levels),
+        key=lambda pair: (not pair[1].is_sound, pair[1].p99_ms),
     )
     ratio = figures.p99_ms / plan.goal.p99_ms
+    advice = (
+        f"A bound of {figures.p99_ms * 1.1:.3g} ms could be kept, or the model must become {ratio:.2f} times as fast: "
+        "a smaller precision, another format, fewer pixels, more cores"
+    )
+    if not figures.is_sound:
+        advice = f"That figure does not count: {figures.refused or f'{figures.errors} requests failed'}"
     return CheckFailedError(
         f"{plan.model}: no measured settings keep p99 within {plan.goal.p99_ms:g} ms. The nearest: "
         f"{nearest.settings.words()}, with p99 {figures.p99_ms:.1f} ms at {plan.goal.load} {figures.level:g} "
-        f"({figures.images_per_s:.1f} images/s). A bound of {figures.p99_ms * 1.1:.3g} ms could be kept, or the model "
-        f"must become {ratio:.2f} times as fast: a smaller precision, another format, fewer pixels, more cores",
+        f"({figures.images_per_s:.1f} images/s). {advice}",
         {"nearest": nearest.model_dump(mode="json"), "trials": [trial.model_dump(mode="json") for trial in trials]},
         code="benchmark.bound_not_kept",
     )
@@ -180,10 +195,15 @@ def _apply(
     shown = difference(repository, configs)
     if not plan.write:
         return result.model_copy(update={"not_written": "--dry-run", "difference": shown})
-    records = TunedRecords(subject.plan, loads_of(plan.goal))
-    output = plan.output if {result.winner, result.current.settings} <= levels.keys() else None
+    records = TunedRecords(subject.plan, loads_of(plan.goal), recorded_tokens(plan.url))
+    output, records_missing = plan.output, None
+    if output is not None and not {result.winner, result.current.settings} <= levels.keys():
+        output, records_missing = None, "an earlier run of the search measured these settings"
     if output is not None:
-        records.write(path_before(output), levels[result.current.settings])
+        try:
+            records.write(path_before(output), levels[result.current.settings])
+        except TritonkitError as error:  # the winner counts more
+            output, records_missing = None, str(error)
     environment = read_environment(subject.control.release())
     kept = {"cpu", "cores", "memory_gib", "platform", "triton", "load_average"}
     record = TuningRecord(
@@ -204,11 +224,11 @@ def _apply(
         records.write(output, levels[result.winner])
     written = str(repository / plan.model / CONFIG_FILE)
     paths = () if output is None else (str(output), str(path_before(output)))
-    return result.model_copy(update={"written": written, "difference": shown, "records": paths})
+    return result.model_copy(
+        update={"written": written, "difference": shown, "records": paths, "records_missing": records_missing}
+    )
 
 
 def _remote_difference(subject: TuningSubject, winner: ServingSettings) -> str:
-    import difflib
-
     before, after = (config_to_text(config) for config in (subject.original, winner.applied_to(subject.original)))
-    return "".join(difflib.unified_diff(before.splitlines(keepends=True), after.splitlines(keepends=True)))
+    return text_difference(before, after, f"{subject.original.name}/{CONFIG_FILE}")

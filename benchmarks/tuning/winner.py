@@ -113,10 +113,12 @@ def _changed(repository: Path, record: TuningRecord) -> list[Path]:
 
 def difference(repository: Path, configs: Mapping[str, str]) -> str:
     """Return the changes of configurations as a unified diff."""
-    lines: list[str] = []
-    for path, text in configs.items():
-        before = _text(repository / path).splitlines(keepends=True)
-        lines += difflib.unified_diff(before, text.splitlines(keepends=True), path, path)
+    return "".join(text_difference(_text(repository / path), text, path) for path, text in configs.items())
+
+
+def text_difference(before: str, after: str, path: str) -> str:
+    """Return the change of one file as a unified diff."""
+    lines = difflib.unified_diff(before.splitlines(keepends=True), after.splitlines(keepends=True), path, path)
     return "".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 from builder.optimization.choice import speed
 from builder.optimization.request import OptimizeRequest
-from tritonkit.errors import TritonkitError, first_line
+from tritonkit.errors import ExternalError, TritonkitError, first_line
 from tritonkit.repository.optimization import Goal, RoundFigures, ServedLoad
 from tritonkit.runtimes.formats import ProgressCallback
 from tritonkit.system.commands import run_command, serving
@@ -21,6 +22,8 @@ CONCURRENCY: dict[Goal, int] = {"throughput": 32, "latency": 1}
 BOUNDED = (1, 2, 4, 8, 16, 32)
 """Requests in flight of the first round under a bound; later rounds repeat the best of them and the next lower one."""
 MAX_WINDOWS = 5
+RESTART_S = 60
+"""Time that a Triton that crashed may take to answer again."""
 
 
 @dataclass
@@ -62,6 +65,7 @@ def measure(
                     record = run_command("bench", "run", name, *bench, *load, *timing)
                 except TritonkitError as error:
                     measured.failures[name] = _reason(error)
+                    _load([other for other in names if other not in measured.failures], port, measured.failures)
                     continue
                 measured.machine = measured.machine or record["environment"]
                 for level in record["levels"]:
@@ -110,12 +114,27 @@ def _serve(repository: Path, names: Sequence[str], runtime: str, failures: dict[
                 failures[name] = _reason(error)
                 if not pending:
                     raise
-        for name in pending:
+        _load(pending, port, failures)
+        yield port
+
+
+def _load(names: Sequence[str], port: int, failures: dict[str, str]) -> None:
+    """Load models, also into a Triton that crashed and is being started again with its first model only.
+
+    Adds those that do not load to `failures`.
+    """
+    deadline = time.monotonic() + RESTART_S
+    for name in names:
+        is_pending = True
+        while is_pending:
             try:
                 run_command("server", "load", name, "--grpc-port", port)
+                is_pending = False
             except TritonkitError as error:
-                failures[name] = _reason(error)
-        yield port
+                is_pending = isinstance(error, ExternalError) and time.monotonic() < deadline
+                if not is_pending:
+                    failures[name] = _reason(error)
+                time.sleep(1)
 
 
 def _reason(error: TritonkitError) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     Source = Any  # importing it loads torch
 
-Runtime = Literal["pip", "docker"]
+RuntimeName = Literal["pip", "docker"]
 
 
 def _split(value: Any) -> Any:
@@ -62,7 +62,7 @@ class OptimizeRequest(ForeignModelOptions, VerdictOptions, OutputOptions, Versio
     """Formats to try, such as onnx,openvino:bf16; default: all that run here."""
     calibration: InputPath | None = None
     """Images to calibrate int8 on; default: those of the verdict."""
-    runtime: Runtime = "pip"
+    runtime: RuntimeName = "pip"
     """How `server up` runs Triton; TensorRT plans need docker."""
     rounds: Annotated[int, Field(ge=1)] = 3
     """Measurements of each candidate, in turns."""
@@ -98,12 +98,12 @@ class OptimizeRequest(ForeignModelOptions, VerdictOptions, OutputOptions, Versio
         return options_from(ExportRequest, values)
 
 
-def _runs(target: Target, has_gpu: bool, runtime: Runtime) -> bool:
+def _runs(target: Target, has_gpu: bool, runtime: RuntimeName) -> bool:
     """Whether this machine can serve a target, and the backend computes in its precision."""
     record = target.record
     if not record.backend or not ("cpu" in record.runs_on or has_gpu):
         return False
     if record.flavour is not None:  # the pip runtime has no TensorRT
         return runtime == "docker"
-    # ONNX Runtime computes fp16 in fp32 on a CPU, and has no bf16 kernels for most operators.
+    # ONNX RuntimeName computes fp16 in fp32 on a CPU, and has no bf16 kernels for most operators.
     return record is not ONNX or target.precision in ("fp32", "int8") or (target.precision == "fp16" and has_gpu)

@@ -16,7 +16,7 @@ from builder.optimization.page import write_page
 from builder.optimization.request import OptimizeRequest
 from builder.pipeline import PublishedVersion, publish, with_retention, write_manifest
 from builder.plan import Preparation, prepare, source_of
-from tritonkit.errors import ArtifactError, CheckFailedError
+from tritonkit.errors import ArtifactError, CheckFailedError, InputError
 from tritonkit.golden import GOLDEN_FILE
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.optimization import Candidate, Optimization
@@ -44,6 +44,12 @@ def optimize(request: OptimizeRequest, report: ProgressCallback = lambda step: N
     """
     check_can_write(request.html)
     check_commands("server", "bench")
+    if not request.targets(has_gpu=find_gpu() is not None):
+        raise InputError(
+            f"--formats {','.join(request.formats)}: none of them runs here; expected one of a CPU such as onnx or "
+            "openvino, or an NVIDIA GPU and --runtime docker for TensorRT plans",
+            code="optimize.no_format",
+        )
     export = request.export_request()
     source = source_of(export)
     with prepare(export, source, report) as prepared:

@@ -16,8 +16,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from benchmarks.report.charts import Series, throughput_figure
 from benchmarks.records.record import read_record
+from benchmarks.report.charts import Series, throughput_figure
 from benchmarks.report.figures import CHART_OPTIONS, colour_of
 from benchmarks.studies.study import report_checks
 from tritonkit import pages
@@ -51,16 +51,20 @@ def main(demo: Path) -> int:
     chart = throughput_figure([Series(record.name, colour_of(0), record)]).to_html(
         full_html=False, include_plotlyjs=True, config=CHART_OPTIONS, div_id="throughput"
     )
-    page = pages.templates(Path(__file__).parent).get_template("demo_page.html.jinja").render(
-        test=test,
-        run=run.relative_to(demo),
-        drawings=[(data_url(run / name), caption) for name, caption in _DRAWINGS.items()],
-        verdicts={folder: Verdict.read_file(demo / folder / Verdict.FILE) for folder in versions},
-        photos=_tiles(photos, [True] * len(photos)),
-        digits=_tiles(digits, are_right),
-        right=right,
-        record=record,
-        chart=Markup(chart),  # noqa: S704 - Plotly escapes its input
+    page = (
+        pages.templates(Path(__file__).parent)
+        .get_template("demo_page.html.jinja")
+        .render(
+            test=test,
+            run=run.relative_to(demo),
+            drawings=[(data_url(run / name), caption) for name, caption in _DRAWINGS.items()],
+            verdicts={folder: Verdict.read_file(demo / folder / Verdict.FILE) for folder in versions},
+            photos=_tiles(photos, [True] * len(photos)),
+            digits=_tiles(digits, are_right),
+            right=right,
+            record=record,
+            chart=Markup(chart),  # noqa: S704 - Plotly escapes its input
+        )
     )
     (demo / "index.html").write_text(page, encoding="utf-8")
     return 0 if passed else 1

@@ -11,7 +11,7 @@ import numpy as np
 import typer
 import yaml
 
-from scripts.ports import free_ports
+from tritonkit.system.commands import free_ports
 
 app = typer.Typer(add_completion=False)
 TOLERANCE = 1e-5

@@ -26,7 +26,7 @@ class LoadedVersion(NamedTuple):
 
 
 class Announcement:
-    """The file that tells of one loaded version, until `withdraw`."""
+    """The file of one loaded version; `withdraw` removes it."""
 
     def __init__(self, backend: Path, args: dict[str, str]) -> None:
         root = os.environ.get(FOLDER_VARIABLE)

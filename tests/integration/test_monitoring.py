@@ -21,9 +21,9 @@ import tritonclient.http
 import yaml
 from tritonclient.utils import InferenceServerException
 
-from scripts import ports
 from tests.programs import ROOT
 from tests.serving import options_for, serving
+from tritonkit.system import commands
 
 MONITORING = ROOT / "deploy" / "monitoring"
 PROGRAMS = ROOT / ".cache" / "prometheus" / "usr" / "bin"
@@ -86,7 +86,7 @@ def monitored(
     del job["dns_sd_configs"]
     job["static_configs"] = [{"targets": [f"127.0.0.1:{triton_ports[1]}"]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    (port,) = ports.free_ports(1)
+    (port,) = commands.free_ports(1)
     arguments = {"config.file": folder / "prometheus.yml", "storage.tsdb.path": folder / "data"}
     command = [f"--{name}={value}" for name, value in arguments.items()]
     with (folder / "log").open("wb") as log:

@@ -332,7 +332,8 @@ def check_tuning(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
     try:
         TuningRecord.read(model.path)
     except TritonkitError as reason:
-        yield warning(model.path / TuningRecord.FILE, str(reason), "delete it", code=reason.code)
+        advice = "upgrade tritonkit" if reason.code == "repository.newer_file" else "delete it"
+        yield warning(model.path / TuningRecord.FILE, str(reason), advice, code=reason.code)
 
 
 def check_plans(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:

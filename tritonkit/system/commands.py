@@ -79,7 +79,7 @@ def serving(repository: Path, *options: object, environment: Mapping[str, str] |
 
 
 def free_ports(count: int = 3) -> list[int]:
-    """Return different ports of the loopback address that nothing listens on now."""
+    """Return different ports of the loopback address that nothing listens on now; another process may take one."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(listener.getsockname()[1]) for listener in sockets]
     for listener in sockets:

@@ -81,6 +81,8 @@ def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, No
             # A TritonkitError with a cause may come from a user's module.
             if os.environ.get(TRACEBACK_VARIABLE) and (error.__cause__ or not isinstance(error, TritonkitError)):
                 raise
+            if isinstance(error, KeyboardInterrupt) and os.environ.get("LOCAL_RANK", "0") != "0":
+                raise typer.Exit(exit_code(error)) from None  # torchrun stops all processes when one has failed
             code, message = _code_and_message(error)
             if kwargs.get("as_json"):
                 shown: dict[str, Any] = {"type": type(error).__name__, "code": code, "message": message}

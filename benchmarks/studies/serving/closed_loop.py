@@ -59,7 +59,7 @@ class Slice:
 
 
 def measure_slice(endpoint: Endpoint, connections: int, settle_s: float, seconds: float) -> Slice:
-    """Send from so many connections; count the requests that are answered in the `seconds` after `settle_s`.
+    """Send from `connections` connections; count the requests answered in the `seconds` after `settle_s`.
 
     Raises UnreachableError.
     """

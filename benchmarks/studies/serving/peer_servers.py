@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.studies.serving.closed_loop import Endpoint
-from scripts.ports import free_ports
 from tritonkit.errors import InputError, ServerError, UnreachableError
+from tritonkit.system.commands import free_ports
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENTS = ROOT / ".cache" / "peers"

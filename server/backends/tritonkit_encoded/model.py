@@ -49,7 +49,7 @@ class TritonPythonModel:
         self._decode_model = Path(args["model_repository"]).parent / f"{self._owner}_decode"
         self._file: Path | None = None
         self._version: _Version | None = None
-        with suppress(RuntimeError):  # each request gets the reason: a model that does not load could stop Triton
+        with suppress(Exception):  # each request gets the reason: a model that does not load could stop Triton
             self._loaded_version()
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
@@ -167,9 +167,9 @@ def _open_model(version: LoadedVersion, config: dict[str, Any]) -> BatchingModel
     finally:
         sys.path.remove(str(version.backend))
     instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", []))
-    threads = config["parameters"].get("intra_op_thread_count")
-    if threads:
-        threads["string_value"] = str(int(threads["string_value"]) * max(1, instances))
+    for name in ("intra_op_thread_count", "INTRA_OP_THREAD_COUNT"):  # of ONNX Runtime, of TorchScript
+        if threads := config["parameters"].get(name):
+            threads["string_value"] = str(int(threads["string_value"]) * max(1, instances))
     config["instance_group"] = []
     model: BatchingModel = loaded.TritonPythonModel()
     model.read_config(config, version.args)
@@ -183,7 +183,8 @@ def _error_response(message: str, code: Any) -> Any:
 
 def _import_from(folder: Path, name: str) -> Any:
     """Import a module of the decoder's version folder. Raises ImportError where a package that it needs is missing."""
-    package = types.ModuleType(_PACKAGE)
+    for loaded in [key for key in sys.modules if key.partition(".")[0] == _PACKAGE]:
+        del sys.modules[loaded]  # of an earlier version
+    sys.modules[_PACKAGE] = package = types.ModuleType(_PACKAGE)
     package.__path__ = [str(folder)]
-    sys.modules.setdefault(_PACKAGE, package)
     return importlib.import_module(f"{_PACKAGE}.{name}")

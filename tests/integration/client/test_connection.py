@@ -16,7 +16,6 @@ import numpy as np
 import psutil
 import pytest
 
-from scripts.ports import free_ports
 from server.process import Server, stop
 from server.security import Security
 from tests.certificates import make_authority, make_certificate
@@ -25,6 +24,7 @@ from tests.fixture_types import Command
 from tests.serving import options_for, serving
 from tritonkit.errors import CertificateError, InputError, NotReadyError, TokenError, TritonkitError, UnreachableError
 from tritonkit.images.preprocess import ImageArray
+from tritonkit.system.commands import free_ports
 from tritonkit.triton.client import Statistics, TritonClient
 from tritonkit.triton.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection
 from tritonkit.triton.runner import TritonRunner

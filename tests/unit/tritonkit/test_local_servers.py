@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import ports
 from tests.errors import raises
 from tritonkit.errors import InputError
+from tritonkit.system import commands
 from tritonkit.system.local_servers import STATE_FILE, STATE_VARIABLE, default_url
 
 
@@ -42,7 +42,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 @pytest.fixture
 def usual() -> str:
     """An address where nothing answers."""
-    return f"127.0.0.1:{ports.free_ports()[0]}"
+    return f"127.0.0.1:{commands.free_ports()[0]}"
 
 
 def test_the_only_running_server_is_asked_when_no_address_is_given(

@@ -17,7 +17,6 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from typer.testing import Result
 
-from scripts.ports import free_ports
 from tests.errors import error_codes
 from tests.fixture_types import Command
 from tests.integration.train.conftest import CopyDigits, WriteConfig
@@ -27,6 +26,7 @@ from tests.web import ANY_PORT, Quiet, listening
 from train.engine.fit import FitResult
 from tritonkit.checkpoint import read_spec
 from tritonkit.plugins import register
+from tritonkit.system.commands import free_ports
 from tritonkit.system.files import file_sha256
 
 EPOCHS = 6

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.load.arrivals import PoissonArrivals, TraceArrivals
-from benchmarks.load.generator import Collected
+from benchmarks.load.generator import SenderReport
 from benchmarks.load.schedule import due_between, refusal, remark, slip_of
 from benchmarks.load.windows import RequestTimes, Times, summarize, times_of
 
@@ -15,8 +15,8 @@ def sent_late(*slips_ms: float) -> Times:
     return times_of([RequestTimes(0, int(slip * MS), int(slip * MS) + 50 * MS) for slip in slips_ms])
 
 
-def last(blocked: int = 0, unsent: int = 0, failed: int = 0) -> Collected:
-    return Collected(times_of([]), 0, failed, None, blocked, unsent, is_finished=False)
+def last(blocked: int = 0, unsent: int = 0, failed: int = 0) -> SenderReport:
+    return SenderReport(times_of([]), 0, failed, None, blocked, unsent, is_finished=False)
 
 
 def test_slip_is_the_delay_of_the_actual_send() -> None:
@@ -37,7 +37,7 @@ def test_slip_is_the_delay_of_the_actual_send() -> None:
     ],
 )
 def test_p99_is_refused_when_the_client_did_not_keep_the_schedule(
-    requests: Times, collected: Collected, reason: str | None
+    requests: Times, collected: SenderReport, reason: str | None
 ) -> None:
     text = refusal(summarize(requests[:, 2] - requests[:, 0]), slip_of(requests), collected, len(requests))
     assert text is None if reason is None else reason in str(text)

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from benchmarks.cli import app
 from benchmarks.records.bootstrap import ratio_interval, resample
-from benchmarks.records.compare import Comparison, compare
-from benchmarks.records.record import Level, Limit, LimitPoint, Record, Sample, read_record, write_record
+from benchmarks.records.compare import RecordComparison, compare
+from benchmarks.records.record import Level, LevelSlice, Limit, LimitPoint, Record, read_record, write_record
 from tests.errors import error_codes, raises
 from tests.unit.benchmarks.conftest import level
 from tritonkit.errors import InputError
@@ -21,14 +21,16 @@ REAL = Path(__file__).parent / "real"
 """Records of one model, of the same model again, and of the model with a planted slowdown of 15 %."""
 
 
-def samples(speed: float, seed: int, count: int = 30) -> tuple[Sample, ...]:
+def samples(speed: float, seed: int, count: int = 30) -> tuple[LevelSlice, ...]:
     """Slices of a closed loop whose speed wanders by some percent, as that of a busy machine does."""
     random, wander, slices = np.random.default_rng(seed), 0.0, []
     for _ in range(count):
         wander = 0.6 * wander + random.normal(0, 0.03)
         rate = 160 * speed * np.exp(wander)
         p99 = 4e3 / rate * 1.5 * np.exp(abs(random.normal(0, 0.1)))
-        slices.append(Sample(seconds=0.5, requests=round(rate / 2), mean_ms=4e3 / rate, p50_ms=4e3 / rate, p99_ms=p99))
+        slices.append(
+            LevelSlice(seconds=0.5, requests=round(rate / 2), mean_ms=4e3 / rate, p50_ms=4e3 / rate, p99_ms=p99)
+        )
     return tuple(slices)
 
 
@@ -59,7 +61,7 @@ def again(record: Record, speed: float, seed: int, **changes: Any) -> Record:
     return record.model_copy(update={"run_id": f"run-{seed}", "levels": levels, **changes})
 
 
-def verdicts(comparison: Comparison) -> set[str]:
+def verdicts(comparison: RecordComparison) -> set[str]:
     return {row.verdict for row in comparison.rows}
 
 
@@ -108,7 +110,7 @@ def test_intervals_of_a_wandering_machine_are_wider() -> None:
     random, wandering = np.random.default_rng(0), samples(1, 5, count=60)
     shuffled = tuple(wandering[index] for index in random.permutation(len(wandering)))
 
-    def width(slices: tuple[Sample, ...]) -> float:
+    def width(slices: tuple[LevelSlice, ...]) -> float:
         deviations = resample(slices, slices, random)
         assert deviations is not None
         low, high = ratio_interval(deviations["images_per_s"], 1.0, 0.95)
@@ -118,7 +120,7 @@ def test_intervals_of_a_wandering_machine_are_wider() -> None:
 
 
 def test_slices_without_an_answer_count_as_time(old: Record) -> None:
-    pause = Sample(seconds=0.5, requests=0, mean_ms=None, p50_ms=None, p99_ms=None)
+    pause = LevelSlice(seconds=0.5, requests=0, mean_ms=None, p50_ms=None, p99_ms=None)
     stalled = measured(4, 1, 7)
     slices = tuple(pause if number % 3 == 0 else each for number, each in enumerate(stalled.samples))
     stalled = stalled.model_copy(update={"images_per_s": stalled.images_per_s * 2 / 3, "samples": slices})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.records.perf_analyzer import read_perf_analyzer
-from benchmarks.records.record import MeasuredModel, Record, Sample
+from benchmarks.records.record import LevelSlice, MeasuredModel, Record
 from benchmarks.report.breakdown import batch_shares, breakdown_ms
 from benchmarks.report.charts import percentile_points
 from benchmarks.report.level_charts import latency_bins
@@ -145,7 +145,7 @@ def test_a_scenario_has_its_own_result(
 
 
 def test_two_records_are_compared_or_it_says_why_not(record: Record, open_record: Record) -> None:
-    samples = tuple(Sample(seconds=0.5, requests=75, mean_ms=6.67, p50_ms=6.67, p99_ms=20) for _ in range(20))
+    samples = tuple(LevelSlice(seconds=0.5, requests=75, mean_ms=6.67, p50_ms=6.67, p99_ms=20) for _ in range(20))
     levels = tuple(level.model_copy(update={"samples": samples}) for level in record.levels)
     old = record.model_copy(update={"levels": levels})
     text = Page(report_html([old, old])).text

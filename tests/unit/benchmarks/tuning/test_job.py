@@ -58,14 +58,15 @@ def test_a_killed_search_continues_with_its_trials_and_its_time(tmp_path: Path) 
 
 def test_settings_that_end_the_search_twice_are_not_tried_a_third_time(tmp_path: Path) -> None:
     path = tmp_path / "job.journal"
+    ending = {name: values[-1] for name, values in SPACE.choices().items()}
     with open_job(path, SPACE, GOAL) as job:
-        job.enqueue({name: values[-1] for name, values in SPACE.choices().items()})
+        job.enqueue(ending)
         job.ask()
     with open_job(path, SPACE, GOAL) as job:
         job.ask()
     with open_job(path, SPACE, GOAL) as job:
-        assert [trial for trial in job.frozen_trials() if trial.state.name == "WAITING"] == []
         assert [trial.failed for trial in job.trials()] == [TWICE_INTERRUPTED]
+        assert job.ask()[1] != ending
 
 
 def test_one_process_tunes_a_model(tmp_path: Path) -> None:
