@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import fcntl
 import hashlib
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tritonkit.errors import InputError
 from tritonkit.repository.config_rules import check_config
+from tritonkit.repository.staging import locked
 from tritonkit.repository.tuning.record import TuningRecord
 from tritonkit.repository.tuning.settings import ServingSettings
 from tritonkit.system.files import atomic_write
@@ -58,7 +56,7 @@ def changed_models(paths: Iterable[str]) -> list[str]:
 def write_winner(repository: Path, model: str, configs: Mapping[str, str], record: TuningRecord) -> TuningRecord:
     """Write configurations and `tuning.json`; return the record with the replaced texts.
 
-    record: the evidence, without texts and hashes. Raises InputError if a builder is publishing, OSError.
+    record: the evidence, without texts and hashes. Raises ArtifactError if a builder is publishing, OSError.
     """
     with locked(repository):
         earlier = TuningRecord.find(repository / model)
@@ -77,7 +75,8 @@ def write_winner(repository: Path, model: str, configs: Mapping[str, str], recor
 def undo(repository: Path, model: str) -> TuningRecord:
     """Write the previous configurations and `tuning.json` back; return the record that was undone.
 
-    Raises InputError if there is nothing to undo, or if a configuration was changed since.
+    Raises InputError if there is nothing to undo, or if a configuration was changed since; ArtifactError if a builder
+    is publishing.
     """
     with locked(repository):
         record = TuningRecord.read(repository / model)
@@ -120,21 +119,6 @@ def text_difference(before: str, after: str, path: str) -> str:
     """Return the change of one file as a unified diff."""
     lines = difflib.unified_diff(before.splitlines(keepends=True), after.splitlines(keepends=True), path, path)
     return "".join(lines)
-
-
-@contextmanager
-def locked(repository: Path) -> Iterator[None]:
-    """Keep builders from publishing to a repository. Raises InputError if one does."""
-    descriptor = os.open(repository, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise InputError(
-            f"{repository}: a builder is publishing here; try again when it has finished", code="repository.locked"
-        ) from error
-    finally:
-        os.close(descriptor)
 
 
 def _text(path: Path) -> str:

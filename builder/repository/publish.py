@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from tritonkit.errors import ArtifactError
-from tritonkit.repository.staging import staging_folder
+from tritonkit.repository.staging import locked, staging_folder
 from tritonkit.triton.model_config import CONFIG_FILE, last_version, read_config, versions_of
 
 _AT_FDCWD = -100
@@ -162,15 +161,7 @@ def staging(repository: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
     with ExitStack() as stack:
-        descriptor = os.open(repository, os.O_RDONLY)
-        stack.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel releases it when this process ends
-        except BlockingIOError as error:
-            raise ArtifactError(
-                f"{repository}: another builder is publishing here; try again when it has finished",
-                code="repository.locked",
-            ) from error
+        stack.enter_context(locked(repository))
         clear()
         stack.callback(clear)
         try:

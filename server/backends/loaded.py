@@ -10,7 +10,7 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TextIO
 
 FOLDER_VARIABLE = "TRITONKIT_LOADED"
 """The folder of these files. Without it, nothing is written and nothing is found."""
@@ -49,33 +49,49 @@ class Announcement:
             self._file.close()
 
 
-def newest_file(model: str) -> Path | None:
-    """Return the file of a model's highest loaded version, which an ensemble would call; None without one."""
-    root = os.environ.get(FOLDER_VARIABLE)
-    if not root:
-        return None
-    folder = Path(root) / model
-    try:
-        names = [name for name in os.listdir(folder) if not name.startswith(".")]  # noqa: PTH208 - for each batch
-    except FileNotFoundError:
-        return None
-    for name in sorted(names, key=lambda name: tuple(map(int, name.split("."))), reverse=True):
-        with suppress(FileNotFoundError), (folder / name).open(encoding="utf-8") as file:  # withdrawn meanwhile
-            if _is_locked(file):
-                return folder / name
-    return None
+class NewestVersion:
+    """Follows the highest loaded version of a model, which an ensemble would call."""
+
+    def __init__(self, model: str) -> None:
+        root = os.environ.get(FOLDER_VARIABLE)
+        self._folder = Path(root) / model if root else None
+        self._changed_ns = 0
+        self._file: TextIO | None = None
+        self._version: LoadedVersion | None = None
+
+    def read(self) -> LoadedVersion | None:
+        """Return the version, the same object as long as it stays; None where no version is loaded."""
+        try:
+            changed_ns = self._folder.stat().st_mtime_ns if self._folder else 0
+        except FileNotFoundError:
+            changed_ns = 0
+        if changed_ns != self._changed_ns or self._file is None or not _is_locked(self._file):
+            self._changed_ns = changed_ns
+            self._find(list(self._folder.glob("[0-9]*")) if self._folder and changed_ns else [])
+        return self._version
+
+    def _find(self, paths: list[Path]) -> None:
+        """Open the highest file that is locked."""
+        for path in sorted(paths, key=lambda path: tuple(map(int, path.name.split("."))), reverse=True):
+            if self._file is not None and path == Path(self._file.name) and _is_locked(self._file):
+                return
+            with suppress(FileNotFoundError):  # withdrawn meanwhile
+                file = path.open(encoding="utf-8")
+                if _is_locked(file):
+                    document = json.load(file)
+                    self._close()
+                    self._file, self._version = file, LoadedVersion(Path(document["backend"]), document["args"])
+                    return
+                file.close()
+        self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = self._version = None
 
 
-def read_file(path: Path) -> LoadedVersion | None:
-    """Read a file that `newest_file` returned; None if it was withdrawn meanwhile."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return LoadedVersion(Path(document["backend"]), document["args"])
-
-
-def _is_locked(file: Any) -> bool:
+def _is_locked(file: TextIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from server.backends.batching import BatchingModel
-    from server.backends.loaded import LoadedVersion, newest_file, read_file
+    from server.backends.loaded import LoadedVersion, NewestVersion
     from server.backends.rows import RowPool
 else:  # in Triton's backend folder they are next to this file
-    from loaded import newest_file, read_file
+    from loaded import NewestVersion
     from rows import RowPool
 
 _PACKAGE = "tritonkit_decoder"
@@ -47,7 +47,8 @@ class TritonPythonModel:
         self._outputs = [output["name"] for output in json.loads(args["model_config"])["output"]]
         self._owner = args["model_name"].removesuffix("_encoded")
         self._decode_model = Path(args["model_repository"]).parent / f"{self._owner}_decode"
-        self._file: Path | None = None
+        self._newest = NewestVersion(self._owner)
+        self._loaded: LoadedVersion | None = None
         self._version: _Version | None = None
         with suppress(Exception):  # each request gets the reason: a model that does not load could stop Triton
             self._loaded_version()
@@ -73,17 +74,15 @@ class TritonPythonModel:
 
     def _loaded_version(self) -> _Version:
         """The version of the model that an ensemble would call. Raises RuntimeError where none is loaded."""
-        file = newest_file(self._owner)
-        if self._version is not None and file == self._file:
-            return self._version
-        loaded = read_file(file) if file else None
+        loaded = self._newest.read()
         if loaded is None:
             raise RuntimeError(f"{self._owner} is not loaded, so its encoded images cannot be answered")
-        version = _Version(loaded, self._decode_model, self._outputs)
-        if self._version is not None:
-            self._version.close()
-        self._file, self._version = file, version
-        return version
+        if self._version is None or loaded is not self._loaded:
+            version = _Version(loaded, self._decode_model, self._outputs)
+            if self._version is not None:
+                self._version.close()
+            self._loaded, self._version = loaded, version
+        return self._version
 
 
 class _Version:
