@@ -68,7 +68,6 @@ def measure_limit(
     images: ImageArray,
     sizes: Sequence[int],
     on_point: Callable[[str, float], None] = lambda text, fraction: None,
-    seconds: float = POINT_S,
 ) -> tuple[LimitPoint, ...]:
     """Measure an artifact at each batch size: in one session, and on a CPU also in one session a core.
 
@@ -85,12 +84,12 @@ def measure_limit(
             runners = [stack.enter_context(open_reference(path, session_threads, served_spec)) for _ in range(sessions)]
             for size in sizes:
                 on_point(f"limit in process, batch {size} x {sessions}", len(points) / len(sizes) / len(arrangements))
-                points.append(measure_point(runners, images, size, seconds))
+                points.append(measure_point(runners, images, size))
     return tuple(points)
 
 
-def measure_point(runners: Sequence[Runner], images: ImageArray, size: int, seconds: float) -> LimitPoint:
-    """Call each runner in a thread of its own for `seconds`, at one batch size. Raises errors of the runners."""
+def measure_point(runners: Sequence[Runner], images: ImageArray, size: int) -> LimitPoint:
+    """Call each runner in a thread of its own, at one batch size. Raises errors of the runners."""
     batches = batches_of(images, size)
 
     def warm_up(runner: Runner) -> None:
@@ -99,7 +98,7 @@ def measure_point(runners: Sequence[Runner], images: ImageArray, size: int, seco
 
     def call(runner: Runner) -> tuple[int, float]:
         calls, started, elapsed_s = 0, time.perf_counter(), 0.0
-        while elapsed_s < seconds or calls < MIN_CALLS:
+        while elapsed_s < POINT_S or calls < MIN_CALLS:
             runner.infer(batches[calls % len(batches)])
             calls += 1
             elapsed_s = time.perf_counter() - started

@@ -78,7 +78,7 @@ def paused(servers: Iterable[RunningServer]) -> Iterator[None]:
     try:
         yield
     finally:
-        for process in processes:
+        for process in reversed(processes):  # Triton takes a process of a model for dead that resumes after it
             process.resume()
 
 

@@ -19,6 +19,7 @@ def test_bench_measures_a_served_model_beside_its_limit(
     command: Command, served: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_nvidia_smi_on_path(tmp_path, monkeypatch, "0, 50, 1024, 100.0")
+    monkeypatch.setattr("benchmarks.limit.POINT_S", 0.3)
     record, page = tmp_path / "record.json", tmp_path / "report.html"
     timing = ["--window-s", 0.5, "--max-windows", 3, "--concurrency", "1,8"]
     arguments = ["--url", served, "--repository", repository, "--output", record]

@@ -40,11 +40,12 @@ def test_batch_sizes_end_with_the_largest(largest: int, sizes: tuple[int, ...]) 
     assert batch_sizes(largest) == sizes
 
 
-def test_every_batch_size_is_measured(onnx_file: Path, spec: ModelSpec, images: NDArray[np.uint8]) -> None:
+def test_every_batch_size_is_measured(
+    onnx_file: Path, spec: ModelSpec, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.limit.POINT_S", 0.05)
     texts: list[str] = []
-    points = measure_limit(
-        onnx_file, 1, spec, images, (1, 2, 8), on_point=lambda text, fraction: texts.append(text), seconds=0.05
-    )
+    points = measure_limit(onnx_file, 1, spec, images, (1, 2, 8), on_point=lambda text, fraction: texts.append(text))
     sessions = [1] if usable_cores() == 1 else [1, usable_cores()]
     assert [(point.sessions, point.batch) for point in points] == [(n, size) for n in sessions for size in (1, 2, 8)]
     assert len(texts) == len(points)
