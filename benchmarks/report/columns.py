@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from benchmarks.records.compare import ResultLevel
 from benchmarks.records.perf_analyzer import PerfAnalyzerResult
 from benchmarks.records.record import Level, Record
 from benchmarks.report.breakdown import (
+    AnyLevel,
     batch_shares,
     breakdown_ms,
     by_load,
@@ -22,7 +23,6 @@ from benchmarks.report.remarks import notes
 NOTES, REFUSED = "notes", "refused"
 """A heading, and a cell in place of an invalid figure."""
 _Cell = Callable[[Level], str]
-_AnyLevel = TypeVar("_AnyLevel", bound=ResultLevel)
 
 
 class LevelTable(NamedTuple):
@@ -52,7 +52,7 @@ def csv_table(result: PerfAnalyzerResult) -> LevelTable:
     return _table("throughput and latency", result.levels, _FIGURES)
 
 
-def _table(title: str, levels: Sequence[_AnyLevel], cells: Mapping[str, Callable[[_AnyLevel], str]]) -> LevelTable:
+def _table(title: str, levels: Sequence[AnyLevel], cells: Mapping[str, Callable[[AnyLevel], str]]) -> LevelTable:
     columns = {heading: [cell(level) for level in levels] for heading, cell in cells.items()}
     filled = {heading: column for heading, column in columns.items() if any(column)}
     load = "requests/s" if any(level.rate for level in levels) else "concurrency"

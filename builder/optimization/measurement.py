@@ -125,16 +125,15 @@ def _load(names: Sequence[str], port: int, failures: dict[str, str]) -> None:
     """
     deadline = time.monotonic() + RESTART_S
     for name in names:
-        is_pending = True
-        while is_pending:
+        while True:
             try:
                 run_command("server", "load", name, "--grpc-port", port)
-                is_pending = False
             except TritonkitError as error:
-                is_pending = isinstance(error, ExternalError) and time.monotonic() < deadline
-                if not is_pending:
-                    failures[name] = _reason(error)
-                time.sleep(1)
+                if isinstance(error, ExternalError) and time.monotonic() < deadline:
+                    time.sleep(1)
+                    continue
+                failures[name] = _reason(error)
+            break
 
 
 def _reason(error: TritonkitError) -> str:

@@ -105,5 +105,5 @@ def _runs(target: Target, has_gpu: bool, runtime: RuntimeName) -> bool:
         return False
     if record.flavour is not None:  # the pip runtime has no TensorRT
         return runtime == "docker"
-    # ONNX RuntimeName computes fp16 in fp32 on a CPU, and has no bf16 kernels for most operators.
+    # ONNX Runtime computes fp16 in fp32 on a CPU, and has no bf16 kernels for most operators.
     return record is not ONNX or target.precision in ("fp32", "int8") or (target.precision == "fp16" and has_gpu)

@@ -48,7 +48,6 @@ class TritonPythonModel:
         self._owner = args["model_name"].removesuffix("_encoded")
         self._decode_model = Path(args["model_repository"]).parent / f"{self._owner}_decode"
         self._newest = NewestVersion(self._owner)
-        self._loaded: LoadedVersion | None = None
         self._version: _Version | None = None
         with suppress(Exception):  # each request gets the reason: a model that does not load could stop Triton
             self._loaded_version()
@@ -77,11 +76,11 @@ class TritonPythonModel:
         loaded = self._newest.read()
         if loaded is None:
             raise RuntimeError(f"{self._owner} is not loaded, so its encoded images cannot be answered")
-        if self._version is None or loaded is not self._loaded:
+        if self._version is None or self._version.loaded is not loaded:
             version = _Version(loaded, self._decode_model, self._outputs)
             if self._version is not None:
                 self._version.close()
-            self._loaded, self._version = loaded, version
+            self._version = version
         return self._version
 
 
@@ -89,7 +88,7 @@ class _Version:
     """A version of the model, opened together with the decoder for its preprocessing."""
 
     def __init__(self, loaded: LoadedVersion, decode_model: Path, outputs: list[str]) -> None:
-        config = json.loads(loaded.args["model_config"])
+        self.loaded, config = loaded, json.loads(loaded.args["model_config"])
         spec = json.loads(config["parameters"]["model.json"]["string_value"])
         try:
             decoding = _import_from(decode_model / "1", "decoder")
