@@ -52,8 +52,7 @@ class BatchCurve(Frozen):
 
     def parallel(self, cores: int) -> int:
         """Return the number of batches that run at the same time."""
-        threads = self.threads or max(1, cores // self.instances)
-        return self.instances if self.image_s is None else self.instances * threads
+        return self.instances if self.image_s is None else self.instances * self.workers.threads_on(cores)
 
     def busy_shares(self, cores: int) -> Floats:
         """Return the time of a batch while 1, 2, ... batches run, as a share of the time while all run."""
@@ -103,7 +102,8 @@ class CurveModel:
         """Return the curve of instances and threads."""
         if workers in self.curves:
             return self.curves[workers]
-        nearest = min(self.curves, key=lambda known: _distance(known, workers))
+        point = workers_point(workers, self.cores)
+        nearest = min(self.curves, key=lambda known: math.dist(workers_point(known, self.cores), point))
         scale = self._relative_time(workers) / self._relative_time(nearest)
         known = self.curves[nearest]
         changes: dict[str, object] = {
@@ -120,7 +120,7 @@ class CurveModel:
     def _relative_time(self, workers: Workers, alone: bool = False, serial: float | None = None) -> float:
         """Return the time of a batch in units of its time on one core."""
         serial = self._serial if serial is None else serial
-        threads = workers.threads or max(1, self.cores // workers.instances)
+        threads = workers.threads_on(self.cores)
         busy = 1 if alone else workers.instances
         cores = min(threads, self.cores / busy)
         excess = max(0.0, busy * threads / self.cores - 1)
@@ -142,7 +142,6 @@ class CurveModel:
         return float(min(_SERIAL_SHARES, key=spread))
 
 
-def _distance(first: Workers, second: Workers) -> float:
-    return math.hypot(
-        math.log2(first.instances / second.instances), math.log2((first.threads or 1) / (second.threads or 1))
-    )
+def workers_point(workers: Workers, cores: int) -> tuple[float, float]:
+    """Return instances and threads as a point: where one of them doubles, the distance is 1."""
+    return math.log2(workers.instances), math.log2(workers.threads_on(cores))

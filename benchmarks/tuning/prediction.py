@@ -92,7 +92,7 @@ class _BatchTimes(NamedTuple):
             table = np.array([0.0, batch * curve.image_s])
             return cls(1, 0.0, table, curve.busy_shares(cores), curve.overhead_s + delay_s, curve.spacing_s)
         whole = curve.model_copy(update={"image_s": None})
-        contention = max(1.0, settings.instances * (settings.threads or 1) / cores)
+        contention = max(1.0, settings.instances * workers_of(settings).threads_on(cores) / cores)
         table = whole.table(1) * contention
         return cls(1, 0.0, table, np.ones(settings.instances), curve.overhead_s, curve.spacing_s)
 

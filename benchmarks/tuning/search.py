@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.load.arrivals import ClosedLoop
 from benchmarks.tuning.confirmation import MIN_ROUNDS, candidates, compare_in_turns
-from benchmarks.tuning.curves import BatchCurve, CurveModel
+from benchmarks.tuning.curves import BatchCurve, CurveModel, workers_point
 from benchmarks.tuning.job import TuningJob
 from benchmarks.tuning.prediction import Ranking, best_level, keeps, merge_trials, predict, value_of, workers_of
 from benchmarks.tuning.served import WARM_UP_SHARE, TrialLevel, TrialServer, load_of, loads_of
@@ -135,7 +135,7 @@ class Search:
     def _measure_curves(self) -> None:
         """Measure the curves of the instances and threads that differ most, then of those between."""
         measured = {curve.workers for curve in self.job.curves()}
-        for workers in curve_order(self.space.workers):
+        for workers in curve_order(self.space.workers, self.cores):
             if workers in measured:
                 continue
             loads = self._curve_loads(workers)
@@ -306,7 +306,7 @@ def curve_of(workers: Workers, rows: Sequence[TrialLevel], batch: int, cores: in
         spacing_s=busiest.level.client_cores / busiest.level.requests_per_s,
         jitter=min(0.3, max(0.0, math.log(latency.p90_ms / latency.p50_ms) / 1.2816)),
     )
-    if workers.threads != 1 and _lag_s(loaded[0]) > alone_s + _lag_s(alone) + _MIN_LAG_S:
+    if workers.threads_on(cores) != 1 and _lag_s(loaded[0]) > alone_s + _lag_s(alone) + _MIN_LAG_S:
         by_image = curve.model_copy(update={"sizes": (batch,), "seconds": (alone_s,), "image_s": 1.0})
         return by_image.model_copy(update={"image_s": by_image.parallel(cores) / busiest.figures.images_per_s})
     ratio = 1.0 if workers.instances == 1 else min(1.0, alone_s / float(curve.table(batch)[batch]))
@@ -319,10 +319,10 @@ def _lag_s(row: TrialLevel) -> float:
     return row.level.latency.mean_ms / 1e3 - sum(server_us) / 1e6 if server_us else 0.0
 
 
-def curve_order(workers: Sequence[Workers]) -> list[Workers]:
+def curve_order(workers: Sequence[Workers], cores: int) -> list[Workers]:
     """Order instances and threads so that each next one is as far as possible from those before it."""
-    points = {entry: (math.log2(entry.instances), math.log2(entry.threads or 1)) for entry in workers}
-    ordered = [max(workers, key=lambda entry: (-entry.instances, entry.threads or 0))]
+    points = {entry: workers_point(entry, cores) for entry in workers}
+    ordered = [max(workers, key=lambda entry: (-entry.instances, entry.threads_on(cores)))]
     while len(ordered) < len(workers):
         rest = [entry for entry in workers if entry not in ordered]
         ordered.append(max(rest, key=lambda entry: min(math.dist(points[entry], points[done]) for done in ordered)))

@@ -23,6 +23,10 @@ class Workers(NamedTuple):
     def __str__(self) -> str:
         return f"{self.instances}" if self.threads is None else f"{self.instances} x {self.threads}"
 
+    def threads_on(self, cores: int) -> int:
+        """The threads of each instance on a machine: by default, instances share the cores."""
+        return self.threads or max(1, cores // self.instances)
+
 
 @dataclass(frozen=True)
 class SearchSpace:
@@ -74,12 +78,15 @@ class SearchSpace:
 
 
 def cpu_workers(cores: int, takes_threads: bool) -> tuple[Workers, ...]:
-    """Return instances and threads whose product is from half the cores to twice the cores."""
+    """Return instances and threads whose product is from half the cores to twice the cores.
+
+    One instance has all cores by default, so that its threads need no setting.
+    """
     sizes = powers_of_two(cores)
     if not takes_threads:
         return tuple(Workers(instances, None) for instances in sizes)
     return tuple(
-        Workers(instances, threads)
+        Workers(instances, None if (instances, threads) == (1, cores) else threads)
         for instances, threads in product(sizes, sizes)
         if cores / 2 <= instances * threads <= 2 * cores
     )

@@ -98,8 +98,8 @@ def test_the_level_that_counts_is_the_best_within_the_bound(target: str, expecte
 
 
 def test_workers_use_from_half_the_cores_to_twice_the_cores() -> None:
-    assert set(cpu_workers(2, True)) == {Workers(1, 1), Workers(1, 2), Workers(2, 1), Workers(2, 2)}
-    assert all(4 <= workers.instances * (workers.threads or 0) <= 16 for workers in cpu_workers(8, True))
+    assert set(cpu_workers(2, True)) == {Workers(1, 1), Workers(1, None), Workers(2, 1), Workers(2, 2)}
+    assert all(4 <= workers.instances * workers.threads_on(8) <= 16 for workers in cpu_workers(8, True))
     assert cpu_workers(2, False) == (Workers(1, None), Workers(2, None))
     assert powers_of_two(12, 2) == (2, 4, 8, 12)
-    assert curve_order(cpu_workers(2, True))[:2] == [Workers(1, 2), Workers(2, 1)]
+    assert curve_order(cpu_workers(2, True), 2)[:2] == [Workers(1, None), Workers(2, 1)]
