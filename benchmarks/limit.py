@@ -19,9 +19,12 @@ from tritonkit.runtimes.formats import format_of
 from tritonkit.spec import ModelSpec
 from tritonkit.triton.served_model import ServedModel
 
-MIN_CALLS = 3
 POINT_S = 1.0
 """Seconds of in-process calls for each point, before and after the load."""
+SHORTEST_S = 4.0
+"""Of all points together: the disturbances of a machine last for seconds."""
+VISITS = 5
+"""Each point is measured this many times, in turns with the others."""
 MAX_SESSIONS = 16
 """More parallel sessions would need much memory."""
 ACCURACY = 0.05
@@ -71,41 +74,46 @@ def measure_limit(
 ) -> tuple[LimitPoint, ...]:
     """Measure an artifact at each batch size: in one session, and on a CPU also in one session a core.
 
-    threads: intra-op threads of the one session; 0 is the default of the library. images: uint8 [N, H, W, 3].
-    on_point: called with a text and the finished fraction. Raises the errors of `open_reference` and of the runner.
+    A point is the median of its visits, so that a disturbance of a second or two does not count. threads: intra-op
+    threads of the one session; 0 is the default of the library. images: uint8 [N, H, W, 3]. on_point: called with a
+    text and the finished fraction. Raises the errors of `open_reference` and of the runner.
     """
-    known, points = format_of(path), list[LimitPoint]()
+    known = format_of(path)
     arrangements = [(1, threads)]
     if (known is None or "cpu" in known.runs_on) and 1 < usable_cores() <= MAX_SESSIONS:
         arrangements.append((usable_cores(), 1))
-    for sessions, session_threads in arrangements:
-        # Opened for each measurement: the threads of an idle session must not run during the load.
-        with ExitStack() as stack:
-            runners = [stack.enter_context(open_reference(path, session_threads, served_spec)) for _ in range(sessions)]
-            for size in sizes:
-                on_point(f"limit in process, batch {size} x {sessions}", len(points) / len(sizes) / len(arrangements))
-                points.append(measure_point(runners, images, size))
-    return tuple(points)
+    # Opened for each measurement: the threads of an idle session must not run during the load.
+    with ExitStack() as stack:
+        groups = [
+            [stack.enter_context(open_reference(path, session_threads, served_spec)) for _ in range(sessions)]
+            for sessions, session_threads in arrangements
+        ]
+        points = [(runners, batches_of(images, size)) for runners in groups for size in sizes]
+        visits: list[list[LimitPoint]] = [[] for _ in points]
+        visit_s = max(POINT_S, SHORTEST_S / len(points)) / VISITS
+        for visit in range(VISITS):
+            for number, (runners, batches) in enumerate(points):
+                text = f"limit in process, batch {len(batches[0])} x {len(runners)}"
+                on_point(text, (visit + number / len(points)) / VISITS)
+                visits[number].append(measure_visit(runners, batches, visit_s))
+    return tuple(sorted(each, key=lambda visit: visit.images_per_s)[VISITS // 2] for each in visits)
 
 
-def measure_point(runners: Sequence[Runner], images: ImageArray, size: int) -> LimitPoint:
-    """Call each runner in a thread of its own, at one batch size. Raises errors of the runners."""
-    batches = batches_of(images, size)
-
-    def warm_up(runner: Runner) -> None:
-        for _ in range(2):  # the first calls allocate and choose kernels
-            runner.infer(batches[0])
+def measure_visit(runners: Sequence[Runner], batches: Sequence[ImageArray], seconds: float) -> LimitPoint:
+    """Call each runner in a thread of its own, at least once. Raises errors of the runners."""
+    size = len(batches[0])
 
     def call(runner: Runner) -> tuple[int, float]:
         calls, started, elapsed_s = 0, time.perf_counter(), 0.0
-        while elapsed_s < POINT_S or calls < MIN_CALLS:
+        while elapsed_s < seconds:
             runner.infer(batches[calls % len(batches)])
             calls += 1
             elapsed_s = time.perf_counter() - started
         return calls, elapsed_s
 
     with ThreadPoolExecutor(len(runners)) as pool:
-        list(pool.map(warm_up, runners))
+        # The first calls allocate and choose kernels.
+        list(pool.map(lambda runner: runner.infer(batches[0]), runners))
         measured = list(pool.map(call, runners))
     return LimitPoint(
         batch=size,

@@ -2,8 +2,8 @@
 
 Slices near in time are alike: a busy neighbour slows several in a row. So whole blocks of consecutive slices are drawn
 (circular block bootstrap: Politis and Romano, "A circular block-resampling procedure for stationary data", 1992). They
-are drawn from both levels together, each relative to its own figure: a pause that only one of two short measurements
-met could have met the other as well.
+are drawn from both levels together, each relative to its own typical value: a pause that only one of two short
+measurements met could have met the other as well.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ def resample(old: Sequence[LevelSlice], new: Sequence[LevelSlice], random: np.ra
     if min(map(len, answered)) < MIN_SAMPLES:
         return None
     rates = [np.array([sample.requests / sample.seconds for sample in level]) for level in (old, new)]
-    deviations: dict[Metric, Values] = {"images_per_s": _log_ratios(rates, lambda values: values.mean(axis=-1), random)}
+    deviations: dict[Metric, Values] = {"images_per_s": _log_ratios(rates, _mean, _mean, random)}
     requests = int(np.median([sample.requests for level in answered for sample in level]))
     for metric, share in SHARES.items():
         percentiles = [np.array([getattr(sample, metric) for sample in level]) for level in answered]
         quantile = partial(np.quantile, q=_rank(share, requests, random), axis=-1)
-        deviations[metric] = _log_ratios(percentiles, quantile, random)
+        # Relative to p99 itself, a pause that raised it would leave no trace.
+        deviations[metric] = _log_ratios(percentiles, _lower_quartile, quantile, random)
     return deviations
 
 
@@ -64,12 +65,23 @@ def _rank(share: float, requests: int, random: np.random.Generator) -> float:
     return float(np.mean(random.binomial(requests, share, RESAMPLES) > place))
 
 
-def _log_ratios(levels: Sequence[Values], figure: Figure, random: np.random.Generator) -> Values:
+def _mean(values: Values) -> Values:
+    means: Values = values.mean(axis=-1)
+    return means
+
+
+def _lower_quartile(values: Values) -> Values:
+    quartile: Values = np.quantile(values, 0.25, axis=-1)
+    return quartile
+
+
+def _log_ratios(levels: Sequence[Values], typical: Figure, figure: Figure, random: np.random.Generator) -> Values:
     """Draw slices for both levels, and return the logarithms of the ratio of their figures, new to old.
 
-    A few blocks vary less than independent ones would, by the square root of (blocks - 1) / blocks.
+    typical: the value of a level that its slices are relative to. A few blocks vary less than independent ones would,
+    by the square root of (blocks - 1) / blocks.
     """
-    pool = np.concatenate([values / figure(values) for values in levels])
+    pool = np.concatenate([values / typical(values) for values in levels])
     length = math.ceil(math.sqrt(min(map(len, levels))))
     figures = (figure(pool[_draw(levels, len(values), length, random)]) for values in levels)
     old, new = (np.log(np.maximum(drawn, _NO_ANSWER)) for drawn in figures)

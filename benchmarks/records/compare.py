@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.records.bootstrap import MIN_SAMPLES, Deviations, Metric, ratio_interval, resample
 from benchmarks.records.likeness import changes, check_alike
 from benchmarks.records.perf_analyzer import CsvLevel, PerfAnalyzerResult, read_perf_analyzer
-from benchmarks.records.record import Level, LimitPoint, Record, read_record
+from benchmarks.records.record import MAX_DRIFT, Level, LimitPoint, Record, read_record
 from tritonkit.errors import InputError
 from tritonkit.spec import Frozen
 
@@ -26,8 +26,6 @@ ChangeVerdict = Literal["regression", "better", "no change", "not judged"]
 """not judged: there is no confidence interval."""
 VERDICTS: tuple[ChangeVerdict, ...] = ("regression", "better", "no change", "not judged")
 """The verdict of a comparison is the first of these that a row has."""
-MAX_ERROR = 1.05
-"""A larger relative error of the machine's speed is remarked."""
 BenchmarkResult = Record | PerfAnalyzerResult
 ResultLevel = Level | CsvLevel
 
@@ -55,7 +53,7 @@ class MachineSpeed(Frozen):
 
     ratio: float
     low: float
-    """One standard error below `ratio`; the limits before and after a load are two samples of the speed."""
+    """Below `ratio` by one standard error where a limit changed while its load was measured; else `ratio`."""
     high: float
 
 
@@ -108,7 +106,7 @@ def compare(
             remarks.append(f"the drift of the machine is unknown: {speed}")
         else:
             machine = speed
-            if machine.high > MAX_ERROR * machine.ratio:
+            if machine.high > machine.ratio:
                 remarks.append("the limit changed while the records were measured, so only large changes can be found")
     else:
         remarks.append("perf_analyzer's CSV names no model, inputs or machine: whether both are alike is not checked")
@@ -157,7 +155,8 @@ def machine_speed(old: Record, new: Record) -> MachineSpeed | str:
     if has_other_threads or not common:
         return "the limits were measured with different threads or batch sizes"
     before, after, *later = (fmean(math.log(rates[key]) for key in common) for rates in times)
-    ratio, error = math.exp(fmean(later) - fmean((before, after))), math.hypot(before - after, later[0] - later[1]) / 2
+    ratio, drifts = math.exp(fmean(later) - fmean((before, after))), (before - after, later[0] - later[1])
+    error = math.hypot(*drifts) / 2 if max(map(abs, drifts)) > math.log1p(MAX_DRIFT) else 0.0
     return MachineSpeed(ratio=ratio, low=ratio * math.exp(-error), high=ratio * math.exp(error))
 
 
@@ -234,8 +233,11 @@ def _row(
 
 
 def _verdict(speed: Sequence[float], machine: MachineSpeed, tolerance: float) -> ChangeVerdict:
-    """Judge the interval of a relative speed: a change counts only if the machine's own change does not explain it."""
-    low, high = speed
-    if max(high, high / machine.low) < 1 / (1 + tolerance):
+    """Judge the interval of a relative speed: a change counts only if the machine's own change does not explain it.
+
+    A change of the machine within the tolerance explains no change beyond it.
+    """
+    (low, high), (least, most) = speed, (1 / (1 + tolerance), 1 + tolerance)
+    if high < least and (machine.low >= least or high / machine.low < least):
         return "regression"
-    return "better" if min(low, low / machine.high) > 1 + tolerance else "no change"
+    return "better" if low > most and (machine.high <= most or low / machine.high > most) else "no change"

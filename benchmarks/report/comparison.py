@@ -33,9 +33,10 @@ def comparison_sentences(comparison: RecordComparison) -> list[str]:
     verdict = comparison.verdict
     sentences = [f"verdict: {verdict}" if verdict == "not judged" else f"verdict: {verdict} ({rule})"]
     if machine := comparison.machine:
-        spread = f"{_change(machine.low)} to {_change(machine.high)}"
+        spread = f" ({_change(machine.low)} to {_change(machine.high)})" if machine.low < machine.high else ""
         sentences.append(
-            f"machine: {_change(machine.ratio)} ({spread}), measured by the limit; a change of this size does not count"
+            f"machine: {_change(machine.ratio)}{spread}, measured by the limit; beyond the tolerance, a change of this "
+            "size does not count"
         )
     sentences += [f"differs: {difference}" for difference in comparison.changes]
     return sentences + [f"note: {remark}" for remark in comparison.remarks]

@@ -67,8 +67,8 @@ def measure(
     slowdown: Annotated[float, typer.Option(help="Share of the time of an execution.")] = 0.15,
     tolerance: float = 0.05,
     concurrency: str = "4",
-    window_s: float = 2.0,
-    max_windows: int = 5,
+    window_s: float = 5.0,
+    max_windows: int = 10,
     keep: Annotated[Path | None, typer.Option(help="Keep the records in this folder.")] = None,
 ) -> Result:
     """Measure two records for each try, and count the verdicts."""

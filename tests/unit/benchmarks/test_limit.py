@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.environment import usable_cores
-from benchmarks.limit import batch_sizes, limit_of, measure_limit, open_reference, server_threads, why_exceeded
+from benchmarks.limit import VISITS, batch_sizes, limit_of, measure_limit, open_reference, server_threads, why_exceeded
 from benchmarks.records.record import LimitPoint, Record
 from tests.errors import raises
 from tritonkit.errors import ArtifactError
@@ -44,11 +44,12 @@ def test_every_batch_size_is_measured(
     onnx_file: Path, spec: ModelSpec, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmarks.limit.POINT_S", 0.05)
+    monkeypatch.setattr("benchmarks.limit.SHORTEST_S", 0.05)
     texts: list[str] = []
     points = measure_limit(onnx_file, 1, spec, images, (1, 2, 8), on_point=lambda text, fraction: texts.append(text))
     sessions = [1] if usable_cores() == 1 else [1, usable_cores()]
     assert [(point.sessions, point.batch) for point in points] == [(n, size) for n in sessions for size in (1, 2, 8)]
-    assert len(texts) == len(points)
+    assert len(texts) == VISITS * len(points)
     for point in points[:3]:
         assert point.images_per_s == pytest.approx(point.batch / point.mean_ms * 1e3)
 

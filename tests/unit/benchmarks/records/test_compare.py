@@ -88,6 +88,23 @@ def test_a_slower_machine_is_no_regression(old: Record) -> None:
     assert compare(old, again(old, 1 / 1.15, 3, limit=limit(1.15))).verdict == "regression"
 
 
+def test_a_pause_that_one_record_met_is_no_change_of_p99(old: Record) -> None:
+    calm = measured(4, 1, 7)
+    paused = tuple(
+        each.model_copy(update={"p99_ms": each.p99_ms * (1.8 if 8 <= number < 23 else 1)})
+        for number, each in enumerate(calm.samples)
+        if each.p99_ms
+    )
+    disturbed = calm.model_copy(update={"p99_ms": calm.p99_ms * 1.8, "samples": paused})
+    comparison = compare(old, again(old, 1, 3, levels=(disturbed,)))
+    assert {row.metric: row.verdict for row in comparison.rows}["p99_ms"] == "no change"
+
+
+def test_a_small_change_of_the_limit_is_no_doubt_about_a_regression(old: Record) -> None:
+    for speed in (0.96, 1.04):
+        assert compare(old, again(old, 1 / 1.15, 3, limit=limit(speed))).verdict == "regression"
+
+
 def test_a_machine_whose_speed_is_uncertain_explains_more(old: Record) -> None:
     unsteady = again(old, 1 / 1.15, 3, limit=limit(1, drift=0.8))
     assert compare(old, unsteady).verdict == "no change"
