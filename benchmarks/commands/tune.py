@@ -22,8 +22,9 @@ P99Option = Annotated[
     float | None, typer.Option("--p99-ms", min=0.01, help="The bound: 99 % of the requests must be faster.")
 ]
 MinutesOption = Annotated[float, typer.Option(min=0.1, help="Measuring time of the whole search.")]
+Target = Literal["throughput", "latency"]
 TargetOption = Annotated[
-    Literal["throughput", "latency"],
+    Target,
     typer.Option(
         help="throughput: most images/s at any level of the load that keeps the bound; latency: lowest p50 at one "
         "level."
@@ -142,7 +143,7 @@ def _print_undone(model: str, record: TuningRecord | None, as_json: bool) -> Non
 
 def _goal(
     p99_ms: float | None,
-    target: Literal["throughput", "latency"],
+    target: Target,
     concurrency: str | None,
     rate: str | None,
     batch: int,

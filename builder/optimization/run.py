@@ -20,7 +20,7 @@ from tritonkit.errors import ArtifactError, CheckFailedError, InputError
 from tritonkit.golden import GOLDEN_FILE
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.optimization import Candidate, Optimization
-from tritonkit.runtimes.formats import ProgressCallback
+from tritonkit.runtimes.formats import ProgressCallback, Target
 from tritonkit.spec import Frozen
 from tritonkit.system.commands import check_commands
 from tritonkit.system.files import check_can_write
@@ -44,16 +44,11 @@ def optimize(request: OptimizeRequest, report: ProgressCallback = lambda step: N
     """
     check_can_write(request.html)
     check_commands("server", "bench")
-    if not request.targets(has_gpu=find_gpu() is not None):
-        raise InputError(
-            f"--formats {','.join(request.formats)}: none of them runs here; expected one of a CPU such as onnx or "
-            "openvino, or an NVIDIA GPU and --runtime docker for TensorRT plans",
-            code="optimize.no_format",
-        )
+    targets = targets_here(request)
     export = request.export_request()
     source = source_of(export)
     with prepare(export, source, report) as prepared:
-        candidates, built = build_candidates(request, prepared)
+        candidates, built = build_candidates(request, prepared, targets)
         optimization = measure_candidates(request, prepared, candidates, built)
         if request.html is not None:
             write_page(request.html, optimization)
@@ -68,15 +63,26 @@ def optimize(request: OptimizeRequest, report: ProgressCallback = lambda step: N
     return OptimizedVersion(published=with_retention(winner.plan, published), optimization=optimization)
 
 
+def targets_here(request: OptimizeRequest) -> list[Target]:
+    """Return the formats and precisions to try on this machine. Raises InputError if it can run none."""
+    targets = request.targets(has_gpu=find_gpu() is not None)
+    if not targets:
+        raise InputError(
+            f"--formats {','.join(request.formats)}: none of them runs here; expected one of a CPU such as onnx or "
+            "openvino, or an NVIDIA GPU and --runtime docker for TensorRT plans",
+            code="optimize.no_format",
+        )
+    return targets
+
+
 def build_candidates(
-    request: OptimizeRequest, prepared: Preparation
+    request: OptimizeRequest, prepared: Preparation, targets: Sequence[Target]
 ) -> tuple[list[Candidate], dict[str, BuiltCandidate]]:
-    """Build and verify every format and precision; return all candidates, and by name those that passed."""
+    """Build and verify formats and precisions; return all candidates, and by name those that passed."""
     prepared.report("exporting to ONNX")
     prepared.source.write_graph(prepared.graph)
     candidates: list[Candidate] = []
     built: dict[str, BuiltCandidate] = {}
-    targets = request.targets(has_gpu=find_gpu() is not None)
     for number, target in enumerate(targets, 1):
         prepared.report(f"building {target}, {number} of {len(targets)}")
         candidate, passed = build_candidate(request, prepared, target, _repository(prepared))

@@ -21,7 +21,7 @@ from benchmarks.studies.calibration import calibrated_network
 from benchmarks.studies.study import Result, command
 from builder.optimization.choice import is_equally_fast, rate, speed
 from builder.optimization.request import OptimizeRequest
-from builder.optimization.run import build_candidates, measure_candidates, optimize, publish_candidate
+from builder.optimization.run import build_candidates, measure_candidates, optimize, publish_candidate, targets_here
 from builder.plan import prepare, source_of
 from tritonkit.networks.backbones import head_of
 from tritonkit.networks.network import Network, save_network
@@ -80,7 +80,7 @@ def choose_twice(request: OptimizeRequest, longer: dict[str, Any]) -> tuple[Opti
         request = request.model_copy(update={"source": checkpoint, "repository": repository})
         export = request.export_request()
         with prepare(export, source_of(export), report=lambda step: print(step, flush=True)) as prepared:
-            candidates, built = build_candidates(request, prepared)
+            candidates, built = build_candidates(request, prepared, targets_here(request))
             short = measure_candidates(request, prepared, candidates, built)
             full = measure_candidates(request.model_copy(update=longer), prepared, candidates, built)
             published = publish_candidate(prepared, built[str(short.chosen)], short)

@@ -9,16 +9,15 @@ from pydantic import AwareDatetime, PositiveFloat, PositiveInt
 
 from tritonkit.errors import ArtifactError
 from tritonkit.repository.file import RepositoryFile
+from tritonkit.repository.optimization import Goal
 from tritonkit.repository.tuning.settings import ServingSettings
 from tritonkit.spec import Frozen
-
-Target = Literal["throughput", "latency"]
 
 
 class TuningGoal(Frozen):
     """What the settings were searched for."""
 
-    target: Target
+    target: Goal
     """throughput: most images/s of any level that keeps the bound. latency: lowest p50 of the one level."""
     p99_ms: PositiveFloat
     """The bound."""
