@@ -75,9 +75,6 @@ class GridChoice(NamedTuple):
     settings: ServingSettings
     level: int
 
-    def __str__(self) -> str:
-        return f"{self.settings.words()} at concurrency {self.level}"
-
 
 def measure(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of the comparison of tuned and exhaustive best.")] = 5,
@@ -200,26 +197,25 @@ def compare(
     best = grid_best(grid, goal)
     with trial_server(triton, model) as server:
 
-        def measured(one: GridChoice) -> list[Figures]:
-            """Measure at the level that counted and at its neighbours: one short measurement decides no level."""
-            server.load(one.settings)
-            levels = [level for level in LEVELS if one.level <= 2 * level <= 4 * one.level]
+        def measured(settings: ServingSettings, levels: Sequence[int]) -> list[Figures]:
+            server.load(settings)
             return [server.measure(ClosedLoop(level), 1, AGAIN * window_s).figures for level in levels]
 
         def measured_again(choices: Sequence[GridChoice], rounds: int) -> dict[str, dict[str, float]]:
-            methods = {str(one): partial(measured, one) for one in choices}
+            """Measure all at each level that counted for one of them, and at its neighbours."""
+            levels = [level for level in LEVELS if any(one.level <= 2 * level <= 4 * one.level for one in choices)]
+            methods = {one.settings.words(): partial(measured, one.settings, levels) for one in choices}
             return {name: summarized(values, goal) for name, values in in_turns(methods, rounds).items()}
 
         again = measured_again(best, AGAIN_ROUNDS)
-        exhaustive = max(best, key=lambda one: again[str(one)]["images_per_s"])
-        if choice.settings == exhaustive.settings:
-            choice = exhaustive
-        last = measured_again(list(dict.fromkeys([choice, exhaustive])), rounds)
-    most = last[str(exhaustive)]["images_per_s"]
-    ratio = last[str(choice)]["images_per_s"] / most if most else 0.0
+        exhaustive = max(best, key=lambda one: again[one.settings.words()]["images_per_s"])
+        last = measured_again([choice, exhaustive], rounds)
+    tuned_words, best_words = choice.settings.words(), exhaustive.settings.words()
+    most = last[best_words]["images_per_s"]
+    ratio = last[tuned_words]["images_per_s"] / most if most else 0.0
     return {
-        "tuned": {"settings": str(choice), **last[str(choice)]},
-        "best": {"settings": str(exhaustive), **last[str(exhaustive)]},
+        "tuned": {"settings": tuned_words, **last[tuned_words]},
+        "best": {"settings": best_words, **last[best_words]},
         "ratio": round(ratio, 3),
         "time_share": round(tuned.seconds / grid_s, 3),
         "tuning_s": round(tuning_s, 1),

@@ -101,16 +101,7 @@ class TrialServer:
         for size, times in after.items():
             earlier = before.get(size, BatchTimes())
             counted[size] = BatchTimes(times.executions - earlier.executions, times.total_ns - earlier.total_ns)
-        figures = Figures(
-            level=load.concurrency if isinstance(load, ClosedLoop) else load.rate,
-            images_per_s=_requests_per_s(level) * batch,
-            p50_ms=level.latency.p50_ms,
-            p99_ms=level.latency.p99_ms,
-            errors=level.errors,
-            # A queue that grows has no p99; a closed loop has no such remark.
-            refused=level.refused or level.remark,
-        )
-        return TrialLevel(figures, level, counted)
+        return TrialLevel(figures_of(level, batch), level, counted)
 
     def _counters(self) -> dict[str, Statistics]:
         return read_counters(self.control, {self.model: ""})
@@ -156,15 +147,27 @@ def loads_of(goal: TuningGoal) -> list[Load]:
     return [load_of(goal, level) for level in goal.levels]
 
 
-def _requests_per_s(level: LevelMeasurement) -> float:
-    """Return the throughput; where few requests end in a closed loop, from their latency by Little's law.
+def figures_of(level: LevelMeasurement, batch: int) -> Figures:
+    """Return the figures of a short level; where few requests end in a closed loop, its throughput by Little's law.
 
     Whole batches end just inside or just outside of the measurement, so that their number varies more than the latency.
+    batch: images of a request.
     """
-    load = level.load
-    if isinstance(load, ClosedLoop) and not level.errors and load.concurrency > _MAX_EDGE * level.requests:
-        return load.concurrency / (level.latency.mean_ms / 1e3)
-    return level.requests_per_s
+    load, requests_per_s = level.load, level.requests_per_s
+    refused = level.refused or level.remark  # a queue that grows has no p99
+    if isinstance(load, ClosedLoop):
+        if level.requests < load.concurrency:  # the slowest of them are not among those that ended
+            refused = "fewer requests ended than were in flight; a longer search (--minutes) measures each load longer"
+        if not level.errors and load.concurrency > _MAX_EDGE * level.requests:
+            requests_per_s = load.concurrency / (level.latency.mean_ms / 1e3)
+    return Figures(
+        level=load.concurrency if isinstance(load, ClosedLoop) else load.rate,
+        images_per_s=requests_per_s * batch,
+        p50_ms=level.latency.p50_ms,
+        p99_ms=level.latency.p99_ms,
+        errors=level.errors,
+        refused=refused,
+    )
 
 
 def restore_after_kill(control: TritonClient, model: str) -> bool:
