@@ -128,7 +128,7 @@ def scenario_from_options(
     if seed is not None and rate is None and scenario != "Server":
         problems.append("--seed needs --rate or --scenario Server: other loads have no random times")
     if (p99_ms is not None) != (scenario == "Server"):
-        problems.append("--p99-ms is the bound of --scenario Server; use both or none")
+        problems.append("--scenario Server needs --p99-ms, its bound; for another load, leave it out")
     if problems:
         raise InputError(
             "; ".join(problems),

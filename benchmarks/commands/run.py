@@ -84,7 +84,7 @@ ArtifactOption = Annotated[
     str | None,
     typer.Option(
         metavar="PATH",
-        help="The served file, called in process to measure the limit. Default: model.onnx of the repository.",
+        help="The served file, called in process to measure the limit. Default: that of the repository.",
     ),
 ]
 ThreadsOption = Annotated[

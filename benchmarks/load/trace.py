@@ -22,6 +22,8 @@ from typing import Any
 from benchmarks.load.arrivals import TraceArrivals
 from tritonkit.errors import InputError, Problem
 
+LONGEST_S = 7 * 24 * 3600
+"""Between the first and the last time. A time in milliseconds would let a replay run for weeks."""
 _SHOWN_PROBLEMS = 10
 
 
@@ -58,6 +60,12 @@ def read_trace(path: Path) -> TraceArrivals:
             code="trace.empty",
         )
     ascending = sorted(times.values())
+    if (lasted_s := ascending[-1] - ascending[0]) > LONGEST_S:
+        raise InputError(
+            f"{path}: its first and last time are {lasted_s:.3g} s apart; expected times in seconds, at most "
+            f"{LONGEST_S} s apart, because a trace takes as long to replay",
+            code="trace.too_long",
+        )
     return TraceArrivals(tuple(time - ascending[0] for time in ascending))
 
 

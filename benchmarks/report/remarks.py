@@ -16,6 +16,8 @@ SCENARIOS = {
 }
 ARRIVALS = {"poisson": "Poisson arrivals", "constant": "a constant rate", "trace": "the send times of a trace"}
 
+MIN_P99_REQUESTS = 100
+
 
 class Remark(NamedTuple):
     """A sentence about a record."""
@@ -50,6 +52,12 @@ def remarks(record: Record) -> list[Remark]:
         text = (
             f"unstable: no three windows in a row agreed within 10 % in {record.load.max_windows}; "
             "the figures are those of the last three. Is the machine busy with something else?"
+        )
+        found.append(Remark("warning", text))
+    if few := [level.load for level in record.levels if level.requests < MIN_P99_REQUESTS]:
+        text = (
+            f"few requests at {', '.join(few)}: the p99 of fewer than {MIN_P99_REQUESTS} is their slowest; use longer "
+            "windows with --window-s"
         )
         found.append(Remark("warning", text))
     if limited := [level.load for level in record.levels if level.client.is_limit]:

@@ -17,7 +17,6 @@ CANDIDATES = 2
 MIN_ROUNDS, MAX_ROUNDS = 3, 6
 _MARGIN = 0.95
 """A level whose p99 is above this share of the bound is used only if no other level keeps the bound."""
-STUDENT_T_90 = {1: 3.078, 2: 1.886, 3: 1.638, 4: 1.533, 5: 1.476}
 _STUDENT_T_95 = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015}
 """One-sided quantiles of Student's t, by degrees of freedom."""
 
@@ -50,7 +49,7 @@ def compare_in_turns(
 ) -> None:
     """Measure settings in turns, in alternating order, and keep each round.
 
-    The rounds end when one of the settings is clearly better than the first, the current ones.
+    After `MIN_ROUNDS`, they end when one of the settings is clearly better than the first, the current ones.
     Settings that exceed the bound twice are measured at the next lower level of the load. Settings that fail are left
     out of the round. has_time: whether another round fits.
     """
@@ -78,7 +77,7 @@ def compare_in_turns(
             return
         rounds.append(finished)
         store.save_rounds(rounds)
-        if _is_decided(rounds, names, goal):
+        if len(rounds) >= MIN_ROUNDS and _is_decided(rounds, names, goal):
             return
 
 
@@ -93,7 +92,7 @@ def _is_decided(rounds: Rounds, names: Sequence[str], goal: TuningGoal) -> bool:
     means = {name: figures for name in names if (figures := summarize(rounds, name)) is not None}
     kept = {name: figures for name, figures in means.items() if keeps(figures, goal)}
     best = max(kept, key=lambda name: value_of(kept[name], goal), default=names[0])
-    return best != names[0] and is_better(rounds, best, names[0], goal, _STUDENT_T_95)
+    return best != names[0] and is_better(rounds, best, names[0], goal)
 
 
 def summarize(rounds: Rounds, name: str) -> Figures | None:
@@ -112,10 +111,8 @@ def summarize(rounds: Rounds, name: str) -> Figures | None:
     )
 
 
-def is_better(
-    rounds: Rounds, name: str, current: str, goal: TuningGoal, quantiles: Mapping[int, float] = STUDENT_T_90
-) -> bool:
-    """Whether settings beat the current ones beyond noise: by a paired one-sided t-test of the rounds."""
+def is_better(rounds: Rounds, name: str, current: str, goal: TuningGoal) -> bool:
+    """Whether settings beat the current ones beyond noise: by a paired one-sided t-test of the rounds, at 95 %."""
     gains = []
     for entry in rounds:
         if name in entry and current in entry:
@@ -129,7 +126,7 @@ def is_better(
     if len(gains) < 2:
         return False
     error = statistics.stdev(gains) / math.sqrt(len(gains))
-    return statistics.fmean(gains) > quantiles[len(gains) - 1] * error
+    return statistics.fmean(gains) > _STUDENT_T_95[len(gains) - 1] * error
 
 
 def _counted(trial: TuningTrial) -> Figures:

@@ -63,3 +63,11 @@ def test_what_has_no_times_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with raises(InputError, "trace.unreadable"):
         read_trace(tmp_path / "binary")
+
+
+@pytest.mark.parametrize("last", ["1e300", "1700000000000"])
+def test_a_trace_that_would_run_for_weeks_is_refused(last: str, tmp_path: Path) -> None:
+    path = tmp_path / "trace.txt"
+    path.write_text(f"1\n{last}\n")
+    with raises(InputError, "trace.too_long", "604800 s apart"):
+        read_trace(path)
