@@ -17,6 +17,7 @@ SCENARIOS = {
 ARRIVALS = {"poisson": "Poisson arrivals", "constant": "a constant rate", "trace": "the send times of a trace"}
 
 MIN_P99_REQUESTS = 100
+"""Of fewer, no request lies above the p99."""
 
 
 class Remark(NamedTuple):
