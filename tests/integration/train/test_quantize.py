@@ -50,8 +50,9 @@ def int8_errors(checkpoint: Path, folder: Path) -> dict[Dialect, float]:
 def test_int8_graphs_answer_as_the_network_when_trained_with_fake_quantization(
     quantized: QuantizeResult, tmp_path: Path
 ) -> None:
+    """Probabilities of three classes: answers that have nothing to do with the network's differ by about 0.4."""
     errors = int8_errors(quantized.checkpoint, tmp_path)
-    assert max(errors.values()) < 0.03, errors
+    assert max(errors.values()) < 0.1, errors
 
 
 def test_result_is_a_normal_run_of_the_same_network_when_quantized(
