@@ -49,30 +49,25 @@ def compare_in_turns(
 ) -> None:
     """Measure settings in turns, in alternating order, and keep each round.
 
-    After `MIN_ROUNDS`, they end when one of the settings is clearly better than the first, the current ones.
-    Settings that exceed the bound twice are measured at the next lower level of the load. Settings that fail are left
-    out of the round. has_time: whether another round fits.
+    In the first round, each is measured at the levels that were best for any of them, and goes on with its best one:
+    one trial is too short to choose it. After `MIN_ROUNDS`, they end when one of the settings is clearly better than
+    the first, the current ones. Settings that exceed the bound twice are measured at the next lower level of the load.
+    Settings that fail are left out of the round. has_time: whether another round fits.
     """
     names = [trial.settings.words() for trial in compared]
-    level_of = {trial.settings.words(): _first_level(trial, goal) for trial in compared}
+    levels_of = dict.fromkeys(names, sorted({_best_level(trial.levels, goal).level for trial in compared}))
     rounds = [entry for entry in store.rounds() if set(entry) <= set(names)]
     for entry in rounds:
-        level_of |= {name: figures.level for name, figures in entry.items()}
+        levels_of |= {name: [figures.level] for name, figures in entry.items()}
     while len(rounds) < MAX_ROUNDS and has_time():
         finished: dict[str, Figures] = {}
         for trial in compared[:: 1 if len(rounds) % 2 else -1]:
             name = trial.settings.words()
             try:
-                figures = measure(trial.settings, level_of[name])
-                if trial.keeps_bound and not keeps(figures, goal):
-                    figures = measure(trial.settings, level_of[name])  # one disturbance decides nothing
-                lower = [level for level in goal.levels if level < level_of[name]]
-                if trial.keeps_bound and not keeps(figures, goal) and lower:
-                    level_of[name] = lower[-1]
-                    figures = measure(trial.settings, lower[-1])
-                finished[name] = figures
+                finished[name] = _measure_once(trial, levels_of[name], goal, measure)
             except TritonkitError:
                 continue
+            levels_of[name] = [finished[name].level]
         if not finished:
             return
         rounds.append(finished)
@@ -81,10 +76,28 @@ def compare_in_turns(
             return
 
 
-def _first_level(trial: TuningTrial, goal: TuningGoal) -> float:
-    """Return the best level that keeps the bound with a margin, else the level that counted in the trial."""
-    figures, keeps_margin = best_level(trial.levels, goal, _MARGIN)
-    return figures.level if keeps_margin else _counted(trial).level
+def _measure_once(trial: TuningTrial, levels: Sequence[float], goal: TuningGoal, measure: Measure) -> Figures:
+    """Measure the settings of a trial at levels, and return the best. Raises the last error if all fail."""
+    measured: list[Figures] = []
+    for level in levels:
+        try:
+            measured.append(measure(trial.settings, level))
+        except TritonkitError:
+            if level == levels[-1] and not measured:
+                raise
+    figures = _best_level(measured, goal)
+    if trial.keeps_bound and not keeps(figures, goal):
+        figures = measure(trial.settings, figures.level)  # one disturbance decides nothing
+    lower = [level for level in goal.levels if level < figures.level]
+    if trial.keeps_bound and not keeps(figures, goal) and lower:
+        figures = measure(trial.settings, lower[-1])
+    return figures
+
+
+def _best_level(levels: Sequence[Figures], goal: TuningGoal) -> Figures:
+    """Return the best level that keeps the bound with a margin, else the best that keeps it, else the nearest to it."""
+    figures, keeps_margin = best_level(levels, goal, _MARGIN)
+    return figures if keeps_margin else best_level(levels, goal)[0]
 
 
 def _is_decided(rounds: Rounds, names: Sequence[str], goal: TuningGoal) -> bool:

@@ -105,12 +105,15 @@ class Search:
 
     def _has_time_for_trial(self) -> bool:
         """Whether a trial fits before the last comparison."""
-        comparison_s = max(self._rounds_s(2, MIN_ROUNDS), CONFIRM_SHARE * self.budget.total_s)
+        comparison_s = max(self._comparison_s(2), CONFIRM_SHARE * self.budget.total_s)
         return self.budget.allows(self._step_s(1, MAX_LEVELS) + comparison_s)
 
-    def _rounds_s(self, compared: int, rounds: int = 1) -> float:
-        """Return the expected duration of rounds of the last comparison; each begins with the last one's settings."""
-        return self._step_s(rounds * (compared - 1), rounds * compared + 1)
+    def _comparison_s(self, compared: int) -> float:
+        """Return the longest expected duration of the fewest rounds of the last comparison.
+
+        Each round begins with the last one's settings; the first measures each settings at the levels of all.
+        """
+        return self._step_s(MIN_ROUNDS * (compared - 1), (MIN_ROUNDS - 1 + compared) * compared + 1)
 
     def _measure_current(self) -> None:
         if self.job.current is not None:
@@ -189,7 +192,7 @@ class Search:
         if current is None:
             return
         compared = candidates(self.job.trials(), current, self.goal)
-        while len(compared) > 2 and not self.budget.allows(self._rounds_s(len(compared), MIN_ROUNDS)):
+        while len(compared) > 2 and not self.budget.allows(self._comparison_s(len(compared))):
             compared.pop()
         if len(compared) == 1:
             return
@@ -205,7 +208,7 @@ class Search:
                     raise
 
         def has_time() -> bool:
-            return self.budget.allows(self._rounds_s(len(compared)))
+            return self.budget.allows(self._step_s(len(compared) - 1, len(compared) + 1))
 
         compare_in_turns(compared, self.goal, self.job, measure, has_time)
 

@@ -116,6 +116,19 @@ def test_settings_that_exceed_the_bound_when_measured_again_go_one_level_down() 
     assert (len(kept), winner.level, winner.p99_ms) == (2, 4, 20)
 
 
+def test_settings_are_compared_each_at_its_best_of_all_levels() -> None:
+    """The trial of the current settings saw only 2 in flight, where they are slower than with 8."""
+    kept, times = Rounds(), iter(range(3))
+
+    def measure(settings: ServingSettings, concurrency: int) -> Figures:
+        return figures({2: 50, 8: 80}[concurrency] if settings == CURRENT else 79, concurrency=concurrency)
+
+    compared = [trial(CURRENT, figures(50, concurrency=2)), trial(WINNER, figures(80))]
+    compare_in_turns(compared, GOAL, kept, measure, lambda: next(times) < 2)
+    assert [entry[CURRENT.words()].level for entry in kept] == [8, 8]
+    assert not is_better(kept, WINNER.words(), CURRENT.words(), GOAL)
+
+
 def test_settings_that_fail_in_a_round_are_left_out_of_it() -> None:
     kept, times = Rounds(), iter(range(2))
 
