@@ -218,6 +218,8 @@ def run(
         writer(_run_with_progress(plans, writer))
     except (KeyboardInterrupt, TritonkitError) as reason:
         if not writer.records:
+            if isinstance(reason, KeyboardInterrupt):
+                raise KeyboardInterrupt("stopped by Ctrl-C before the first load: there is no record") from reason
             raise
         writer.finish_incomplete(reason, as_json)
     comparison = writer.finish(as_json)

@@ -8,6 +8,8 @@ from typing import Any
 from benchmarks.records.record import Record
 from tritonkit.errors import InputError, Problem
 
+_LOAD = ("scenario", "arrivals", "trace (SHA-256)", "p99 bound in ms", "images a request")
+
 
 def check_alike(old: Record, new: Record) -> None:
     """Check that two records differ only in what may be compared. Raises InputError with all differences."""
@@ -17,9 +19,11 @@ def check_alike(old: Record, new: Record) -> None:
         inputs = ("input", "different images", "images", "image files", "generated values", "transport")
         conditions = tuple({name: value for name, value in side.items() if name not in inputs} for side in conditions)  # type: ignore[assignment]
     if differences := _differences(*conditions):
+        same_load = all(conditions[0][name] == conditions[1][name] for name in _LOAD)
+        advice = "both in one run with `bench run --against`" if same_load else "both with the same load"
         raise InputError(
             f"the records are not alike, so their figures cannot be compared: {'; '.join(differences)}. "
-            "Measure both in one run with `bench run --against`",
+            f"Measure {advice}",
             code="record.unlike",
             problems=[Problem("record.unlike", difference) for difference in differences],
         )

@@ -310,7 +310,7 @@ def best_of(points: tuple[LimitPoint, ...]) -> LimitPoint:
 
 def write_record(path: Path, record: Record) -> None:
     """Write a record as JSON atomically. Raises InputError, or ExternalError for a full or failing disk."""
-    with _translate_write_errors(path), atomic_write(path) as temporary:
+    with write_errors(path, "record", "--output"), atomic_write(path) as temporary:
         temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -320,7 +320,7 @@ def check_writable(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is not a regular file; choose another --output", code="output.not_a_file")
     probe = path.with_name(f".{path.name}.probe")
-    with _translate_write_errors(path):
+    with write_errors(path, "record", "--output"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_bytes(bytes(_PROBE_BYTES))
@@ -329,13 +329,14 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def _translate_write_errors(path: Path) -> Iterator[None]:
+def write_errors(path: Path, content: str, option: str) -> Iterator[None]:
+    """Translate an OSError of writing `content` to a path that `option` chose: to InputError or ExternalError."""
     try:
         yield
     except OSError as error:
         error_type = ExternalError if is_external_failure(error) or error.errno == errno.EROFS else InputError
         raise error_type(
-            f"{path}: the record cannot be written ({error.strerror or error}); choose another --output",
+            f"{path}: the {content} cannot be written ({error.strerror or error}); choose another {option}",
             code="output.unwritable",
         ) from error
 

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from benchmarks.records.compare import BenchmarkResult, compare
 from benchmarks.records.perf_analyzer import PerfAnalyzerResult
-from benchmarks.records.record import Level, Record
+from benchmarks.records.record import Level, Record, write_errors
 from benchmarks.report import charts, level_charts
 from benchmarks.report.breakdown import batch_shares, by_load, known_parts, slowest_step
 from benchmarks.report.columns import LevelTable, level_tables
@@ -80,14 +80,9 @@ class ComparisonView(NamedTuple):
 
 
 def write_report(path: Path, measured: Sequence[BenchmarkResult]) -> None:
-    """Write the page atomically. Raises InputError."""
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_text(report_html(measured), encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{path}: the report cannot be written ({error}); choose another --html", code="output.unwritable"
-        ) from error
+    """Write the page atomically. Raises InputError, or ExternalError for a full or failing disk."""
+    with write_errors(path, "report", "--html"), atomic_write(path) as temporary:
+        temporary.write_text(report_html(measured), encoding="utf-8")
 
 
 def report_html(measured: Sequence[BenchmarkResult]) -> str:

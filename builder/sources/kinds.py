@@ -30,10 +30,7 @@ def source_kind(path: Path) -> Kind:
         advice = f"pass the file in it: {found[-1]}" if found else f"expected {ACCEPTED}"
         raise InputError(f"{path}: is a folder; {advice}", code="source.folder")
     if not path.is_file():
-        library = path.parts[0] if len(path.parts) == 2 else ""
-        is_name = library in ("timm", "torchvision")  # written as `timm/NAME`
-        hint = f"; for the library's weights use {library}:{path.name}" if is_name else ""
-        raise InputError(f"{path}: no such file{hint}", code="source.missing")
+        raise InputError(f"{path}: no such file{_library_hint(path)}", code="source.missing")
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -55,6 +52,16 @@ def source_kind(path: Path) -> Kind:
     if path.suffix in _WEIGHTS or head.startswith(b"\x80"):
         return "weights"
     raise InputError(f"{path}: not a file that can be exported; expected {ACCEPTED}", code="source.unknown_kind")
+
+
+def _library_hint(path: Path) -> str:
+    """Return how to name a library's weights if a path looks like `timm/NAME` or `NAME`; else nothing."""
+    match path.parts:
+        case ("timm" | "torchvision" as library, name):
+            return f"; for the library's weights use {library}:{name}"
+        case (name,) if path.suffix not in (*_WEIGHTS, ".safetensors", ONNX.suffix):
+            return f"; for a library's weights use timm:{name} or torchvision:{name}"
+    return ""
 
 
 def _refuse_plans(path: Path) -> None:

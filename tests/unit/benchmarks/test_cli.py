@@ -14,6 +14,7 @@ from benchmarks.cli import app
 from benchmarks.commands.record_writer import RecordWriter
 from benchmarks.commands.run import problem_of
 from benchmarks.records.record import Record, check_writable, read_record, write_record
+from benchmarks.report.report import write_report
 from tests.errors import raises
 from tritonkit.errors import ExternalError, InputError
 
@@ -98,6 +99,8 @@ def test_a_full_disk_is_the_outside(record: Record, tmp_path: Path, capsys: pyte
         output = capsys.readouterr()
         assert (ended.value.exit_code, output.err.count("error: ")) == (3, 1)
         assert "321.4" in output.out
+        with raises(ExternalError, "output.unwritable", "r.html"):
+            write_report(disk / "r.html", [record])
         assert [path.name for path in disk.iterdir()] == ["fill"]
     finally:
         subprocess.run(["umount", disk], check=True)
