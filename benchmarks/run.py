@@ -1,6 +1,7 @@
 """One benchmark: measure the limit, every level of load and the limit again, and make the record.
 
-Several models are measured in turns, level by level, so that a machine that becomes slower is so for all of them.
+Several models are measured in turns, so that a machine that becomes slower is so for all of them: closed loops second
+by second, open loops level by level, because their queues build up.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from benchmarks.limit import limit_of, why_exceeded
 from benchmarks.load.arrivals import ClosedLoop, Load
 from benchmarks.load.generator import LoadGenerator, ThreadGenerator
 from benchmarks.load.gpu_monitor import GpuMonitor
-from benchmarks.load.level import LevelMeasurement, Timing, measure_until_interrupted
+from benchmarks.load.level import LevelMeasurement, RunningLevel, Timing, measure_in_turns
 from benchmarks.load.processes import ProcessGenerator
 from benchmarks.records.record import ClientTime, Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
 from benchmarks.reference import find_reference
@@ -33,6 +34,8 @@ MIN_IDLE_CORES = 0.5
 
 OnProgress = Callable[[str, float], None]
 """Called with the current step and the number of finished phases: each level, and both measurements of the limit."""
+OnModelProgress = Callable[["ModelBenchmark", str, float], None]
+"""Called with a benchmark, its current step and the finished fraction of its phase."""
 OnRecords = Callable[[Sequence[Record]], None]
 """Called with the incomplete records after each level, one a model."""
 
@@ -53,44 +56,68 @@ def run(
     """
     run_id, finished, monitor = secrets.token_hex(8), 0, GpuMonitor()
 
-    def report(text: str, fraction: float) -> None:
-        on_progress(f"{running.title}{text}" if len(plans) > 1 else text, finished + fraction)
+    def report(benchmark: ModelBenchmark, text: str, fraction: float) -> None:
+        on_progress(f"{benchmark.title}{text}" if len(plans) > 1 else text, finished + fraction)
 
     with ExitStack() as stack:
-        benchmarks = [stack.enter_context(ModelBenchmark(plan, run_id, monitor)) for plan in plans]
+        benchmarks = [stack.enter_context(ModelBenchmark(plan, run_id, monitor, report=report)) for plan in plans]
         if any(benchmark.target.server.connection.address.is_loopback for benchmark in benchmarks):
             stack.enter_context(monitor.running())
         for running in benchmarks:
-            running.before = running.reference.measure(running.target, report)
+            running.before = running.measure_limit()
             finished += 1
-        waiting = benchmarks
-        while waiting:
-            for running in waiting:
-                if running.measure_next_level(report):
-                    finished += 1
-                    on_records([benchmark.record(STILL_RUNNING) for benchmark in benchmarks if benchmark.levels])
-                    if reason := running.levels[-1].interrupted:
-                        raise reason
-                else:
-                    running.is_finished = True
-            # The order is reversed each time: none is always measured first.
-            waiting = [benchmark for benchmark in reversed(waiting) if not benchmark.is_finished]
+        order = list(benchmarks)
+        while levels := [(running, load) for running in order if (load := running.next_load()) is not None]:
+            in_turns = len(levels) > 1 and all(isinstance(load, ClosedLoop) for _, load in levels)
+            for group in [levels] if in_turns else [[level] for level in levels]:
+                measure_group(group)
+                finished += len(group)
+                on_records([benchmark.record(STILL_RUNNING) for benchmark in benchmarks if benchmark.levels])
+                if reason := group[0][0].levels[-1].interrupted:
+                    raise reason
+            order.reverse()  # none is always measured first
         finished = phases(plans) - len(plans)
         for running in benchmarks:
-            running.after = running.reference.measure(running.target, report)
+            running.after = running.measure_limit()
             finished += 1
         return [benchmark.record(None) for benchmark in benchmarks]
+
+
+def measure_group(group: Sequence[tuple[ModelBenchmark, Load]]) -> None:
+    """Measure a level of one model, or of several in turns; once more where a client needs more processes."""
+    levels = _measure(group)
+    lacking = [
+        benchmark for (benchmark, _), level in zip(group, levels, strict=True) if benchmark.lacks_processes(level)
+    ]
+    for benchmark in lacking:
+        benchmark.add_processes()
+    if lacking:
+        levels = _measure(group)
+    for (benchmark, _), level in zip(group, levels, strict=True):
+        benchmark.levels.append(level)
+
+
+def _measure(group: Sequence[tuple[ModelBenchmark, Load]]) -> list[LevelMeasurement]:
+    levels = [benchmark.running_level(load, benchmark.plan.timing) for benchmark, load in group]
+    return measure_in_turns(levels) if len(levels) > 1 else [levels[0].measure()]
 
 
 class ModelBenchmark:
     """The benchmark of one model: its connection, and what was measured so far."""
 
-    def __init__(self, plan: BenchmarkPlan, run_id: str, gpus: GpuMonitor, client: TritonClient | None = None) -> None:
+    def __init__(
+        self,
+        plan: BenchmarkPlan,
+        run_id: str,
+        gpus: GpuMonitor,
+        client: TritonClient | None = None,
+        report: OnModelProgress = lambda benchmark, text, fraction: None,
+    ) -> None:
         """Connect, and check the outputs of the model. Raises InputError, InferenceError, AnswerError.
 
         client: None makes one with the plan's address.
         """
-        self.plan, self._run_id, self._gpus = plan, run_id, gpus
+        self.plan, self._run_id, self._gpus, self._report = plan, run_id, gpus, report
         self._closing = ExitStack()
         with ExitStack() as stack:
             self.target = connect(plan, client=client)
@@ -109,7 +136,6 @@ class ModelBenchmark:
         self.before: tuple[LimitPoint, ...] = ()
         self.after: tuple[LimitPoint, ...] = ()
         self.levels: list[LevelMeasurement] = []
-        self.is_finished = False
         self._throughput = 0.0
 
     def __enter__(self) -> Self:
@@ -118,24 +144,40 @@ class ModelBenchmark:
     def __exit__(self, *error: object) -> None:
         self._closing.close()
 
-    def measure_next_level(self, on_progress: OnProgress) -> bool:
-        """Measure one level; return False if there is none left. Raises the errors of `measure_until_interrupted`."""
+    def measure_limit(self) -> tuple[LimitPoint, ...]:
+        """Measure the limit. Raises errors of opening and running the artifact."""
+        return self.reference.measure(self.target, partial(self._report, self))
+
+    def next_load(self) -> Load | None:
+        """Return the load of the next level; None if there is none left. Raises the reason of an interruption."""
         scenario = self.plan.scenario
         if scenario.p99_bound_ms is not None and not self.levels:
-            timing = replace(self.plan.timing, max_windows=3)
-            probe = self._measure(PROBE, timing, on_progress)
+            probe = self.running_level(PROBE, replace(self.plan.timing, max_windows=3)).measure()
             if probe.interrupted:
                 raise probe.interrupted
             self._throughput = probe.requests_per_s
-        load = scenario.next_load(self.levels, self._throughput, self.target.instances)
-        if load is None:
-            return False
-        level = self._measure(load, self.plan.timing, on_progress)
-        if self.plan.processes is None and more_processes_help(level, self._environment.cores):
-            self._add_processes()
-            level = self._measure(load, self.plan.timing, on_progress)
-        self.levels.append(level)
-        return True
+        return scenario.next_load(self.levels, self._throughput, self.target.instances)
+
+    def running_level(self, load: Load, timing: Timing) -> RunningLevel:
+        """Return a level that is ready to be measured."""
+
+        def on_window(windows: int) -> None:
+            self._report(self, f"{load}, {windows} windows", min(windows / timing.max_windows, 1))
+
+        on_window(0)
+        return RunningLevel(self._generator, load, timing, self._counters, on_window)
+
+    def lacks_processes(self, level: LevelMeasurement) -> bool:
+        """Whether more client processes would help, and their number is not set."""
+        return self.plan.processes is None and more_processes_help(level, self._environment.cores)
+
+    def add_processes(self) -> None:
+        """Use twice the client processes."""
+        processes = self._generator.processes * 2
+        if isinstance(self._generator, ProcessGenerator):
+            self._generator.close()
+        generator = ProcessGenerator(partial(open_requests, self.plan), processes)
+        self._generator = self._closing.enter_context(generator)
 
     def record(self, incomplete: str | None) -> Record:
         """Return the record of what was measured so far. incomplete: why levels are missing."""
@@ -160,7 +202,7 @@ class ModelBenchmark:
 
     def _level(self, measured: LevelMeasurement, limit: Limit | None) -> Level:
         load, images_per_s = measured.load, measured.requests_per_s * self.target.batch
-        images = round(images_per_s * (measured.end_ns - measured.start_ns) / 1e9)
+        images = round(images_per_s * measured.counted_s)
         server = server_time(self.plan.model, measured.counted)
         latency = measured.from_send or measured.latency
         in_server_us = server.request_us if server else None
@@ -191,28 +233,14 @@ class ModelBenchmark:
                 decode_us=self.target.decode_us,
                 network_us=None if in_server_us is None else max(0, latency.mean_ms * 1e3 - in_server_us),
             ),
-            gpu=self._gpus.use_between(measured.start_ns, measured.end_ns, images)
+            gpu=self._gpus.use_during(measured.counted_ns, images)
             if self.target.server.connection.address.is_loopback
             else None,
         )
 
-    def _measure(self, load: Load, timing: Timing, on_progress: OnProgress) -> LevelMeasurement:
-        def on_window(windows: int) -> None:
-            on_progress(f"{load}, {windows} windows", min(windows / timing.max_windows, 1))
-
-        on_window(0)
-        return measure_until_interrupted(self._generator, load, timing, self._counters, on_window)
-
     def _counters(self) -> dict[str, Statistics]:
         versions = {self.plan.model: self.plan.version, **dict.fromkeys(self.target.steps, "")}
         return read_counters(self.target.server, versions)
-
-    def _add_processes(self) -> None:
-        processes = self._generator.processes * 2
-        if isinstance(self._generator, ProcessGenerator):
-            self._generator.close()
-        generator = ProcessGenerator(partial(open_requests, self.plan), processes)
-        self._generator = self._closing.enter_context(generator)
 
     def _describe_model(self) -> MeasuredModel:
         plan, target = self.plan, self.target

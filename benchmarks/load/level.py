@@ -1,12 +1,14 @@
-"""Measures one level: a load for some windows, and the figures of its requests."""
+"""Measures levels: a load for some windows, alone or in turns with those of other models, and its figures."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -16,10 +18,12 @@ from benchmarks.load.generator import LoadGenerator, SenderReport
 from benchmarks.load.histogram import encode_histogram
 from benchmarks.load.schedule import due_between, refusal, remark, sent_between, slip_of
 from benchmarks.load.windows import (
+    MAX_SAMPLES,
     STABLE_WINDOWS,
     Times,
     Window,
     is_stable,
+    joined,
     latencies_ns,
     samples_of,
     split_into_windows,
@@ -28,9 +32,7 @@ from benchmarks.load.windows import (
 )
 from benchmarks.records.record import Latencies, LevelSlice, Slip
 from tritonkit.errors import InputError, TritonkitError
-
-if TYPE_CHECKING:
-    from tritonkit.triton.client import Statistics
+from tritonkit.triton.client import Statistics
 
 START_DELAY_NS = 20_000_000
 """Time to start the senders before the first request of an open loop."""
@@ -40,6 +42,12 @@ INTERRUPTED_WAIT_S = 5.0
 """Longest wait for requests in flight after Ctrl-C or an error: the server may hang."""
 BUSY_CORES = 0.85
 """A client process that uses more of a core may limit the throughput."""
+TURN_S = 1.0
+"""Levels of several models take turns of this length: the speed of a machine changes within seconds."""
+TURN_LATENCIES = 10
+"""A turn is longer where it would not last for this many latencies."""
+TURN_WARM_UP = 0.25
+"""Warm-up of a turn, as a share of its length."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +95,15 @@ class LevelMeasurement:
     idle_cores: float
     """Cores of this machine that nothing used."""
     interrupted: BaseException | None
-    start_ns: int
-    """Of the first counted window, on the clock `time.perf_counter_ns`."""
-    end_ns: int
+    counted_ns: tuple[tuple[int, int], ...]
+    """Start and end of the windows that count, or of their turns, on the clock `time.perf_counter_ns`."""
     sent_per_s: float | None
     """Requests of an open loop that were sent in the windows, a second."""
+
+    @property
+    def counted_s(self) -> float:
+        """Seconds of the windows that count."""
+        return sum(end - start for start, end in self.counted_ns) / 1e9
 
     @property
     def rate(self) -> float | None:
@@ -105,13 +117,20 @@ class LevelMeasurement:
 
 
 class _Boundary(NamedTuple):
-    """Clocks and server statistics between two windows."""
+    """Clocks and server statistics at an end of a turn."""
 
     time_ns: int
     cpu_ns: int
     idle_s: float
     """Idle time of all cores since the machine started."""
     counters: Mapping[str, Statistics]
+
+
+class _Turn(NamedTuple):
+    """A time of a load without a pause: a window, or a part of one."""
+
+    start: _Boundary
+    end: _Boundary
 
 
 def measure_level(
@@ -127,164 +146,239 @@ def measure_level(
     Raises the error of the requests if all fail, InputError if no request ends within the windows, errors of
     `counters`.
     """
-    level = measure_until_interrupted(generator, load, timing, counters, on_window)
+    level = RunningLevel(generator, load, timing, counters, on_window).measure()
     if level.interrupted:
         raise level.interrupted
     return level
 
 
-def measure_until_interrupted(
-    generator: LoadGenerator,
-    load: Load,
-    timing: Timing,
-    counters: Callable[[], Mapping[str, Statistics]] = dict,
-    on_window: Callable[[int], None] = lambda windows: None,
-) -> LevelMeasurement:
-    """Measure as `measure_level`; after Ctrl-C or an error of `counters`, return what was measured, and the reason."""
-    start_ns = time.perf_counter_ns() + START_DELAY_NS
-    level = _RunningLevel(generator, load, timing.window_s, counters, on_window)
+def measure_in_turns(levels: Sequence[RunningLevel]) -> list[LevelMeasurement]:
+    """Measure closed loops in short turns until three windows of each agree, so that all see the same machine.
+
+    All have the same number of turns. After Ctrl-C or an error of `counters`, all return what was measured, and the
+    reason. Raises the errors of the requests as `measure_level`.
+    """
     interrupted: BaseException | None = None
-    generator.start(load, start_ns)
+    order = list(levels)
     try:
-        if isinstance(load, TraceArrivals):
-            level.follow_trace(start_ns, load.duration_s)
-        else:
-            level.run_windows(timing.warm_up_s, timing.max_windows)
+        slowest_s = max(level.warm_up() for level in levels)
+        turns = max(1, round(levels[0].timing.window_s / max(TURN_S, TURN_LATENCIES * slowest_s)))
+        while not all(level.is_finished for level in levels):
+            for _ in range(turns):
+                for level in order:
+                    level.take_turn(turns)
+                order.reverse()
     except (KeyboardInterrupt, TritonkitError) as reason:
         interrupted = reason
-        level.interrupt(start_ns)
-    finally:
-        last = level.collect(partial(generator.stop, INTERRUPTED_WAIT_S) if interrupted else generator.stop)
-    return _result(level, load, last, interrupted)
+    return [level.result(interrupted) for level in levels]
 
 
-class _RunningLevel:
-    """The boundaries of the windows, and the requests so far."""
+class RunningLevel:
+    """A load while it is measured: as a whole, or in turns with others."""
 
     def __init__(
         self,
         generator: LoadGenerator,
         load: Load,
-        window_s: float,
-        counters: Callable[[], Mapping[str, Statistics]],
-        on_window: Callable[[int], None],
+        timing: Timing,
+        counters: Callable[[], Mapping[str, Statistics]] = dict,
+        on_window: Callable[[int], None] = lambda windows: None,
     ) -> None:
-        self.generator, self.boundaries = generator, list[_Boundary]()
-        self._window_ns, self._counters, self._on_window = int(window_s * 1e9), counters, on_window
-        self._is_open = not isinstance(load, ClosedLoop)
+        """The parameters are those of `measure_level`."""
+        self._generator, self._load, self.timing = generator, load, timing
+        self._counters, self._on_window = counters, on_window
+        self._turns: list[_Turn] = []
+        self._turns_a_window = 1
+        self._start: _Boundary | None = None
+        """Of the running turn."""
         self._chunks = [times_of([])]
+        self._errors = 0
+        self._first_error: TritonkitError | None = None
 
-    def run_windows(self, warm_up_s: float, max_windows: int) -> None:
-        """Wait for the warm-up, and for windows until three agree."""
-        time.sleep(warm_up_s)
-        self._end_window()
-        while len(self.boundaries) <= max_windows and not self.is_stable:
-            _sleep_until(self.boundaries[0].time_ns + len(self.boundaries) * self._window_ns)
-            last = self._end_window()
-            if last.first_error and not len(self.requests()):
-                raise last.first_error
+    def measure(self) -> LevelMeasurement:
+        """Measure as `measure_level`; after Ctrl-C or an error of `counters`, return what was measured, and why."""
+        interrupted: BaseException | None = None
+        try:
+            with self._sending() as start_ns:
+                if isinstance(self._load, TraceArrivals):
+                    self._follow_trace(start_ns, self._load.duration_s)
+                else:
+                    time.sleep(self.timing.warm_up_s)
+                    self._start = first = self._boundary()
+                    while not self.is_finished:
+                        _sleep_until(first.time_ns + (len(self._turns) + 1) * int(self.timing.window_s * 1e9))
+                        self._end_turn()
+                        self._check_answers()
+        except (KeyboardInterrupt, TritonkitError) as reason:
+            interrupted = reason
+        return self.result(interrupted)
 
-    def follow_trace(self, start_ns: int, duration_s: float) -> None:
+    def warm_up(self) -> float:
+        """Send during the warm-up; return the mean latency in seconds: at least its length if no request ended."""
+        with self._sending():
+            time.sleep(self.timing.warm_up_s)
+        requests = self._requests()
+        return float(latencies_ns(requests).mean()) / 1e9 if len(requests) else self.timing.warm_up_s
+
+    def take_turn(self, turns_a_window: int) -> None:
+        """Send during a part of a window. Raises KeyboardInterrupt, errors of `counters`, the error if all fail."""
+        self._turns_a_window = turns_a_window
+        seconds = self.timing.window_s / turns_a_window
+        with self._sending():
+            time.sleep(min(self.timing.warm_up_s, seconds * TURN_WARM_UP))
+            self._start = self._boundary()
+            _sleep_until(self._start.time_ns + int(seconds * 1e9))
+            self._end_turn()
+            self._check_answers()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last three windows agree, or there are as many as allowed."""
+        return len(self._turns) >= self.timing.max_windows * self._turns_a_window or self._is_stable
+
+    def result(self, interrupted: BaseException | None) -> LevelMeasurement:
+        """Return the figures of the last windows, of a trace those of all.
+
+        interrupted: why the level ended early. Without a request, raises this reason, the error of the requests, or
+        InputError.
+        """
+        is_trace, is_open = isinstance(self._load, TraceArrivals), not isinstance(self._load, ClosedLoop)
+        count = math.ceil(len(self._turns) / self._turns_a_window)
+        skipped = 0 if is_trace else max(0, count - STABLE_WINDOWS) * self._turns_a_window
+        turns, windows = self._turns[skipped:], self._windows(self._turns[skipped:])
+        times_ns = tuple((turn.start.time_ns, turn.end.time_ns) for turn in turns)
+        seconds = sum(end - start for start, end in times_ns) / 1e9
+        ended = np.concatenate([times_of([]), *(window.requests for window in windows)])
+        # An open loop is not measured in turns.
+        requests = due_between(times_ns[0][0], times_ns[-1][1], self._requests()) if is_open and turns else ended
+        if not len(requests):
+            raise (
+                interrupted
+                or self._first_error
+                or InputError(
+                    f"{self._load}: no request ended within {len(windows)} windows of {windows[0].duration_s:.3g} s; "
+                    "use longer windows with --window-s",
+                    code="benchmark.no_request_ended",
+                )
+            )
+        latency = summarize(latencies_ns(requests))
+        slip = slip_of(requests) if is_open else None
+        return LevelMeasurement(
+            load=self._load,
+            requests=len(requests),
+            requests_per_s=len(ended) / seconds,
+            latency=latency,
+            from_send=summarize(requests[:, 2] - requests[:, 1]) if is_open else None,
+            slip=slip,
+            refused=refusal(latency, slip, self._last, len(self._requests())) if slip else None,
+            remark=remark(self._load, requests, ended),
+            histogram=encode_histogram(latencies_ns(requests)),
+            samples=tuple(self._samples()),
+            stable=not interrupted and (is_trace or self._is_stable),
+            windows=count,
+            errors=self._errors,
+            first_error=str(self._first_error) if self._first_error else None,
+            counted={} if interrupted else _counted(turns),
+            client_cores=sum(turn.end.cpu_ns - turn.start.cpu_ns for turn in turns) / 1e9 / seconds,
+            processes=self._generator.processes,
+            idle_cores=sum(turn.end.idle_s - turn.start.idle_s for turn in turns) / seconds,
+            interrupted=interrupted,
+            counted_ns=times_ns,
+            sent_per_s=sent_between(times_ns[0][0], times_ns[-1][1], self._requests()) / seconds if is_open else None,
+        )
+
+    @contextmanager
+    def _sending(self) -> Iterator[int]:
+        """Send during the block, which gets the start of the load in nanoseconds; then wait for the last responses."""
+        start_ns, wait_s = time.perf_counter_ns() + START_DELAY_NS, math.inf
+        self._start = None
+        self._generator.start(self._load, start_ns)
+        try:
+            yield start_ns
+        except (KeyboardInterrupt, TritonkitError):
+            wait_s = INTERRUPTED_WAIT_S
+            if self._start or not self._turns:
+                cpu_ns = self._collect(self._generator.collect).cpu_ns
+                now = _Boundary(time.perf_counter_ns(), cpu_ns, _idle_s(), {})
+                self._turns.append(_Turn(self._start or now._replace(time_ns=start_ns), now))
+            raise
+        finally:
+            self._last = self._collect(partial(self._generator.stop, wait_s))
+            self._errors += self._last.failed
+
+    def _follow_trace(self, start_ns: int, duration_s: float) -> None:
         """Wait until all requests of a trace were sent and answered."""
         _sleep_until(start_ns)
-        self._end_window()
-        self.boundaries = [self.boundaries[0]._replace(time_ns=start_ns)]
+        self._start = start = self._boundary()._replace(time_ns=start_ns)
         end_ns = start_ns + int(duration_s * 1e9)
-        while (next_ns := self.boundaries[-1].time_ns + self._window_ns) < end_ns:
+        while (next_ns := start.time_ns + int(self.timing.window_s * 1e9)) < end_ns:
             _sleep_until(next_ns)
-            self._end_window()
+            start = self._end_turn()
         _sleep_until(end_ns)
-        while not self.collect(self.generator.collect).is_finished:
+        while not self._collect(self._generator.collect).is_finished:
             time.sleep(POLL_S)
-        self.collect(self.generator.stop)
-        self._end_window()
+        self._collect(self._generator.stop)
+        self._end_turn()
 
-    def interrupt(self, start_ns: int) -> None:
-        """End the last window early, without statistics of the server."""
-        now = _Boundary(time.perf_counter_ns(), self.collect(self.generator.collect).cpu_ns, _idle_s(), {})
-        self.boundaries = [*(self.boundaries or [now._replace(time_ns=start_ns)]), now]
+    def _end_turn(self) -> _Boundary:
+        """End the running turn, and begin the next one."""
+        now = self._boundary()
+        if self._start is not None:
+            self._turns.append(_Turn(self._start, now))
+        self._start = now
+        if len(self._turns) % self._turns_a_window == 0:
+            self._on_window(len(self._turns) // self._turns_a_window)
+        return now
 
-    def collect(self, method: Callable[[], SenderReport]) -> SenderReport:
+    def _check_answers(self) -> None:
+        """Raise the error of the requests if all failed so far."""
+        if self._first_error and not len(self._requests()):
+            raise self._first_error
+
+    def _boundary(self) -> _Boundary:
+        now_ns, collected = time.perf_counter_ns(), self._collect(self._generator.collect)
+        return _Boundary(now_ns, collected.cpu_ns, _idle_s(), self._counters())
+
+    def _collect(self, method: Callable[[], SenderReport]) -> SenderReport:
         """Keep the new requests of the generator."""
         collected = method()
         self._chunks.append(collected.requests)
+        self._first_error = self._first_error or collected.first_error
         return collected
 
-    def requests(self) -> Times:
+    def _requests(self) -> Times:
         """Return all answered requests."""
         self._chunks = [np.concatenate(self._chunks)]
         return self._chunks[0]
 
-    def windows(self, last: int) -> list[Window]:
-        """Return the last windows."""
-        return split_into_windows([boundary.time_ns for boundary in self.boundaries[-last - 1 :]], self.requests())
-
     @property
-    def is_stable(self) -> bool:
-        """Whether the last three windows agree."""
-        if len(self.boundaries) <= STABLE_WINDOWS:
-            return False
-        return is_stable(self.windows(STABLE_WINDOWS), compare_throughput=not self._is_open)
+    def _is_stable(self) -> bool:
+        last = self._windows(self._turns[-STABLE_WINDOWS * self._turns_a_window :])
+        return is_stable(last, compare_throughput=isinstance(self._load, ClosedLoop))
 
-    def _end_window(self) -> SenderReport:
-        now_ns = time.perf_counter_ns()
-        collected = self.collect(self.generator.collect)
-        self.boundaries.append(_Boundary(now_ns, collected.cpu_ns, _idle_s(), self._counters()))
-        if len(self.boundaries) > 1:
-            self._on_window(len(self.boundaries) - 1)
-        return collected
+    def _windows(self, turns: Sequence[_Turn]) -> list[Window]:
+        """Return the windows of consecutive turns; the last one may be shorter."""
+        boundaries = [(turn.start.time_ns, turn.end.time_ns) for turn in turns]
+        parts = [window for each in boundaries for window in split_into_windows(each, self._requests())]
+        size = self._turns_a_window
+        return [joined(parts[place : place + size]) for place in range(0, len(parts), size)]
+
+    def _samples(self) -> Iterator[LevelSlice]:
+        """Yield slices of all turns; turns without a pause between them are one time."""
+        starts = [turn.start.time_ns for turn in self._turns]
+        ends = [turn.end.time_ns for turn in self._turns]
+        pauses = [place for place in range(1, len(starts)) if starts[place] > ends[place - 1]]
+        times = list(zip([0, *pauses], [*pauses, len(starts)], strict=True))
+        for first, end in times:
+            yield from samples_of(starts[first], ends[end - 1], self._requests(), max(1, MAX_SAMPLES // len(times)))
 
 
-def _result(
-    level: _RunningLevel, load: Load, last: SenderReport, interrupted: BaseException | None
-) -> LevelMeasurement:
-    """Return the figures of the last windows, of a trace those of all.
-
-    Without a request, raises the reason of the interruption, the error of the requests, or InputError.
-    """
-    is_trace, is_open = isinstance(load, TraceArrivals), not isinstance(load, ClosedLoop)
-    count = len(level.boundaries) - 1
-    windows = level.windows(count if is_trace else min(count, STABLE_WINDOWS))
-    first, end = level.boundaries[-len(windows) - 1], level.boundaries[-1]
-    seconds = (end.time_ns - first.time_ns) / 1e9
-    ended = np.concatenate([window.requests for window in windows])
-    requests = due_between(first.time_ns, end.time_ns, level.requests()) if is_open else ended
-    if not len(requests):
-        raise (
-            interrupted
-            or last.first_error
-            or InputError(
-                f"{load}: no request ended within {len(windows)} windows of {windows[0].duration_s:.3g} s; use longer "
-                "windows with --window-s",
-                code="benchmark.no_request_ended",
-            )
-        )
-    latency = summarize(latencies_ns(requests))
-    slip = slip_of(requests) if is_open else None
-    return LevelMeasurement(
-        load=load,
-        requests=len(requests),
-        requests_per_s=len(ended) / seconds,
-        latency=latency,
-        from_send=summarize(requests[:, 2] - requests[:, 1]) if is_open else None,
-        slip=slip,
-        refused=refusal(latency, slip, last, len(level.requests())) if slip else None,
-        remark=remark(load, requests, ended),
-        histogram=encode_histogram(latencies_ns(requests)),
-        samples=samples_of(level.boundaries[0].time_ns, end.time_ns, level.requests()),
-        stable=not interrupted and (is_trace or level.is_stable),
-        windows=count,
-        errors=last.failed,
-        first_error=str(last.first_error) if last.first_error else None,
-        counted={model: now.since(first.counters[model]) for model, now in end.counters.items()},
-        client_cores=(end.cpu_ns - first.cpu_ns) / 1e9 / seconds,
-        processes=level.generator.processes,
-        idle_cores=(end.idle_s - first.idle_s) / seconds,
-        interrupted=interrupted,
-        start_ns=first.time_ns,
-        end_ns=end.time_ns,
-        sent_per_s=sent_between(first.time_ns, end.time_ns, level.requests()) / seconds if is_open else None,
-    )
+def _counted(turns: Sequence[_Turn]) -> dict[str, Statistics]:
+    """Return what the server counted in turns, by model."""
+    return {
+        model: Statistics.total(turn.end.counters[model].since(turn.start.counters[model]) for turn in turns)
+        for model in turns[-1].end.counters
+    }
 
 
 def _idle_s() -> float:

@@ -23,7 +23,7 @@ STABLE_RATIO = 1.1
 """The largest over the smallest of the three: perf_analyzer's default `--stability-percentage` of 10."""
 SAMPLE_S = 0.5
 MAX_SAMPLES = 240
-"""A longer level has longer slices."""
+"""Of a level."""
 
 Times = NDArray[np.int64]
 """Answered requests [N, 3]: the columns are the fields of RequestTimes."""
@@ -40,16 +40,10 @@ class RequestTimes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A time window, and the requests that ended in it."""
+    """A time window, or several turns together, and the requests that ended in it."""
 
-    start_ns: int
-    end_ns: int
+    duration_s: float
     requests: Times
-
-    @property
-    def duration_s(self) -> float:
-        """The length of the window in seconds."""
-        return (self.end_ns - self.start_ns) / 1e9
 
     @property
     def requests_per_s(self) -> float:
@@ -77,7 +71,15 @@ def split_into_windows(boundaries_ns: Sequence[int], requests: Times) -> list[Wi
     ends = requests[:, 2]
     places = np.maximum(np.searchsorted(boundaries_ns, ends, side="left") - 1, 0)
     places[(ends < boundaries_ns[0]) | (ends > boundaries_ns[-1])] = -1
-    return [Window(start, end, requests[places == place]) for place, (start, end) in enumerate(pairwise(boundaries_ns))]
+    return [
+        Window((end - start) / 1e9, requests[places == place])
+        for place, (start, end) in enumerate(pairwise(boundaries_ns))
+    ]
+
+
+def joined(windows: Sequence[Window]) -> Window:
+    """Return windows as one."""
+    return Window(sum(window.duration_s for window in windows), np.concatenate([each.requests for each in windows]))
 
 
 def is_stable(windows: Sequence[Window], compare_throughput: bool = True) -> bool:
@@ -112,10 +114,13 @@ def summarize(nanoseconds: NDArray[np.int64]) -> Latencies:
     )
 
 
-def samples_of(start_ns: int, end_ns: int, requests: Times) -> tuple[LevelSlice, ...]:
-    """Return consecutive slices of about half a second of the time from `start_ns` to `end_ns`."""
+def samples_of(start_ns: int, end_ns: int, requests: Times, most: int = MAX_SAMPLES) -> tuple[LevelSlice, ...]:
+    """Return consecutive slices of about half a second of the time from `start_ns` to `end_ns`.
+
+    most: the largest number of slices; of a longer time, they are longer.
+    """
     seconds = (end_ns - start_ns) / 1e9
-    count = min(MAX_SAMPLES, max(1, round(seconds / SAMPLE_S)))
+    count = min(most, max(1, round(seconds / SAMPLE_S)))
     boundaries = [start_ns + (end_ns - start_ns) * index // count for index in range(count + 1)]
     return tuple(_sample(window) for window in split_into_windows(boundaries, requests))
 

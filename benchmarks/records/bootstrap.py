@@ -3,7 +3,8 @@
 Slices near in time are alike: a busy neighbour slows several in a row. So whole blocks of consecutive slices are drawn
 (circular block bootstrap: Politis and Romano, "A circular block-resampling procedure for stationary data", 1992). They
 are drawn from both levels together, each relative to its own typical value: a pause that only one of two short
-measurements met could have met the other as well.
+measurements met could have met the other as well. Of levels that were measured in turns, the same times are drawn: what
+slowed one slowed the other.
 """
 
 from __future__ import annotations
@@ -33,19 +34,28 @@ _NO_ANSWER = 1e-9
 SHARES: dict[Metric, float] = {"p50_ms": 0.5, "p99_ms": 0.99}
 
 
-def resample(old: Sequence[LevelSlice], new: Sequence[LevelSlice], random: np.random.Generator) -> Deviations | None:
-    """Return how much the ratios of two levels would vary if both were measured again; None with too few slices."""
+def resample(
+    old: Sequence[LevelSlice], new: Sequence[LevelSlice], random: np.random.Generator, in_turns: bool = False
+) -> Deviations | None:
+    """Return how much the ratios of two levels would vary if both were measured again; None with too few slices.
+
+    in_turns: the levels were measured in turns, so that their slices are pairs, which met the same machine.
+    """
     answered = [[sample for sample in level if sample.requests] for level in (old, new)]
+    if in_turns:
+        pairs = [pair for pair in zip(old, new, strict=False) if all(sample.requests for sample in pair)]
+        answered = [list(level) for level in zip(*pairs, strict=True)] or [[]]
     if min(map(len, answered)) < MIN_SAMPLES:
         return None
     rates = [np.array([sample.requests / sample.seconds for sample in level]) for level in (old, new)]
-    deviations: dict[Metric, Values] = {"images_per_s": _log_ratios(rates, _mean, _mean, random)}
+    log_ratios = partial(_log_ratios, random=random, in_turns=in_turns)
+    deviations: dict[Metric, Values] = {"images_per_s": log_ratios(rates, _mean, _mean)}
     requests = int(np.median([sample.requests for level in answered for sample in level]))
     for metric, share in SHARES.items():
         percentiles = [np.array([getattr(sample, metric) for sample in level]) for level in answered]
         quantile = partial(np.quantile, q=_rank(share, requests, random), axis=-1)
         # Relative to p99 itself, a pause that raised it would leave no trace.
-        deviations[metric] = _log_ratios(percentiles, _lower_quartile, quantile, random)
+        deviations[metric] = log_ratios(percentiles, _lower_quartile, quantile)
     return deviations
 
 
@@ -75,28 +85,41 @@ def _lower_quartile(values: Values) -> Values:
     return quartile
 
 
-def _log_ratios(levels: Sequence[Values], typical: Figure, figure: Figure, random: np.random.Generator) -> Values:
+def _log_ratios(
+    levels: Sequence[Values], typical: Figure, figure: Figure, random: np.random.Generator, in_turns: bool
+) -> Values:
     """Draw slices for both levels, and return the logarithms of the ratio of their figures, new to old.
 
-    typical: the value of a level that its slices are relative to. A few blocks vary less than independent ones would,
-    by the square root of (blocks - 1) / blocks.
+    typical: the value of a level that its slices are relative to. in_turns: draw the same times for both. A few blocks
+    vary less than independent ones would, by the square root of (blocks - 1) / blocks.
     """
-    pool = np.concatenate([values / typical(values) for values in levels])
-    length = math.ceil(math.sqrt(min(map(len, levels))))
-    figures = (figure(pool[_draw(levels, len(values), length, random)]) for values in levels)
-    old, new = (np.log(np.maximum(drawn, _NO_ANSWER)) for drawn in figures)
-    blocks = len(pool) / length
-    logarithms: Values = (new - old) * math.sqrt(blocks / (blocks - 1))
+    sizes = [len(values) for values in levels]
+    length = math.ceil(math.sqrt(min(sizes)))
+    if in_turns:
+        drawn, blocks = _draw(sizes[:1], sizes[0], length, random), sizes[0] / length
+        old, new = (_logarithms(figure(values[drawn])) - _logarithms(figure(values)) for values in levels)
+    else:
+        pool = np.concatenate([values / typical(values) for values in levels])
+        blocks = len(pool) / length
+        old, new = (_logarithms(figure(pool[_draw(sizes, size, length, random)])) for size in sizes)
+    deviations: Values = (new - old) * math.sqrt(blocks / (blocks - 1))
+    return deviations
+
+
+def _logarithms(figures: Values) -> Values:
+    logarithms: Values = np.log(np.maximum(figures, _NO_ANSWER))
     return logarithms
 
 
-def _draw(levels: Sequence[Values], count: int, length: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """Draw blocks of `length` slices of both levels, numbered through [RESAMPLES, count].
+def _draw(sizes: Sequence[int], count: int, length: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Draw blocks of `length` slices of levels of these sizes, numbered through [RESAMPLES, count].
 
     In a block, the first slice of a level follows its last one.
     """
-    old, new = map(len, levels)
-    starts = random.integers(0, old + new, (RESAMPLES, -(-count // length), 1))
-    first, size = np.where(starts < old, 0, old), np.where(starts < old, old, new)
+    ends = np.cumsum(sizes)
+    starts = random.integers(0, ends[-1], (RESAMPLES, -(-count // length), 1))
+    level = np.searchsorted(ends, starts, side="right")
+    size = np.array(sizes)[level]
+    first = ends[level] - size
     indices: NDArray[np.int64] = first + (starts - first + np.arange(length)) % size
     return indices.reshape(RESAMPLES, -1)[:, :count]

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.records.bootstrap import MIN_SAMPLES, Deviations, Metric, ratio_interval, resample
-from benchmarks.records.likeness import changes, check_alike
+from benchmarks.records.likeness import changes, check_alike, is_same_run
 from benchmarks.records.perf_analyzer import CsvLevel, PerfAnalyzerResult, read_perf_analyzer
 from benchmarks.records.record import MAX_DRIFT, Level, LimitPoint, Record, read_record
 from tritonkit.errors import InputError
@@ -66,7 +66,7 @@ class RecordComparison(Frozen):
     confidence: float
     """Of all intervals together."""
     machine: MachineSpeed | None
-    """None if unknown."""
+    """None if unknown, and for records that were measured in turns, which met the same machine."""
     verdict: ChangeVerdict
     """A regression if any row is one; else better if any row is."""
     rows: tuple[ComparisonRow, ...]
@@ -96,15 +96,17 @@ def compare(
     records that are not alike or have no sound level in common.
     """
     machine: MachineSpeed | None = None
+    in_turns = False
     changed: tuple[str, ...] = ()
     remarks: list[str] = []
     if isinstance(old, Record) and isinstance(new, Record):
         check_alike(old, new)
         changed = changes(old, new)
-        speed = machine_speed(old, new)
+        in_turns = is_same_run(old, new)
+        speed = None if in_turns else machine_speed(old, new)
         if isinstance(speed, str):
             remarks.append(f"the drift of the machine is unknown: {speed}")
-        else:
+        elif speed is not None:
             machine = speed
             if machine.high > machine.ratio:
                 remarks.append("the limit changed while the records were measured, so only large changes can be found")
@@ -113,7 +115,7 @@ def compare(
     pairs, skipped = _common_levels(old, new)
     remarks += skipped
     random = np.random.default_rng(0)
-    deviations = [resample(before.samples, after.samples, random) for before, after in pairs]
+    deviations = [resample(before.samples, after.samples, random, in_turns) for before, after in pairs]
     intervals = len(METRICS) * sum(each is not None for each in deviations)
     if intervals < len(METRICS) * len(pairs):
         remarks.append(f"no confidence interval: a level needs {MIN_SAMPLES} samples, that is {MIN_SAMPLES / 2:g} s")

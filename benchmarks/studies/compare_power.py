@@ -1,8 +1,8 @@
 """Measure how often `bench compare` is right: the same model twice, and the same model with a planted slowdown.
 
-A Triton from the pip wheel serves one network twice in Triton's Python backend with ONNX Runtime; one of both sleeps
-after each execution for a share of the time that it took. `bench run` measures the usual model and the slowed model in
-turns, with the limit. Each record of the usual model is compared with the next one of both.
+A Triton from the pip wheel serves one network three times in Triton's Python backend with ONNX Runtime; one of them
+sleeps after each execution for a share of the time that it took. Each try measures all three in turns in one run, as
+`bench run --against` does, or with `--apart` one after the other, each with its limit.
 
 Exits with 1 if fewer than 19 of 20 tries of the same model are `no change`, or fewer than 19 of 20 of the slowed one
 are a `regression`.
@@ -11,24 +11,28 @@ are a `regression`.
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.progress import track
 
+from benchmarks.load.arrivals import ClosedLoop
+from benchmarks.load.level import Timing
+from benchmarks.load.options import concurrency_levels
 from benchmarks.records.compare import RecordComparison, compare
-from benchmarks.records.record import Record, read_record
+from benchmarks.records.record import Record, write_record
+from benchmarks.run import run
+from benchmarks.scenarios import Scenario
 from benchmarks.studies.calibration import calibrated_network
 from benchmarks.studies.local_triton import publish_network, serve
-from benchmarks.studies.study import Result, command, run_process
+from benchmarks.studies.study import Result, command
+from benchmarks.target import BenchmarkPlan
 from tritonkit.runtimes.formats import ONNX
 
-USUAL, SLOWED = "usual", "slowed"
+USUAL, SAME, SLOWED = "usual", "same", "slowed"
 NEEDED = 19 / 20
 PYTHON_MODEL = """
 import json
@@ -69,25 +73,35 @@ def measure(
     concurrency: str = "4",
     window_s: float = 5.0,
     max_windows: int = 10,
+    apart: Annotated[bool, typer.Option("--apart", help="Measure each model in a run of its own.")] = False,
     keep: Annotated[Path | None, typer.Option(help="Keep the records in this folder.")] = None,
 ) -> Result:
-    """Measure two records for each try, and count the verdicts."""
+    """Measure the records of each try, and count the verdicts."""
+    same, slow = [], []
     with tempfile.TemporaryDirectory() as temporary:
-        repository, folder = Path(temporary) / "repository", keep or Path(temporary)
+        repository = Path(temporary) / "repository"
         artifact = write_repository(repository, model, slowdown)
-        load = ["--concurrency", concurrency, "--window-s", window_s, "--max-windows", max_windows]
-        with serve(repository, USUAL, SLOWED) as triton:
-            common = ["--url", triton.options.grpc_url, "--repository", repository, "--artifact", artifact, *load]
-            records = [
-                run_bench((USUAL, SLOWED)[number % 2], folder / f"{number:03}.json", common)
-                for number in track(range(2 * tries + 1), "measuring")
+        with serve(repository, USUAL, SAME, SLOWED) as triton:
+            plans = [
+                BenchmarkPlan(
+                    model=name,
+                    url=triton.options.grpc_url,
+                    scenario=Scenario("closed", tuple(map(ClosedLoop, concurrency_levels(concurrency)))),
+                    repository=repository,
+                    artifact=artifact if apart else None,
+                    timing=Timing(window_s, max_windows),
+                )
+                for name in (USUAL, SAME, SLOWED)
             ]
-    usual, slowed = records[::2], records[1::2]
-    same = [compare(old, new, tolerance) for old, new in pairwise(usual)]
-    slow = [compare(old, new, tolerance) for old, new in zip(usual, slowed, strict=False)]
+            for number in track(range(tries), "measuring"):
+                usual, again, slowed = measure_once(plans, apart)
+                same.append(compare(usual, again, tolerance))
+                slow.append(compare(usual, slowed, tolerance))
+                for record in (usual, again, slowed) if keep else ():
+                    write_record(Path(keep or "") / f"{number:02}-{record.subject.model}.json", record)
     right = {
-        f"{USUAL} to {USUAL}: no change": sum(comparison.verdict == "no change" for comparison in same),
-        f"{USUAL} to {SLOWED}: regression": sum(comparison.verdict == "regression" for comparison in slow),
+        "the same model: no change": sum(comparison.verdict == "no change" for comparison in same),
+        "the slowed model: regression": sum(comparison.verdict == "regression" for comparison in slow),
     }
     return Result(
         {
@@ -95,33 +109,37 @@ def measure(
             "tries": tries,
             "slowdown": slowdown,
             "tolerance": tolerance,
-            "load": " ".join(map(str, load)),
+            "concurrency": concurrency,
+            "window_s": window_s,
+            "max_windows": max_windows,
+            "apart": apart,
             "right": right,
-            "rows": {USUAL: [_rows(each) for each in same], SLOWED: [_rows(each) for each in slow]},
+            "rows": {SAME: [_rows(each) for each in same], SLOWED: [_rows(each) for each in slow]},
         },
         {f"{words} in {count} of {tries}": count >= NEEDED * tries for words, count in right.items()},
         hidden=("rows",),
     )
 
 
+def measure_once(plans: Sequence[BenchmarkPlan], apart: bool) -> list[Record]:
+    """Return a record of each model, measured in turns in one run, or in a run of its own."""
+    runs = [[plan] for plan in plans] if apart else [plans]
+    return [record for each in runs for record in run(each, lambda text, finished: None)]
+
+
 def write_repository(repository: Path, model: str, slowdown: float) -> Path:
     """Publish a network, and write its models in the Python backend; return the artifact of the limit."""
     options = {"onnx": "fp32", "kind": "cpu", "instances": 1, "encoded": False, "force": True, "repair": False}
     publish_network(calibrated_network(model), repository, USUAL, 1, **options)
-    shutil.copytree(repository / USUAL, repository / SLOWED)
-    for name, share in ((USUAL, 0.0), (SLOWED, slowdown)):
+    for name in (SAME, SLOWED):
+        shutil.copytree(repository / USUAL, repository / name)
+    for name, share in ((USUAL, 0.0), (SAME, 0.0), (SLOWED, slowdown)):
         config = repository / name / "config.pbtxt"
         text = config.read_text().replace(f'name: "{USUAL}"', f'name: "{name}"')
         text = text.replace('backend: "onnxruntime"', 'backend: "python"')
         config.write_text(f'{text}\nparameters {{ key: "slowdown" value {{ string_value: "{share}" }} }}\n')
         (repository / name / "1" / "model.py").write_text(PYTHON_MODEL)
     return repository / USUAL / "1" / ONNX.file
-
-
-def run_bench(model: str, output: Path, options: Sequence[object]) -> Record:
-    """Run `bench run` and return its record."""
-    run_process([Path(sys.executable).with_name("bench"), "run", model, "--output", output, *options])
-    return read_record(output)
 
 
 def _rows(comparison: RecordComparison) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class TunedRecords:
     def make(self, measured: Mapping[Load, LevelMeasurement]) -> Record:
         """Return the record of the settings that are loaded now. Raises InferenceError, AnswerError."""
         levels = [measured[load] for load in self._loads if load in measured]
-        seconds = (levels[0].end_ns - levels[0].start_ns) / 1e9
+        seconds = levels[0].counted_s
         plan = replace(self._plan, timing=trial_timing(round(seconds, 1)))
         client = TritonClient(Connection(url=plan.url), tokens=self._tokens)
         with ModelBenchmark(plan, self._run_id, GpuMonitor(), client) as benchmark:

@@ -98,7 +98,7 @@ def test_bench_keeps_what_it_has_measured_when_it_ends_early(
     """By a signal, or because the server is gone."""
     record, levels = tmp_path / "record.json", ",".join(map(str, range(10, 210)))
     program = [console_script("bench"), "run", "resnet18", load, levels]
-    timing = ["--window-s", "0.1", "--max-windows", "3", "--images", str(photos), "--repository", str(tmp_path)]
+    timing = ["--window-s", "0.4", "--max-windows", "3", "--images", str(photos), "--repository", str(tmp_path)]
     with open_proxy(int(served.rpartition(":")[2])) as proxy:
         arguments = ["--url", f"127.0.0.1:{proxy.port}", "--output", str(record)]
         process = subprocess.Popen(

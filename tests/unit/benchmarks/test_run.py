@@ -29,8 +29,7 @@ LEVEL = LevelMeasurement(
     processes=1,
     idle_cores=2.0,
     interrupted=None,
-    start_ns=0,
-    end_ns=1,
+    counted_ns=((0, 1),),
     sent_per_s=None,
 )
 

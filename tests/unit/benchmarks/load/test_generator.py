@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.load.arrivals import ClosedLoop, ConstantArrivals, PoissonArrivals, TraceArrivals
 from benchmarks.load.generator import ThreadGenerator
-from benchmarks.load.level import Timing, measure_level, measure_until_interrupted
+from benchmarks.load.level import RunningLevel, Timing, measure_in_turns, measure_level
 from tests.errors import raises
 from tritonkit.errors import InferenceError
 
@@ -117,10 +118,60 @@ def test_what_was_measured_is_kept_when_a_level_is_interrupted(load: Any, reason
             raise reason
         return {}
 
-    level = measure_until_interrupted(ThreadGenerator(Server(), [0]), load, QUICK, counters)
+    level = RunningLevel(ThreadGenerator(Server(), [0]), load, QUICK, counters).measure()
     assert level.interrupted is reason
     assert (level.windows, level.stable) == (2, False)
     assert level.requests > 0
+
+
+class Turns:
+    """Answers at once, and notes the order in which several were asked."""
+
+    def __init__(self, name: str, order: list[str]) -> None:
+        self.name, self.order = name, order
+
+    def infer(self, batch: int) -> dict[str, NDArray[Any]]:
+        if self.order[-1:] != [self.name]:
+            self.order.append(self.name)
+        time.sleep(0.01)
+        return {}
+
+
+def test_levels_of_two_models_are_measured_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.load.level.TURN_S", 0.2)
+    order: list[str] = []
+    timing, windows = Timing(window_s=0.4, max_windows=3, warm_up_s=0.05), {"a": list[int](), "b": list[int]()}
+    levels = measure_in_turns(
+        [
+            RunningLevel(ThreadGenerator(Turns(name, order), [0]), ClosedLoop(2), timing, on_window=seen.append)
+            for name, seen in windows.items()
+        ]
+    )
+    assert "".join(order) == "ababababa"  # the warm-up, and ab ba ab ba ab ba
+    assert windows == {"a": [1, 2, 3], "b": [1, 2, 3]}
+    for level in levels:
+        assert (len(level.counted_ns), len(level.samples), level.windows) == (6, 6, 3)
+        assert level.counted_s == pytest.approx(1.2, rel=0.1)
+        assert level.requests == sum(sample.requests for sample in level.samples)
+        assert level.requests_per_s == pytest.approx(level.requests / level.counted_s)
+    starts = sorted((start, end) for level in levels for start, end in level.counted_ns)
+    assert all(end <= next_start for (_, end), (next_start, _) in pairwise(starts))
+
+
+def test_all_levels_are_kept_when_one_is_interrupted_in_its_turn() -> None:
+    calls = []
+
+    def counters() -> dict[str, Any]:
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return {}
+
+    levels = measure_in_turns(
+        [RunningLevel(ThreadGenerator(Server(), [0]), ClosedLoop(1), QUICK, counters) for _ in range(2)]
+    )
+    assert all(isinstance(level.interrupted, KeyboardInterrupt) for level in levels)
+    assert all(level.requests > 0 and not level.stable for level in levels)
 
 
 def test_an_interrupt_before_the_first_answer_is_raised() -> None:
@@ -128,7 +179,13 @@ def test_an_interrupt_before_the_first_answer_is_raised() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_until_interrupted(ThreadGenerator(Server(latency_s=0.3), [0]), ClosedLoop(1), QUICK, counters)
+        RunningLevel(ThreadGenerator(Server(latency_s=0.3), [0]), ClosedLoop(1), QUICK, counters).measure()
+
+
+def test_an_interrupt_before_the_first_turn_is_raised() -> None:
+    level = RunningLevel(ThreadGenerator(Server(), [0]), PoissonArrivals(100), QUICK)
+    with pytest.raises(KeyboardInterrupt):
+        level.result(KeyboardInterrupt())
 
 
 def test_requests_in_flight_are_not_waited_for_without_end() -> None:

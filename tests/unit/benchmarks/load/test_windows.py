@@ -19,7 +19,7 @@ SECOND = 1_000_000_000
 
 
 def window(requests: int, latency_ns: int) -> Window:
-    return Window(0, SECOND, requests_of((0, latency_ns)).repeat(requests, axis=0))
+    return Window(1.0, requests_of((0, latency_ns)).repeat(requests, axis=0))
 
 
 def requests_of(*times: tuple[int, int]) -> Times:
@@ -30,7 +30,7 @@ def requests_of(*times: tuple[int, int]) -> Times:
 def test_only_requests_that_end_inside_count() -> None:
     # The example in perf_analyzer's own test of ValidLatencyMeasurement.
     (window,) = split_into_windows([4, 17], requests_of((1, 2), (3, 5), (6, 9), (10, 14), (15, 20), (21, 27)))
-    assert (window.start_ns, window.end_ns, window.latencies_ns.tolist()) == (4, 17, [2, 3, 4])
+    assert (window.duration_s, window.latencies_ns.tolist()) == (13e-9, [2, 3, 4])
 
 
 def test_a_request_that_ends_on_a_boundary_counts_once() -> None:

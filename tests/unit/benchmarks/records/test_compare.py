@@ -21,12 +21,15 @@ REAL = Path(__file__).parent / "real"
 """Records of one model, of the same model again, and of the model with a planted slowdown of 15 %."""
 
 
-def samples(speed: float, seed: int, count: int = 30) -> tuple[LevelSlice, ...]:
-    """Slices of a closed loop whose speed wanders by some percent, as that of a busy machine does."""
+def samples(speed: float, seed: int, count: int = 30, drift: float = 0.0) -> tuple[LevelSlice, ...]:
+    """Slices of a closed loop whose speed wanders by some percent, as that of a busy machine does.
+
+    drift: how much slower the machine becomes meanwhile, as a share.
+    """
     random, wander, slices = np.random.default_rng(seed), 0.0, []
-    for _ in range(count):
+    for number in range(count):
         wander = 0.6 * wander + random.normal(0, 0.03)
-        rate = 160 * speed * np.exp(wander)
+        rate = 160 * speed * np.exp(wander) * (1 - drift * number / count)
         p99 = 4e3 / rate * 1.5 * np.exp(abs(random.normal(0, 0.1)))
         slices.append(
             LevelSlice(seconds=0.5, requests=round(rate / 2), mean_ms=4e3 / rate, p50_ms=4e3 / rate, p99_ms=p99)
@@ -34,9 +37,9 @@ def samples(speed: float, seed: int, count: int = 30) -> tuple[LevelSlice, ...]:
     return tuple(slices)
 
 
-def measured(concurrency: int, speed: float, seed: int, **changes: Any) -> Level:
+def measured(concurrency: int, speed: float, seed: int, drift: float = 0.0, **changes: Any) -> Level:
     """A level whose figures are those of its samples."""
-    slices = samples(speed, seed)
+    slices = samples(speed, seed, drift=drift)
     rate = sum(each.requests for each in slices) / sum(each.seconds for each in slices)
     p50, p99 = (float(np.mean([getattr(each, name) for each in slices])) for name in ("p50_ms", "p99_ms"))
     return level(concurrency, rate, p50_ms=p50, p99_ms=p99, samples=slices, **changes)
@@ -71,6 +74,18 @@ def test_verdict_is_right_in_19_of_20_tries(old: Record, speed: float, verdict: 
     found = [
         compare(*(record.model_copy(update={"levels": record.levels[:1]}) for record in pair)).verdict for pair in pairs
     ]
+    assert found.count(verdict) >= 19 / 20 * TRIES
+
+
+@pytest.mark.parametrize(("speed", "verdict"), [(1, "no change"), (1 / 1.15, "regression")])
+def test_a_machine_that_becomes_slower_hides_nothing_from_records_measured_in_turns(
+    old: Record, speed: float, verdict: str
+) -> None:
+    found = []
+    for seed in range(TRIES):
+        levels = [(measured(4, each, 100 * seed + at, drift=0.5),) for at, each in enumerate((1, speed))]
+        one, other = (old.model_copy(update={"run_id": "same", "levels": each}) for each in levels)
+        found.append(compare(one, other).verdict)
     assert found.count(verdict) >= 19 / 20 * TRIES
 
 
