@@ -21,7 +21,7 @@ from benchmarks.load.generator import LoadGenerator, ThreadGenerator
 from benchmarks.load.gpu_monitor import GpuMonitor
 from benchmarks.load.level import LevelMeasurement, RunningLevel, Timing, measure_in_turns
 from benchmarks.load.processes import ProcessGenerator
-from benchmarks.records.record import ClientTime, Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
+from benchmarks.records.record import ClientTime, GpuUse, Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
 from benchmarks.reference import find_reference
 from benchmarks.scenarios import PROBE
 from benchmarks.server_time import read_counters, served_settings, server_time
@@ -66,6 +66,8 @@ def run(
         for running in benchmarks:
             running.before = running.measure_limit()
             finished += 1
+        for running in benchmarks:
+            running.measure_probe()
         order = list(benchmarks)
         while levels := [(running, load) for running in order if (load := running.next_load()) is not None]:
             in_turns = len(levels) > 1 and all(isinstance(load, ClosedLoop) for _, load in levels)
@@ -85,15 +87,12 @@ def run(
 
 def measure_group(group: Sequence[tuple[ModelBenchmark, Load]]) -> None:
     """Measure a level of one model, or of several in turns; once more where a client needs more processes."""
-    levels = _measure(group)
-    lacking = [
-        benchmark for (benchmark, _), level in zip(group, levels, strict=True) if benchmark.lacks_processes(level)
-    ]
-    for benchmark in lacking:
-        benchmark.add_processes()
-    if lacking:
+    benchmarks, levels = [benchmark for benchmark, _ in group], _measure(group)
+    if any(benchmark.lacks_processes(level) for benchmark, level in zip(benchmarks, levels, strict=True)):
+        for benchmark in benchmarks:  # all, so that they are compared with the same client
+            benchmark.add_processes()
         levels = _measure(group)
-    for (benchmark, _), level in zip(group, levels, strict=True):
+    for benchmark, level in zip(benchmarks, levels, strict=True):
         benchmark.levels.append(level)
 
 
@@ -148,15 +147,17 @@ class ModelBenchmark:
         """Measure the limit. Raises errors of opening and running the artifact."""
         return self.reference.measure(self.target, partial(self._report, self))
 
-    def next_load(self) -> Load | None:
-        """Return the load of the next level; None if there is none left. Raises the reason of an interruption."""
-        scenario = self.plan.scenario
-        if scenario.p99_bound_ms is not None and not self.levels:
+    def measure_probe(self) -> None:
+        """Measure the throughput that the scenario Server begins with. Raises the reason of an interruption."""
+        if self.plan.scenario.p99_bound_ms is not None:
             probe = self.running_level(PROBE, replace(self.plan.timing, max_windows=3)).measure()
             if probe.interrupted:
                 raise probe.interrupted
             self._throughput = probe.requests_per_s
-        return scenario.next_load(self.levels, self._throughput, self.target.instances)
+
+    def next_load(self) -> Load | None:
+        """Return the load of the next level; None if there is none left."""
+        return self.plan.scenario.next_load(self.levels, self._throughput, self.target.instances)
 
     def running_level(self, load: Load, timing: Timing) -> RunningLevel:
         """Return a level that is ready to be measured."""
@@ -222,6 +223,7 @@ class ModelBenchmark:
             first_error=measured.first_error,
             stable=measured.stable,
             windows=measured.windows,
+            in_turns=measured.in_turns,
             incomplete=str(measured.interrupted) or "stopped by Ctrl-C" if measured.interrupted else None,
             samples=measured.samples,
             histogram=measured.histogram,
@@ -233,10 +235,14 @@ class ModelBenchmark:
                 decode_us=self.target.decode_us,
                 network_us=None if in_server_us is None else max(0, latency.mean_ms * 1e3 - in_server_us),
             ),
-            gpu=self._gpus.use_during(measured.counted_ns, images)
-            if self.target.server.connection.address.is_loopback
-            else None,
+            gpu=self._gpu_use(measured, images),
         )
+
+    def _gpu_use(self, measured: LevelMeasurement, images: int) -> GpuUse | None:
+        """The use of the GPUs, which a driver averages over longer than a turn."""
+        if measured.in_turns or not self.target.server.connection.address.is_loopback:
+            return None
+        return self._gpus.use_between(measured.counted_ns[0][0], measured.counted_ns[-1][1], images)
 
     def _counters(self) -> dict[str, Statistics]:
         versions = {self.plan.model: self.plan.version, **dict.fromkeys(self.target.steps, "")}

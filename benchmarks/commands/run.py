@@ -219,7 +219,8 @@ def run(
     except (KeyboardInterrupt, TritonkitError) as reason:
         if not writer.records:
             if isinstance(reason, KeyboardInterrupt):
-                raise KeyboardInterrupt("stopped by Ctrl-C before the first load: there is no record") from reason
+                stopped = str(reason) or "stopped by Ctrl-C"
+                raise KeyboardInterrupt(f"{stopped}; no level was finished, so there is no record") from reason
             raise
         writer.finish_incomplete(reason, as_json)
     comparison = writer.finish(as_json)

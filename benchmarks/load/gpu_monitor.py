@@ -60,14 +60,13 @@ class GpuMonitor:
             if sample := parse_sample(line, time.perf_counter_ns()):
                 self.samples.append(sample)
 
-    def use_during(self, times_ns: Sequence[tuple[int, int]], images: int) -> GpuUse | None:
-        """Return the use of the GPUs during times with start and end; None without a GPU that worked.
+    def use_between(self, start_ns: int, end_ns: int, images: int) -> GpuUse | None:
+        """Return the use of the GPUs between two times; None without a GPU that worked.
 
-        images: images answered in these times, for the energy of one.
+        images: images answered in this time, for the energy of one.
         """
-        samples = self.samples.copy()
-        inside = [sample for sample in samples if any(start <= sample.time_ns <= end for start, end in times_ns)]
-        return summarize(inside, sum(end - start for start, end in times_ns) / 1e9, images)
+        inside = [sample for sample in self.samples.copy() if start_ns <= sample.time_ns <= end_ns]
+        return summarize(inside, (end_ns - start_ns) / 1e9, images)
 
 
 def parse_sample(line: str, time_ns: int) -> GpuSample | None:

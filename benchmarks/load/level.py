@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -18,13 +19,12 @@ from benchmarks.load.generator import LoadGenerator, SenderReport
 from benchmarks.load.histogram import encode_histogram
 from benchmarks.load.schedule import due_between, refusal, remark, sent_between, slip_of
 from benchmarks.load.windows import (
-    MAX_SAMPLES,
     STABLE_WINDOWS,
     Times,
     Window,
     is_stable,
-    joined,
     latencies_ns,
+    merge_windows,
     samples_of,
     split_into_windows,
     summarize,
@@ -45,7 +45,7 @@ BUSY_CORES = 0.85
 TURN_S = 1.0
 """Levels of several models take turns of this length: the speed of a machine changes within seconds."""
 TURN_LATENCIES = 10
-"""A turn is longer where it would not last for this many latencies."""
+"""A turn is longer where it would last for fewer latencies: a request that is in flight at its end does not count."""
 TURN_WARM_UP = 0.25
 """Warm-up of a turn, as a share of its length."""
 
@@ -85,6 +85,8 @@ class LevelMeasurement:
     """Slices of all windows."""
     stable: bool
     windows: int
+    in_turns: bool
+    """Whether the windows were measured in turns with those of other models."""
     errors: int
     first_error: str | None
     counted: Mapping[str, Statistics]
@@ -127,7 +129,7 @@ class _Boundary(NamedTuple):
 
 
 class _Turn(NamedTuple):
-    """A time of a load without a pause: a window, or a part of one."""
+    """A window, or the part of one that is measured without a pause."""
 
     start: _Boundary
     end: _Boundary
@@ -156,17 +158,19 @@ def measure_in_turns(levels: Sequence[RunningLevel]) -> list[LevelMeasurement]:
     """Measure closed loops in short turns until three windows of each agree, so that all see the same machine.
 
     All have the same number of turns. After Ctrl-C or an error of `counters`, all return what was measured, and the
-    reason. Raises the errors of the requests as `measure_level`.
+    reason; if one has no request yet, this raises the reason. Raises the errors of the requests as `measure_level`.
     """
     interrupted: BaseException | None = None
     order = list(levels)
     try:
-        slowest_s = max(level.warm_up() for level in levels)
-        turns = max(1, round(levels[0].timing.window_s / max(TURN_S, TURN_LATENCIES * slowest_s)))
+        latency_s = max(level.warm_up() for level in levels)
+        turns = max(1, round(levels[0].timing.window_s / max(TURN_S, TURN_LATENCIES * latency_s)))
+        for level in levels:
+            level.turns_per_window = turns
         while not all(level.is_finished for level in levels):
             for _ in range(turns):
                 for level in order:
-                    level.take_turn(turns)
+                    level.take_turn()
                 order.reverse()
     except (KeyboardInterrupt, TritonkitError) as reason:
         interrupted = reason
@@ -174,7 +178,7 @@ def measure_in_turns(levels: Sequence[RunningLevel]) -> list[LevelMeasurement]:
 
 
 class RunningLevel:
-    """A load while it is measured: as a whole, or in turns with others."""
+    """A level that is being measured: as a whole, or in turns with those of other models."""
 
     def __init__(
         self,
@@ -185,18 +189,21 @@ class RunningLevel:
         on_window: Callable[[int], None] = lambda windows: None,
     ) -> None:
         """The parameters are those of `measure_level`."""
-        self._generator, self._load, self.timing = generator, load, timing
-        self._counters, self._on_window = counters, on_window
-        self._turns: list[_Turn] = []
-        self._turns_a_window = 1
-        self._start: _Boundary | None = None
-        """Of the running turn."""
+        self.timing = timing
+        self.turns_per_window: int | None = None
+        """None for a level that is measured as a whole."""
+        self._generator, self._load, self._counters, self._on_window = generator, load, counters, on_window
+        self._boundaries: list[list[_Boundary]] = []
+        """For each start of the load, the start of its first window or turn, and the end of each."""
         self._chunks = [times_of([])]
         self._errors = 0
         self._first_error: TritonkitError | None = None
 
     def measure(self) -> LevelMeasurement:
-        """Measure as `measure_level`; after Ctrl-C or an error of `counters`, return what was measured, and why."""
+        """Measure as `measure_level`; after Ctrl-C or an error of `counters`, return what was measured, and why.
+
+        Without a request, raises the reason.
+        """
         interrupted: BaseException | None = None
         try:
             with self._sending() as start_ns:
@@ -204,37 +211,32 @@ class RunningLevel:
                     self._follow_trace(start_ns, self._load.duration_s)
                 else:
                     time.sleep(self.timing.warm_up_s)
-                    self._start = first = self._boundary()
+                    first_ns = self._mark()
                     while not self.is_finished:
-                        _sleep_until(first.time_ns + (len(self._turns) + 1) * int(self.timing.window_s * 1e9))
-                        self._end_turn()
+                        self._end_turn(first_ns + (len(self._turns) + 1) * int(self.timing.window_s * 1e9))
                         self._check_answers()
         except (KeyboardInterrupt, TritonkitError) as reason:
             interrupted = reason
         return self.result(interrupted)
 
     def warm_up(self) -> float:
-        """Send during the warm-up; return the mean latency in seconds: at least its length if no request ended."""
+        """Send during the warm-up; return the median latency in seconds, or the length of the warm-up without one."""
         with self._sending():
             time.sleep(self.timing.warm_up_s)
         requests = self._requests()
-        return float(latencies_ns(requests).mean()) / 1e9 if len(requests) else self.timing.warm_up_s
+        return float(np.median(latencies_ns(requests))) / 1e9 if len(requests) else self.timing.warm_up_s
 
-    def take_turn(self, turns_a_window: int) -> None:
+    def take_turn(self) -> None:
         """Send during a part of a window. Raises KeyboardInterrupt, errors of `counters`, the error if all fail."""
-        self._turns_a_window = turns_a_window
-        seconds = self.timing.window_s / turns_a_window
         with self._sending():
-            time.sleep(min(self.timing.warm_up_s, seconds * TURN_WARM_UP))
-            self._start = self._boundary()
-            _sleep_until(self._start.time_ns + int(seconds * 1e9))
-            self._end_turn()
+            time.sleep(min(self.timing.warm_up_s, self._turn_s * TURN_WARM_UP))
+            self._end_turn(self._mark() + int(self._turn_s * 1e9))
             self._check_answers()
 
     @property
     def is_finished(self) -> bool:
         """Whether the last three windows agree, or there are as many as allowed."""
-        return len(self._turns) >= self.timing.max_windows * self._turns_a_window or self._is_stable
+        return len(self._turns) >= self.timing.max_windows * self._window_turns or self._is_stable
 
     def result(self, interrupted: BaseException | None) -> LevelMeasurement:
         """Return the figures of the last windows, of a trace those of all.
@@ -243,42 +245,44 @@ class RunningLevel:
         InputError.
         """
         is_trace, is_open = isinstance(self._load, TraceArrivals), not isinstance(self._load, ClosedLoop)
-        count = math.ceil(len(self._turns) / self._turns_a_window)
-        skipped = 0 if is_trace else max(0, count - STABLE_WINDOWS) * self._turns_a_window
-        turns, windows = self._turns[skipped:], self._windows(self._turns[skipped:])
-        times_ns = tuple((turn.start.time_ns, turn.end.time_ns) for turn in turns)
-        seconds = sum(end - start for start, end in times_ns) / 1e9
+        count = math.ceil(len(self._turns) / self._window_turns)
+        turns = self._turns[0 if is_trace else max(0, count - STABLE_WINDOWS) * self._window_turns :]
+        windows, load = self._windows(turns), self._load
         ended = np.concatenate([times_of([]), *(window.requests for window in windows)])
-        # An open loop is not measured in turns.
-        requests = due_between(times_ns[0][0], times_ns[-1][1], self._requests()) if is_open and turns else ended
+        requests = ended
+        if is_open and turns:  # never in turns, so that there is no pause
+            requests = due_between(turns[0].start.time_ns, turns[-1].end.time_ns, self._requests())
         if not len(requests):
             raise (
                 interrupted
                 or self._first_error
                 or InputError(
-                    f"{self._load}: no request ended within {len(windows)} windows of {windows[0].duration_s:.3g} s; "
-                    "use longer windows with --window-s",
+                    f"{load}: no request ended within {len(windows)} windows of {windows[0].duration_s:.3g} s; use "
+                    "longer windows with --window-s",
                     code="benchmark.no_request_ended",
                 )
             )
+        times_ns = tuple((turn.start.time_ns, turn.end.time_ns) for turn in turns)
+        seconds = sum(end - start for start, end in times_ns) / 1e9
         latency = summarize(latencies_ns(requests))
         slip = slip_of(requests) if is_open else None
         return LevelMeasurement(
-            load=self._load,
+            load=load,
             requests=len(requests),
             requests_per_s=len(ended) / seconds,
             latency=latency,
             from_send=summarize(requests[:, 2] - requests[:, 1]) if is_open else None,
             slip=slip,
             refused=refusal(latency, slip, self._last, len(self._requests())) if slip else None,
-            remark=remark(self._load, requests, ended),
+            remark=remark(load, requests, ended),
             histogram=encode_histogram(latencies_ns(requests)),
             samples=tuple(self._samples()),
             stable=not interrupted and (is_trace or self._is_stable),
             windows=count,
+            in_turns=self.turns_per_window is not None,
             errors=self._errors,
             first_error=str(self._first_error) if self._first_error else None,
-            counted={} if interrupted else _counted(turns),
+            counted={} if interrupted else _statistics_of(turns),
             client_cores=sum(turn.end.cpu_ns - turn.start.cpu_ns for turn in turns) / 1e9 / seconds,
             processes=self._generator.processes,
             idle_cores=sum(turn.end.idle_s - turn.start.idle_s for turn in turns) / seconds,
@@ -290,61 +294,60 @@ class RunningLevel:
     @contextmanager
     def _sending(self) -> Iterator[int]:
         """Send during the block, which gets the start of the load in nanoseconds; then wait for the last responses."""
-        start_ns, wait_s = time.perf_counter_ns() + START_DELAY_NS, math.inf
-        self._start = None
+        start_ns, wait_s, boundaries = time.perf_counter_ns() + START_DELAY_NS, math.inf, list[_Boundary]()
+        self._boundaries.append(boundaries)
         self._generator.start(self._load, start_ns)
         try:
             yield start_ns
         except (KeyboardInterrupt, TritonkitError):
             wait_s = INTERRUPTED_WAIT_S
-            if self._start or not self._turns:
+            if boundaries or not self._turns:
                 cpu_ns = self._collect(self._generator.collect).cpu_ns
                 now = _Boundary(time.perf_counter_ns(), cpu_ns, _idle_s(), {})
-                self._turns.append(_Turn(self._start or now._replace(time_ns=start_ns), now))
+                boundaries += [now] if boundaries else [now._replace(time_ns=start_ns), now]
             raise
         finally:
-            self._last = self._collect(partial(self._generator.stop, wait_s))
-            self._errors += self._last.failed
+            self._errors += self._collect(partial(self._generator.stop, wait_s)).failed
 
     def _follow_trace(self, start_ns: int, duration_s: float) -> None:
         """Wait until all requests of a trace were sent and answered."""
         _sleep_until(start_ns)
-        self._start = start = self._boundary()._replace(time_ns=start_ns)
-        end_ns = start_ns + int(duration_s * 1e9)
-        while (next_ns := start.time_ns + int(self.timing.window_s * 1e9)) < end_ns:
-            _sleep_until(next_ns)
-            start = self._end_turn()
+        self._mark()
+        self._boundaries[-1][0] = self._boundaries[-1][0]._replace(time_ns=start_ns)
+        end_ns, next_ns = start_ns + int(duration_s * 1e9), start_ns
+        while (next_ns := next_ns + int(self.timing.window_s * 1e9)) < end_ns:
+            self._end_turn(next_ns)
         _sleep_until(end_ns)
         while not self._collect(self._generator.collect).is_finished:
             time.sleep(POLL_S)
         self._collect(self._generator.stop)
         self._end_turn()
 
-    def _end_turn(self) -> _Boundary:
-        """End the running turn, and begin the next one."""
-        now = self._boundary()
-        if self._start is not None:
-            self._turns.append(_Turn(self._start, now))
-        self._start = now
-        if len(self._turns) % self._turns_a_window == 0:
-            self._on_window(len(self._turns) // self._turns_a_window)
-        return now
+    def _mark(self) -> int:
+        """Note the clocks and the server statistics; return the time in nanoseconds."""
+        now_ns, collected = time.perf_counter_ns(), self._collect(self._generator.collect)
+        self._boundaries[-1].append(_Boundary(now_ns, collected.cpu_ns, _idle_s(), self._counters()))
+        return now_ns
+
+    def _end_turn(self, time_ns: int = 0) -> None:
+        """Wait until the end of a turn, and note it."""
+        _sleep_until(time_ns)
+        self._mark()
+        windows, rest = divmod(len(self._turns), self._window_turns)
+        if not rest:
+            self._on_window(windows)
 
     def _check_answers(self) -> None:
         """Raise the error of the requests if all failed so far."""
         if self._first_error and not len(self._requests()):
             raise self._first_error
 
-    def _boundary(self) -> _Boundary:
-        now_ns, collected = time.perf_counter_ns(), self._collect(self._generator.collect)
-        return _Boundary(now_ns, collected.cpu_ns, _idle_s(), self._counters())
-
     def _collect(self, method: Callable[[], SenderReport]) -> SenderReport:
         """Keep the new requests of the generator."""
-        collected = method()
-        self._chunks.append(collected.requests)
-        self._first_error = self._first_error or collected.first_error
-        return collected
+        self._last = method()
+        self._chunks.append(self._last.requests)
+        self._first_error = self._first_error or self._last.first_error
+        return self._last
 
     def _requests(self) -> Times:
         """Return all answered requests."""
@@ -352,28 +355,37 @@ class RunningLevel:
         return self._chunks[0]
 
     @property
+    def _turns(self) -> list[_Turn]:
+        return [_Turn(*ends) for boundaries in self._boundaries for ends in pairwise(boundaries)]
+
+    @property
+    def _window_turns(self) -> int:
+        return self.turns_per_window or 1
+
+    @property
+    def _turn_s(self) -> float:
+        return self.timing.window_s / self._window_turns
+
+    @property
     def _is_stable(self) -> bool:
-        last = self._windows(self._turns[-STABLE_WINDOWS * self._turns_a_window :])
+        last = self._windows(self._turns[-STABLE_WINDOWS * self._window_turns :])
         return is_stable(last, compare_throughput=isinstance(self._load, ClosedLoop))
 
     def _windows(self, turns: Sequence[_Turn]) -> list[Window]:
         """Return the windows of consecutive turns; the last one may be shorter."""
-        boundaries = [(turn.start.time_ns, turn.end.time_ns) for turn in turns]
-        parts = [window for each in boundaries for window in split_into_windows(each, self._requests())]
-        size = self._turns_a_window
-        return [joined(parts[place : place + size]) for place in range(0, len(parts), size)]
+        ends = [(turn.start.time_ns, turn.end.time_ns) for turn in turns]
+        parts = [window for each in ends for window in split_into_windows(each, self._requests())]
+        return [merge_windows(parts[at : at + self._window_turns]) for at in range(0, len(parts), self._window_turns)]
 
     def _samples(self) -> Iterator[LevelSlice]:
-        """Yield slices of all turns; turns without a pause between them are one time."""
-        starts = [turn.start.time_ns for turn in self._turns]
-        ends = [turn.end.time_ns for turn in self._turns]
-        pauses = [place for place in range(1, len(starts)) if starts[place] > ends[place - 1]]
-        times = list(zip([0, *pauses], [*pauses, len(starts)], strict=True))
-        for first, end in times:
-            yield from samples_of(starts[first], ends[end - 1], self._requests(), max(1, MAX_SAMPLES // len(times)))
+        """Yield slices of all windows; as many of each turn, so that those of two models are pairs."""
+        for boundaries in filter(None, self._boundaries):
+            start_ns, end_ns = boundaries[0].time_ns, boundaries[-1].time_ns
+            seconds = (end_ns - start_ns) / 1e9 if self.turns_per_window is None else self._turn_s
+            yield from samples_of(start_ns, end_ns, self._requests(), seconds)
 
 
-def _counted(turns: Sequence[_Turn]) -> dict[str, Statistics]:
+def _statistics_of(turns: Sequence[_Turn]) -> dict[str, Statistics]:
     """Return what the server counted in turns, by model."""
     return {
         model: Statistics.total(turn.end.counters[model].since(turn.start.counters[model]) for turn in turns)

@@ -23,7 +23,7 @@ STABLE_RATIO = 1.1
 """The largest over the smallest of the three: perf_analyzer's default `--stability-percentage` of 10."""
 SAMPLE_S = 0.5
 MAX_SAMPLES = 240
-"""Of a level."""
+"""A longer time has longer slices."""
 
 Times = NDArray[np.int64]
 """Answered requests [N, 3]: the columns are the fields of RequestTimes."""
@@ -77,8 +77,8 @@ def split_into_windows(boundaries_ns: Sequence[int], requests: Times) -> list[Wi
     ]
 
 
-def joined(windows: Sequence[Window]) -> Window:
-    """Return windows as one."""
+def merge_windows(windows: Sequence[Window]) -> Window:
+    """Merge windows into one."""
     return Window(sum(window.duration_s for window in windows), np.concatenate([each.requests for each in windows]))
 
 
@@ -114,13 +114,12 @@ def summarize(nanoseconds: NDArray[np.int64]) -> Latencies:
     )
 
 
-def samples_of(start_ns: int, end_ns: int, requests: Times, most: int = MAX_SAMPLES) -> tuple[LevelSlice, ...]:
+def samples_of(start_ns: int, end_ns: int, requests: Times, seconds: float) -> tuple[LevelSlice, ...]:
     """Return consecutive slices of about half a second of the time from `start_ns` to `end_ns`.
 
-    most: the largest number of slices; of a longer time, they are longer.
+    seconds: its planned length, which decides their number.
     """
-    seconds = (end_ns - start_ns) / 1e9
-    count = min(most, max(1, round(seconds / SAMPLE_S)))
+    count = min(MAX_SAMPLES, max(1, round(seconds / SAMPLE_S)))
     boundaries = [start_ns + (end_ns - start_ns) * index // count for index in range(count + 1)]
     return tuple(_sample(window) for window in split_into_windows(boundaries, requests))
 

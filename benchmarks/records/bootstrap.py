@@ -39,12 +39,14 @@ def resample(
 ) -> Deviations | None:
     """Return how much the ratios of two levels would vary if both were measured again; None with too few slices.
 
-    in_turns: the levels were measured in turns, so that their slices are pairs, which met the same machine.
+    in_turns: whether the levels were measured in turns: then their slices are pairs, which met the same machine.
     """
-    answered = [[sample for sample in level if sample.requests] for level in (old, new)]
     if in_turns:
-        pairs = [pair for pair in zip(old, new, strict=False) if all(sample.requests for sample in pair)]
-        answered = [list(level) for level in zip(*pairs, strict=True)] or [[]]
+        pairs = list(zip(old, new, strict=False))
+        old, new = ([pair[side] for pair in pairs] for side in (0, 1))
+        answered = [[pair[side] for pair in pairs if pair[0].requests and pair[1].requests] for side in (0, 1)]
+    else:
+        answered = [[sample for sample in level if sample.requests] for level in (old, new)]
     if min(map(len, answered)) < MIN_SAMPLES:
         return None
     rates = [np.array([sample.requests / sample.seconds for sample in level]) for level in (old, new)]

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.records.bootstrap import MIN_SAMPLES, Deviations, Metric, ratio_interval, resample
-from benchmarks.records.likeness import changes, check_alike, is_same_run
+from benchmarks.records.likeness import changes, check_alike
 from benchmarks.records.perf_analyzer import CsvLevel, PerfAnalyzerResult, read_perf_analyzer
 from benchmarks.records.record import MAX_DRIFT, Level, LimitPoint, Record, read_record
 from tritonkit.errors import InputError
@@ -44,7 +44,7 @@ class ComparisonRow(Frozen):
     """The confidence interval of the ratio; None without samples."""
     high: float | None
     corrected: float | None
-    """The ratio on a machine of unchanged speed; None where the machine's speed is unknown."""
+    """The ratio on a machine of unchanged speed; None where `machine` is None."""
     verdict: ChangeVerdict
 
 
@@ -66,7 +66,7 @@ class RecordComparison(Frozen):
     confidence: float
     """Of all intervals together."""
     machine: MachineSpeed | None
-    """None if unknown, and for records that were measured in turns, which met the same machine."""
+    """None if unknown, and for levels that were measured in turns, which met the same machine."""
     verdict: ChangeVerdict
     """A regression if any row is one; else better if any row is."""
     rows: tuple[ComparisonRow, ...]
@@ -96,26 +96,29 @@ def compare(
     records that are not alike or have no sound level in common.
     """
     machine: MachineSpeed | None = None
-    in_turns = False
     changed: tuple[str, ...] = ()
     remarks: list[str] = []
     if isinstance(old, Record) and isinstance(new, Record):
         check_alike(old, new)
         changed = changes(old, new)
-        in_turns = is_same_run(old, new)
-        speed = None if in_turns else machine_speed(old, new)
-        if isinstance(speed, str):
-            remarks.append(f"the drift of the machine is unknown: {speed}")
-        elif speed is not None:
-            machine = speed
-            if machine.high > machine.ratio:
-                remarks.append("the limit changed while the records were measured, so only large changes can be found")
     else:
         remarks.append("perf_analyzer's CSV names no model, inputs or machine: whether both are alike is not checked")
     pairs, skipped = _common_levels(old, new)
     remarks += skipped
+    in_turns = [_are_in_turns(old, new, *pair) for pair in pairs]
+    if isinstance(old, Record) and isinstance(new, Record) and not all(in_turns):
+        speed = machine_speed(old, new)
+        if isinstance(speed, str):
+            remarks.append(f"the drift of the machine is unknown: {speed}")
+        else:
+            machine = speed
+            if machine.high > machine.ratio:
+                remarks.append("the limit changed while the records were measured, so only large changes can be found")
     random = np.random.default_rng(0)
-    deviations = [resample(before.samples, after.samples, random, in_turns) for before, after in pairs]
+    deviations = [
+        resample(before.samples, after.samples, random, paired)
+        for (before, after), paired in zip(pairs, in_turns, strict=True)
+    ]
     intervals = len(METRICS) * sum(each is not None for each in deviations)
     if intervals < len(METRICS) * len(pairs):
         remarks.append(f"no confidence interval: a level needs {MIN_SAMPLES} samples, that is {MIN_SAMPLES / 2:g} s")
@@ -137,6 +140,13 @@ def compare(
         changes=changed,
         remarks=tuple(remarks),
     )
+
+
+def _are_in_turns(old: BenchmarkResult, new: BenchmarkResult, before: ResultLevel, after: ResultLevel) -> bool:
+    """Whether levels of two records were measured in turns with each other."""
+    if not (isinstance(old, Record) and isinstance(new, Record) and old.run_id == new.run_id):
+        return False
+    return isinstance(before, Level) and before.in_turns and isinstance(after, Level) and after.in_turns
 
 
 def machine_speed(old: Record, new: Record) -> MachineSpeed | str:

@@ -14,7 +14,7 @@ _LOAD = ("scenario", "arrivals", "trace (SHA-256)", "p99 bound in ms", "images a
 def check_alike(old: Record, new: Record) -> None:
     """Check that two records differ only in what may be compared. Raises InputError with all differences."""
     conditions = _conditions(old), _conditions(new)
-    if is_same_run(old, new):
+    if _is_same_run(old, new):
         # Two models, versions or servers, measured in turns on purpose.
         inputs = ("input", "different images", "images", "image files", "generated values", "transport")
         conditions = tuple({name: value for name, value in side.items() if name not in inputs} for side in conditions)  # type: ignore[assignment]
@@ -34,8 +34,8 @@ def changes(old: Record, new: Record) -> tuple[str, ...]:
     return tuple(_differences(_subject(old), _subject(new)))
 
 
-def is_same_run(old: Record, new: Record) -> bool:
-    """Whether two records were measured in turns in one run."""
+def _is_same_run(old: Record, new: Record) -> bool:
+    """Whether two records are those of one run."""
     return bool(old.run_id) and old.run_id == new.run_id
 
 

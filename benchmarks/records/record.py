@@ -195,8 +195,10 @@ class Level(Frozen):
     windows: PositiveInt
     incomplete: str | None = None
     """Why the level ended early; its figures are of the time before."""
+    in_turns: bool = False
+    """Whether it was measured in short turns with the same level of other records of this run."""
     samples: tuple[LevelSlice, ...] = ()
-    """Consecutive slices of all windows, for confidence intervals."""
+    """Slices of all windows in their order, for confidence intervals; of levels in turns, equal numbers are pairs."""
     histogram: str = ""
     """Latencies of the counted windows in microseconds: an HdrHistogram of three digits, V2, compressed, base64."""
     server: ServerTime | None = None
@@ -273,7 +275,7 @@ class Record(Frozen):
     kind: Literal["tritonkit-benchmark"] = "tritonkit-benchmark"
     schema_version: Literal[3] = SCHEMA_VERSION
     run_id: str
-    """Equal in records that were measured in turns in one run; empty in old records."""
+    """Equal in the records of one run; empty in old records."""
     started_utc: AwareDatetime
     subject: MeasuredModel
     load: LoadSettings
@@ -310,7 +312,7 @@ def best_of(points: tuple[LimitPoint, ...]) -> LimitPoint:
 
 def write_record(path: Path, record: Record) -> None:
     """Write a record as JSON atomically. Raises InputError, or ExternalError for a full or failing disk."""
-    with write_errors(path, "record", "--output"), atomic_write(path) as temporary:
+    with translate_write_errors(path, "record", "--output"), atomic_write(path) as temporary:
         temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -320,7 +322,7 @@ def check_writable(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is not a regular file; choose another --output", code="output.not_a_file")
     probe = path.with_name(f".{path.name}.probe")
-    with write_errors(path, "record", "--output"):
+    with translate_write_errors(path, "record", "--output"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_bytes(bytes(_PROBE_BYTES))
@@ -329,7 +331,7 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def write_errors(path: Path, content: str, option: str) -> Iterator[None]:
+def translate_write_errors(path: Path, content: str, option: str) -> Iterator[None]:
     """Translate an OSError of writing `content` to a path that `option` chose: to InputError or ExternalError."""
     try:
         yield

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from benchmarks.records.compare import BenchmarkResult, compare
 from benchmarks.records.perf_analyzer import PerfAnalyzerResult
-from benchmarks.records.record import Level, Record, write_errors
+from benchmarks.records.record import Level, Record, translate_write_errors
 from benchmarks.report import charts, level_charts
 from benchmarks.report.breakdown import batch_shares, by_load, known_parts, slowest_step
 from benchmarks.report.columns import LevelTable, level_tables
@@ -81,7 +81,7 @@ class ComparisonView(NamedTuple):
 
 def write_report(path: Path, measured: Sequence[BenchmarkResult]) -> None:
     """Write the page atomically. Raises InputError, or ExternalError for a full or failing disk."""
-    with write_errors(path, "report", "--html"), atomic_write(path) as temporary:
+    with translate_write_errors(path, "report", "--html"), atomic_write(path) as temporary:
         temporary.write_text(report_html(measured), encoding="utf-8")
 
 

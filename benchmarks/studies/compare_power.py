@@ -94,11 +94,12 @@ def measure(
                 for name in (USUAL, SAME, SLOWED)
             ]
             for number in track(range(tries), "measuring"):
-                usual, again, slowed = measure_once(plans, apart)
+                usual, again, slowed = measure_models(plans, apart)
                 same.append(compare(usual, again, tolerance))
                 slow.append(compare(usual, slowed, tolerance))
-                for record in (usual, again, slowed) if keep else ():
-                    write_record(Path(keep or "") / f"{number:02}-{record.subject.model}.json", record)
+                if keep:
+                    for record in (usual, again, slowed):
+                        write_record(keep / f"{number:02}-{record.subject.model}.json", record)
     right = {
         "the same model: no change": sum(comparison.verdict == "no change" for comparison in same),
         "the slowed model: regression": sum(comparison.verdict == "regression" for comparison in slow),
@@ -121,7 +122,7 @@ def measure(
     )
 
 
-def measure_once(plans: Sequence[BenchmarkPlan], apart: bool) -> list[Record]:
+def measure_models(plans: Sequence[BenchmarkPlan], apart: bool) -> list[Record]:
     """Return a record of each model, measured in turns in one run, or in a run of its own."""
     runs = [[plan] for plan in plans] if apart else [plans]
     return [record for each in runs for record in run(each, lambda text, finished: None)]

@@ -55,8 +55,10 @@ def compare_in_turns(
     Settings that fail are left out of the round. has_time: whether another round fits.
     """
     names = [trial.settings.words() for trial in compared]
-    levels_of = dict.fromkeys(names, sorted({_best_level(trial.levels, goal).level for trial in compared}))
+    levels_of = dict.fromkeys(names, first_levels(compared, goal))
     rounds = [entry for entry in store.rounds() if set(entry) <= set(names)]
+    if not set(names) <= {name for entry in rounds for name in entry}:
+        rounds = []  # the others were not measured at the levels of the new settings
     for entry in rounds:
         levels_of |= {name: [figures.level] for name, figures in entry.items()}
     while len(rounds) < MAX_ROUNDS and has_time():
@@ -64,7 +66,7 @@ def compare_in_turns(
         for trial in compared[:: 1 if len(rounds) % 2 else -1]:
             name = trial.settings.words()
             try:
-                finished[name] = _measure_once(trial, levels_of[name], goal, measure)
+                finished[name] = _measure_in_round(trial, levels_of[name], goal, measure)
             except TritonkitError:
                 continue
             levels_of[name] = [finished[name].level]
@@ -76,7 +78,7 @@ def compare_in_turns(
             return
 
 
-def _measure_once(trial: TuningTrial, levels: Sequence[float], goal: TuningGoal, measure: Measure) -> Figures:
+def _measure_in_round(trial: TuningTrial, levels: Sequence[float], goal: TuningGoal, measure: Measure) -> Figures:
     """Measure the settings of a trial at levels, and return the best. Raises the last error if all fail."""
     measured: list[Figures] = []
     for level in levels:
@@ -85,7 +87,7 @@ def _measure_once(trial: TuningTrial, levels: Sequence[float], goal: TuningGoal,
         except TritonkitError:
             if level == levels[-1] and not measured:
                 raise
-    figures = _best_level(measured, goal)
+    figures = best_with_margin(measured, goal)
     if trial.keeps_bound and not keeps(figures, goal):
         figures = measure(trial.settings, figures.level)  # one disturbance decides nothing
     lower = [level for level in goal.levels if level < figures.level]
@@ -94,7 +96,12 @@ def _measure_once(trial: TuningTrial, levels: Sequence[float], goal: TuningGoal,
     return figures
 
 
-def _best_level(levels: Sequence[Figures], goal: TuningGoal) -> Figures:
+def first_levels(compared: Sequence[TuningTrial], goal: TuningGoal) -> list[float]:
+    """Return the levels of the first round: the best one of each trial."""
+    return sorted({best_with_margin(trial.levels, goal).level for trial in compared})
+
+
+def best_with_margin(levels: Sequence[Figures], goal: TuningGoal) -> Figures:
     """Return the best level that keeps the bound with a margin, else the best that keeps it, else the nearest to it."""
     figures, keeps_margin = best_level(levels, goal, _MARGIN)
     return figures if keeps_margin else best_level(levels, goal)[0]

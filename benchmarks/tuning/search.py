@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from benchmarks.load.arrivals import ClosedLoop
-from benchmarks.tuning.confirmation import MIN_ROUNDS, candidates, compare_in_turns
+from benchmarks.tuning.confirmation import MIN_ROUNDS, candidates, compare_in_turns, first_levels
 from benchmarks.tuning.curves import BatchCurve, CurveModel, workers_point
 from benchmarks.tuning.job import TuningJob
 from benchmarks.tuning.prediction import Ranking, best_level, keeps, merge_trials, predict, value_of, workers_of
@@ -105,15 +105,16 @@ class Search:
 
     def _has_time_for_trial(self) -> bool:
         """Whether a trial fits before the last comparison."""
-        comparison_s = max(self._comparison_s(2), CONFIRM_SHARE * self.budget.total_s)
+        comparison_s = max(self._comparison_s(compared=2, levels=2), CONFIRM_SHARE * self.budget.total_s)
         return self.budget.allows(self._step_s(1, MAX_LEVELS) + comparison_s)
 
-    def _comparison_s(self, compared: int) -> float:
-        """Return the longest expected duration of the fewest rounds of the last comparison.
+    def _comparison_s(self, compared: int, levels: int) -> float:
+        """Return the expected duration of the fewest rounds of the last comparison; levels: of the first round."""
+        return self._round_s(compared, levels) + (MIN_ROUNDS - 1) * self._round_s(compared, 1)
 
-        Each round begins with the last one's settings; the first measures each settings at the levels of all.
-        """
-        return self._step_s(MIN_ROUNDS * (compared - 1), (MIN_ROUNDS - 1 + compared) * compared + 1)
+    def _round_s(self, compared: int, levels: int) -> float:
+        """Return the expected duration of a round, which begins with the settings that the last one ended with."""
+        return self._step_s(compared - 1, compared * levels)
 
     def _measure_current(self) -> None:
         if self.job.current is not None:
@@ -192,7 +193,8 @@ class Search:
         if current is None:
             return
         compared = candidates(self.job.trials(), current, self.goal)
-        while len(compared) > 2 and not self.budget.allows(self._comparison_s(len(compared))):
+        levels = len(first_levels(compared, self.goal))
+        while len(compared) > 2 and not self.budget.allows(self._comparison_s(len(compared), levels)):
             compared.pop()
         if len(compared) == 1:
             return
@@ -208,7 +210,7 @@ class Search:
                     raise
 
         def has_time() -> bool:
-            return self.budget.allows(self._step_s(len(compared) - 1, len(compared) + 1))
+            return self.budget.allows(self._round_s(len(compared), 1 if self.job.rounds() else levels))
 
         compare_in_turns(compared, self.goal, self.job, measure, has_time)
 

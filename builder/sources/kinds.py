@@ -30,7 +30,8 @@ def source_kind(path: Path) -> Kind:
         advice = f"pass the file in it: {found[-1]}" if found else f"expected {ACCEPTED}"
         raise InputError(f"{path}: is a folder; {advice}", code="source.folder")
     if not path.is_file():
-        raise InputError(f"{path}: no such file{_library_hint(path)}", code="source.missing")
+        hint = _library_hint(path)
+        raise InputError(f"{path}: no such file{hint}", code="source.missing")
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -59,7 +60,7 @@ def _library_hint(path: Path) -> str:
     match path.parts:
         case ("timm" | "torchvision" as library, name):
             return f"; for the library's weights use {library}:{name}"
-        case (name,) if path.suffix not in (*_WEIGHTS, ".safetensors", ONNX.suffix):
+        case (name,) if not path.suffix:
             return f"; for a library's weights use timm:{name} or torchvision:{name}"
     return ""
 

@@ -22,6 +22,7 @@ LEVEL = LevelMeasurement(
     samples=(),
     stable=True,
     windows=3,
+    in_turns=False,
     errors=0,
     first_error=None,
     counted={},

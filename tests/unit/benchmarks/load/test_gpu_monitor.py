@@ -16,17 +16,17 @@ def test_the_gpu_that_works_is_sampled_during_the_block(tmp_path: Path, monkeypa
         while len(monitor.samples) < 4:
             time.sleep(0.01)
     end_ns = start_ns + 2_000_000_000
-    use = monitor.use_during([(start_ns, end_ns)], images=100)
+    use = monitor.use_between(start_ns, end_ns, images=100)
     assert use is not None
     assert (use.gpus, use.utilization, use.memory_mib, use.watts) == (1, 0.8, 2048, 300.5)
     assert use.joules_per_image == pytest.approx(300.5 * 2 / 100)
-    assert monitor.use_during([(end_ns, end_ns + 1)], images=1) is None
+    assert monitor.use_between(end_ns, end_ns + 1, images=1) is None
 
 
 def test_without_a_gpu_there_is_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with GpuMonitor().running() as monitor:
-        assert monitor.use_during([(0, time.perf_counter_ns())], images=1) is None
+        assert monitor.use_between(0, time.perf_counter_ns(), images=1) is None
     assert parse_sample("NVIDIA-SMI has failed because it could not communicate with the driver", 0) is None
 
 

@@ -78,7 +78,7 @@ def test_each_request_weighs_alike() -> None:
 
 
 def test_samples_cover_all_time_also_where_nothing_ended() -> None:
-    samples = samples_of(0, 2 * SECOND, requests_of((0, SECOND // 4), (SECOND, SECOND * 7 // 4)))
+    samples = samples_of(0, 2 * SECOND, requests_of((0, SECOND // 4), (SECOND, SECOND * 7 // 4)), seconds=2)
     assert [(sample.seconds, sample.requests) for sample in samples] == [(0.5, 1), (0.5, 0), (0.5, 0), (0.5, 1)]
     assert [sample.p50_ms for sample in samples] == [250, None, None, 750]
-    assert len(samples_of(0, 3600 * SECOND, requests_of((0, 1)))) == 240
+    assert len(samples_of(0, 3600 * SECOND, requests_of((0, 1)), seconds=3600)) == 240

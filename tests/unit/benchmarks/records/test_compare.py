@@ -77,16 +77,36 @@ def test_verdict_is_right_in_19_of_20_tries(old: Record, speed: float, verdict: 
     assert found.count(verdict) >= 19 / 20 * TRIES
 
 
+def measured_in_turns(old: Record, speed: float, seed: int, in_turns: bool = True) -> list[Record]:
+    """Records of one run on a machine that becomes slower, of a model and of one with another speed."""
+    levels = [measured(4, each, 100 * seed + at, 0.5, in_turns=in_turns) for at, each in enumerate((1, speed))]
+    return [old.model_copy(update={"run_id": "same", "levels": (level,)}) for level in levels]
+
+
 @pytest.mark.parametrize(("speed", "verdict"), [(1, "no change"), (1 / 1.15, "regression")])
-def test_a_machine_that_becomes_slower_hides_nothing_from_records_measured_in_turns(
+def test_a_machine_that_becomes_slower_hides_nothing_from_levels_in_turns(
     old: Record, speed: float, verdict: str
 ) -> None:
-    found = []
-    for seed in range(TRIES):
-        levels = [(measured(4, each, 100 * seed + at, drift=0.5),) for at, each in enumerate((1, speed))]
-        one, other = (old.model_copy(update={"run_id": "same", "levels": each}) for each in levels)
-        found.append(compare(one, other).verdict)
+    found = [compare(*measured_in_turns(old, speed, seed)).verdict for seed in range(TRIES)]
     assert found.count(verdict) >= 19 / 20 * TRIES
+    if verdict == "regression":
+        apart = [compare(*measured_in_turns(old, speed, seed, in_turns=False)).verdict for seed in range(TRIES)]
+        assert apart.count(verdict) < 19 / 20 * TRIES
+
+
+def test_the_speed_of_the_machine_counts_only_where_levels_were_not_in_turns(old: Record) -> None:
+    for in_turns in (True, False):
+        one, other = measured_in_turns(old, 1 / 1.15, 1, in_turns)
+        comparison = compare(one, other.model_copy(update={"limit": limit(1 / 1.15)}))
+        assert (comparison.machine is None) is in_turns
+        assert (comparison.verdict == "regression") is in_turns
+
+
+def test_levels_in_turns_of_which_one_was_interrupted_are_compared_as_far_as_both_go(old: Record) -> None:
+    one, other = measured_in_turns(old, 1 / 1.15, 1)
+    (level,) = other.levels
+    shorter = other.model_copy(update={"levels": (level.model_copy(update={"samples": level.samples[:-3]}),)})
+    assert {compare(one, shorter).verdict, compare(shorter, one).verdict} == {"regression", "better"}
 
 
 def test_a_change_within_the_tolerance_is_none(old: Record) -> None:
