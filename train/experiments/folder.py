@@ -33,7 +33,11 @@ class ExperimentFolder:
         experiment, and for one that holds something else.
         """
         folder = cls(config.output / config.name / kind if path is None else path)
-        settings: dict[str, JsonValue] = {"kind": kind, "options": dict(options), "config": config.model_dump(mode="json")}
+        settings: dict[str, JsonValue] = {
+            "kind": kind,
+            "options": dict(options),
+            "config": config.model_dump(mode="json"),
+        }
         if not folder.settings_file.is_file():
             folder._create(settings)
         elif changes := ", ".join(_differences(folder._read(), settings)):
