@@ -39,6 +39,12 @@ FAMILIES = ("resnet18", "efficientnet_b0", "vit_tiny_patch16_224")
 ROOMS = {"bench": "benchmarks"}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with drills first: they take minutes, and as the last file a drill would run alone."""
+    slow = {item.path for item in items if item.get_closest_marker("drill")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def _fetched(folder: Path) -> Path:
     if not folder.is_dir():
         pytest.fail(f"{folder} is missing: run `make data` first")
