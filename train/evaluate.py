@@ -52,7 +52,7 @@ def evaluate(
                 f"{active_runner.origin}: is not the checkpoint's model; {', '.join(differing)} differ",
                 code="artifact.other_model",
             )
-        images = LabelledImages.read(data or test_split(checkpoint, spec), spec, masks)
+        images = LabelledImages.read(data or images_of_run(checkpoint, spec), spec, masks)
         collector = MistakeCollector(images.task, spec)
         evaluation = images.evaluate(active_runner, None if mistakes is None else collector.add)
         if mistakes is not None:
@@ -68,7 +68,7 @@ def _spec_of(checkpoint: Path) -> ModelSpec:
         return opened.spec
 
 
-def test_split(checkpoint: Path, spec: ModelSpec, advice: str = "set --data to labelled images") -> Path:
+def images_of_run(checkpoint: Path, spec: ModelSpec, advice: str = "set --data to labelled images") -> Path:
     """Return the folder of the splits of a checkpoint's run, with its images. Raises DataError if there is none.
 
     advice: how to name other images.

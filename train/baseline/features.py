@@ -29,9 +29,9 @@ def linear_heads(network: Network) -> dict[str, nn.Linear]:
     layers = [module for module in network.backbone.modules() if isinstance(module, nn.Linear)]
     if layers and layers[-1].bias is not None:
         outputs: list[Tensor] = []
-        with layers[-1].register_forward_hook(lambda module, inputs, output: outputs.append(output)):
-            with torch.inference_mode():
-                logits = network.eval().logits(torch.zeros((2, *network.spec.input.shape), dtype=torch.uint8))
+        hook = layers[-1].register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        with hook, torch.inference_mode():
+            logits = network.eval().logits(torch.zeros((2, *network.spec.input.shape), dtype=torch.uint8))
         if len(outputs) == 1 and outputs[0].data_ptr() == cast("Tensor", logits).data_ptr():
             return {"": layers[-1]}
     raise SpecError(
@@ -64,4 +64,3 @@ def frozen_features(
             code="baseline.features_not_finite",
         )
     return collected.numpy()
-

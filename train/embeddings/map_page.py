@@ -31,9 +31,9 @@ def render_map(
 ) -> str:
     """Return the page as HTML. coordinates: of all vectors along the principal components, [N, 2 or more]."""
     count = len(embeddings.pictures)
-    shown = np.arange(count)
+    shown = list(range(count))
     if count > MAX_POINTS:
-        shown = np.sort(np.random.default_rng(0).choice(count, MAX_POINTS, replace=False))
+        shown = sorted(np.random.default_rng(0).choice(count, MAX_POINTS, replace=False).tolist())
     positions = project(coordinates[shown], method)
     low, spread = positions.min(axis=0), max(float(np.ptp(positions, axis=0).max()), 1e-12)
     scaled = ((positions - low) / spread).round(4).tolist()

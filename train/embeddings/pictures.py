@@ -36,7 +36,7 @@ def read_pictures(path: Path, spec: ModelSpec) -> list[Picture]:
     part = part_paths(path).get(labelled_part(path), path)
     if part.is_dir() and (task.dense or not subfolders(part)):
         search = PictureSearch()
-        found = [(str(picture), {IMAGE: picture}) for picture in pictures_below(part, search)]
+        found: list[tuple[str, Row]] = [(str(picture), {IMAGE: picture}) for picture in pictures_below(part, search)]
         table = Table([IMAGE], found, notes=search_notes(search))
     else:
         columns = {COLUMNS[name]: theirs for name, theirs in recorded_data(spec).columns.items()}

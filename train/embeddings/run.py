@@ -11,7 +11,7 @@ from train.embeddings.map_page import render_map
 from train.embeddings.pictures import read_pictures
 from train.embeddings.projector import check_projector_folder, thumbnail_side, write_projector
 from train.embeddings.vectors import embed
-from train.evaluate import test_split
+from train.evaluate import images_of_run
 from tritonkit.errors import Problem
 from tritonkit.networks.network import load_network
 from tritonkit.remotes import local_path
@@ -62,7 +62,7 @@ def embed_images(
         check_projector_folder(projector)
     path = local_artifact(checkpoint, *(SPLIT_FILES if images is None else ()))
     network = load_network(path)
-    data = test_split(path, network.spec, "name the images to embed") if images is None else local_path(images)
+    data = images_of_run(path, network.spec, "name the images to embed") if images is None else local_path(images)
     pictures = read_pictures(data, network.spec)
     embeddings = embed(network, pictures, thumbnail_side(len(pictures)))
     with progress("principal components"):

@@ -18,8 +18,8 @@ from tritonkit.tasks import task_of
 class FeatureExtractor:
     """Computes the features and the outputs of images in one run of the network.
 
-    Maps of features are averaged over their positions. Two heads of one network, as of a distilled one, give the mean of
-    what they take.
+    Maps of features are averaged over their positions. Where a network has two heads, as a distilled one, the features
+    are the mean of what they take.
     """
 
     def __init__(self, network: Network, layers: Sequence[nn.Module] | None = None) -> None:
