@@ -43,13 +43,14 @@ def render_map(
     by_label = any(picture.label is not None for picture in pictures)
     groups = [picture.label or "no label" for picture in pictures] if by_label else answers
     names = sorted(set(groups), key=lambda name: (name == "no label", natural_sort_key(name)))
+    number_of = {name: number for number, name in enumerate(names)}
     folder = folder_of(pictures)
     sheet, columns = thumbnail_sheet([embeddings.thumbnails[number] for number in shown])
     height, width, _ = embeddings.thumbnails[0].shape
     points = [
         {
             "at": at,
-            "group": names.index(group),
+            "group": number_of[group],
             "answer": answer,
             "wrong": picture.in_model and bool(answer) and answer != picture.label,
             "name": str(picture.path.absolute().relative_to(folder)),

@@ -22,6 +22,7 @@ from tritonkit.networks.features import FeatureExtractor
 from tritonkit.networks.network import Network
 from tritonkit.system.console import track_progress
 from tritonkit.tasks import task_of
+from tritonkit.tasks.base import Answer
 
 LEAST_IMAGES = 3
 """With two images, one component explains everything."""
@@ -67,7 +68,9 @@ def embed(network: Network, pictures: Sequence[Picture], thumbnail_side: int) ->
         outputs = {name: values.cpu().numpy() for name, values in zip(names, answered, strict=True)}
         task.check_values(outputs)
         each = [
-            task.answer({name: array[i] for name, array in outputs.items()}, geometry, top=1)
+            Answer({})  # a mask has no label, and would be enlarged to the size of its image
+            if task.dense
+            else task.answer({name: array[i] for name, array in outputs.items()}, geometry, top=1)
             for i, geometry in enumerate(geometries)
         ]
         own = [answer.embedding for answer in each if answer.embedding is not None]
