@@ -10,6 +10,7 @@ import typer
 
 from train.commands.baseline import baseline
 from train.commands.compress import compress
+from train.commands.folds import folds
 from train.commands.output import print_fit_result, print_metrics
 from train.commands.quantize import quantize
 from train.commands.report import report
@@ -28,6 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 app = application("Train an image model from a folder of images, and measure its quality.")
 
 app.command("compress")(compress)
+app.command("folds")(folds)
 app.command("quantize")(quantize)
 app.command("report")(report)
 app.command("sync")(sync)
