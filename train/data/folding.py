@@ -27,7 +27,9 @@ def fold_seed(seed: int, fold: int) -> int:
     return int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
 
 
-def read_folds(config: DataConfig, task: TrainingTask, seed: int, count: int) -> tuple[list[Splits], tuple[Sample, ...]]:
+def read_folds(
+    config: DataConfig, task: TrainingTask, seed: int, count: int
+) -> tuple[list[Splits], tuple[Sample, ...]]:
     """Read, check and divide the data; return the splits of each fold, and the samples of a part `test` of the data.
 
     The parts train and val of the data are divided. Equal data, seed and count give equal folds. Raises DataError that

@@ -7,17 +7,17 @@ import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import mkdtemp
+
+from pydantic import JsonValue, ValidationError
 
 from train.config.loading import Config
 from train.config.sections import DataConfig, MlflowTracker, TensorBoardTracker
-from train.data import SUMMARY_FILE
+from train.data import SPLITS, SUMMARY_FILE
 from train.data.folding import fold_seed, read_folds
-from train.data.remote_images import fetch_missing_images
-from train.data.splits import Splits
 from train.engine.run_folder import RunFolder
 from train.experiments.child_run import ChildRun, fit_in_process
-from train.experiments.folder import ExperimentFolder
+from train.experiments.fold_data import FoldData
+from train.experiments.folder import SETTINGS_FILE, ExperimentFolder
 from train.experiments.out_of_fold import PREDICTIONS_FILE, FoldAnswers, join_predictions, write_rows
 from train.tasks import TrainingTask, training_task
 from tritonkit.checkpoint import read_spec
@@ -91,66 +91,56 @@ def run_folds(
         )
     load_plugins(config.plugins)
     task = training_task(config)
-    experiment = ExperimentFolder.open(folder, "folds", config, {"folds": count})
-    data = _FoldData.prepare(experiment.path, config, task, count)
+    folder = config.output / config.name / "folds" if folder is None else folder
+    data = FoldData(folder / "data")
+    # Before anything is written, because the data may not be good for this number of folds.
+    divided = None if data.is_written else read_folds(config.data, task, config.seed, count)
+    _open(folder, config, count)
+    if not data.is_written:
+        data.write(*(divided or read_folds(config.data, task, config.seed, count)), task)
+    data.fetch_missing_images(config)
     runs = {}
     try:
         for fold in only or range(1, count + 1):
-            runs[fold] = _train(experiment.path, config, data, fold, report, task)
+            if _result_file(folder, fold).is_file():
+                report(f"fold {fold}: finished before")
+            else:
+                runs[fold] = _train(folder, config, data, fold, report, task)
         # Afterwards, so that this process holds no GPU while folds are trained.
         for fold, run in runs.items():
-            _measure(experiment.path, data, fold, run, report)
+            _measure(folder, data, fold, run, report)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"{str(stop) or 'stopped by Ctrl-C'}; the same command continues the folds") from stop
-    return _result(experiment.path, task, count)
+    return _result(folder, task, count)
 
 
-class _FoldData:
-    """The tables of the folds below `data` in the folder of the experiment: `1`, `2`, …, and `test`."""
+def _open(folder: Path, config: Config, count: int) -> None:
+    """Create or continue the experiment. One with other settings is started anew if it has not trained anything."""
+    options: dict[str, JsonValue] = {"folds": count}
+    try:
+        ExperimentFolder.open(folder, "folds", config, options)
+    except ConfigError as error:
+        if error.code != "experiment.other_settings" or _has_trained(folder):
+            raise
+        for child in (folder / "data", *folder.glob("fold-*")):
+            shutil.rmtree(child, ignore_errors=True)
+        (folder / SETTINGS_FILE).unlink()
+        ExperimentFolder.open(folder, "folds", config, options)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    @classmethod
-    def prepare(cls, folder: Path, config: Config, task: TrainingTask, count: int) -> _FoldData:
-        """Divide the images once. An experiment that is continued keeps its folds."""
-        data = cls(folder / "data")
-        if not data.path.is_dir():
-            folds, test = read_folds(config.data, task, config.seed, count)
-            temporary = Path(mkdtemp(prefix=".data.", dir=folder))
-            temporary.chmod(folder.stat().st_mode)
-            try:
-                for fold, splits in enumerate(folds, start=1):
-                    splits.save(temporary / str(fold), task)
-                if test:
-                    first = folds[0]
-                    outside = Splits((), (), test, first.base, first.task_spec, first.fingerprint)
-                    outside.save(temporary / "test", task)
-                temporary.rename(data.path)
-            except OSError:
-                if not data.path.is_dir():  # else another process has made the same folds meanwhile
-                    raise
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-        for part in (data.of(1), data.test):
-            if part is not None:
-                fetch_missing_images(part, config)
-        return data
-
-    def of(self, fold: int) -> Path:
-        return self.path / str(fold)
-
-    @property
-    def test(self) -> Path | None:
-        """The part `test` of the data, which no fold is trained on; None if there is none."""
-        return path if (path := self.path / "test").is_dir() else None
-
-    def fingerprint(self, fold: int) -> str:
-        return str(json.loads((self.of(fold) / SUMMARY_FILE).read_bytes())["fingerprint"])
+def _has_trained(folder: Path) -> bool:
+    """Whether a run was started in the folder of an experiment, or may have been, in one of another kind."""
+    is_folds = json.loads((folder / SETTINGS_FILE).read_bytes())["kind"] == "folds"
+    return not is_folds or any(folder.glob(f"fold-*/*/*/{SPLITS}/{SUMMARY_FILE}"))
 
 
 def _fold_folder(folder: Path, fold: int) -> Path:
     return folder / f"fold-{fold}"
+
+
+def _result_file(folder: Path, fold: int) -> Path:
+    """The figures of a fold; written last, so that a fold with this file is finished."""
+    return _fold_folder(folder, fold) / "fold.json"
 
 
 def _fold_config(config: Config, data: Path, fold: int) -> Config:
@@ -176,7 +166,7 @@ def _of_fold(tracker: object, name: str, fold: int) -> object:
     return tracker
 
 
-def _train(folder: Path, config: Config, data: _FoldData, fold: int, report: Report, task: TrainingTask) -> ChildRun:
+def _train(folder: Path, config: Config, data: FoldData, fold: int, report: Report, task: TrainingTask) -> ChildRun:
     path, monitor = _fold_folder(folder, fold), f"val_{task.monitor}"
 
     def show(row: Mapping[str, float]) -> None:
@@ -196,19 +186,15 @@ def _train(folder: Path, config: Config, data: _FoldData, fold: int, report: Rep
     return run
 
 
-def _measure(folder: Path, data: _FoldData, fold: int, run: ChildRun, report: Report) -> None:
-    """Measure the best checkpoint of a fold on its images, and write its predictions, unless that is done."""
-    path = _fold_folder(folder, fold)
-    result_file = path / "fold.json"
-    if result_file.is_file():
-        return
+def _measure(folder: Path, data: FoldData, fold: int, run: ChildRun, report: Report) -> None:
+    """Measure the best checkpoint of a fold on its images, and write its predictions."""
     report(f"fold {fold}: predicting its images")
     spec = read_spec(run.checkpoint)
     with open_artifact(run.checkpoint) as runner:
         images = LabelledImages.read(data.of(fold), spec)
         answers = FoldAnswers(fold, images.task, spec)
         evaluation = images.evaluate(runner, answers.add)
-        answers.save(path / PREDICTIONS_FILE)
+        answers.save(_fold_folder(folder, fold) / PREDICTIONS_FILE)
         metrics = dict(evaluation.metrics)
         if data.test is not None:
             tested = LabelledImages.read(data.test, spec).evaluate(runner)
@@ -221,14 +207,14 @@ def _measure(folder: Path, data: _FoldData, fold: int, run: ChildRun, report: Re
         metrics=metrics,
         warnings=spec.lineage.warnings,
     )
-    with atomic_write(result_file) as temporary:
+    with atomic_write(_result_file(folder, fold)) as temporary:
         temporary.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _result(folder: Path, task: TrainingTask, count: int) -> FoldsResult:
     """Read the finished folds; once all are finished, write predictions.csv, folds.csv and summary.json."""
-    files = {fold: _fold_folder(folder, fold) / "fold.json" for fold in range(1, count + 1)}
-    folds = tuple(FoldResult.model_validate_json(file.read_bytes()) for file in files.values() if file.is_file())
+    files = {fold: _result_file(folder, fold) for fold in range(1, count + 1)}
+    folds = tuple(_read_result(file) for file in files.values() if file.is_file())
     missing = tuple(fold for fold, file in files.items() if not file.is_file())
     predictions = folder / PREDICTIONS_FILE
     result = FoldsResult(
@@ -246,6 +232,16 @@ def _result(folder: Path, task: TrainingTask, count: int) -> FoldsResult:
         with atomic_write(folder / "summary.json") as temporary:
             temporary.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def _read_result(file: Path) -> FoldResult:
+    try:
+        return FoldResult.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise DataError(
+            f"{file}: was not written by this version of `train folds`; delete it, and run the same command again",
+            code="folds.broken_result",
+        ) from error
 
 
 def summarize(folds: Sequence[FoldResult]) -> dict[str, Spread]:
