@@ -9,7 +9,7 @@ import typer
 
 from train.commands.output import format_metric
 from tritonkit.errors import InputError
-from tritonkit.system.console import JsonOption, print_json, print_text, progress, reports_errors, table, warn
+from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table, warn
 
 if TYPE_CHECKING:
     from train.experiments.folds import FoldsResult
@@ -54,8 +54,7 @@ def folds(
     resolved = load_config(local_path(config), overrides or [])
     from train.experiments.folds import run_folds
 
-    with progress("folds: reading the data") as report:
-        result = run_folds(resolved, count, chosen, folder, report)
+    result = run_folds(resolved, count, chosen, folder, report=warn)
     for fold in result.folds:
         for warning in fold.warnings:
             warn(f"warning: fold {fold.fold}: {warning}")
