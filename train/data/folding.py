@@ -76,8 +76,8 @@ def _count_problems(
     """Report classes with fewer images or groups than folds, or too few of these in all."""
     words = {"class": "classes", "group": "groups"}.get(unit, "different images")
     if len(set(keys)) < count:
-        text = f"{len(set(keys))} {words} are too few for {count} folds; use a smaller -k"
-        return [Problem("folds.too_few", text)]
+        distinct = len(set(keys))
+        return [Problem("folds.too_few", f"{distinct} {words} are too few for {count} folds; use a smaller -k")]
     if unit == "class":
         return []
     keys_by_class = defaultdict[str, set[str]](set)
@@ -85,8 +85,11 @@ def _count_problems(
         for label in task.classes(sample.truth):
             keys_by_class[label].add(key)
     small = [f"{label} has {len(each)}" for label, each in sorted(keys_by_class.items()) if len(each) < count]
-    heading = f"classes with fewer {words} than the {count} folds; use a smaller -k, or leave these classes out"
-    return listed(heading, small, code="folds.class_too_small")
+    return listed(
+        f"classes with fewer {words} than the {count} folds; use a smaller -k, or leave these classes out",
+        small,
+        code="folds.class_too_small",
+    )
 
 
 def _fold_numbers(
@@ -120,6 +123,10 @@ def _fold_problems(splits: Splits, task: TrainingTask) -> list[Problem]:
     truths = {part: [sample.truth for sample in getattr(splits, part)] for part in PARTS}
     problems = task.validate_splits(truths, splits.task_spec, minimum=1)
     if not problems and (reason := task.monitor_problem(truths["val"], truths["base"])) is not None:
-        text = f"{task.monitor}, which selects the best epoch, cannot be measured: {reason}; add images"
-        problems.append(Problem("data.monitor_not_measurable", text))
+        problems.append(
+            Problem(
+                "data.monitor_not_measurable",
+                f"{task.monitor}, which selects the best epoch, cannot be measured: {reason}; add images",
+            )
+        )
     return problems

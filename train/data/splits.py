@@ -136,7 +136,9 @@ def read_checked(
     if val_in_train:
         train, val = ({sample.path for sample in data.samples[part]} for part in ("train", "val"))
         both = [str(path) for path in sorted(train & val)]
-        data.problems += listed("images that are in train and in val", both, code="data.image_in_two_parts")
+        data.problems += listed(
+            "images that are in two parts; keep each in one part", both, code="data.image_in_two_parts"
+        )
         data.samples["train"] += data.samples["val"]
         data.samples["val"] = []
     if config.top_classes:

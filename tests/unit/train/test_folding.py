@@ -15,6 +15,7 @@ from tests.train_configs import tiny_config
 from train.data.folding import fold_seed, read_folds
 from train.data.splits import Splits
 from train.experiments.folds import FoldResult, summarize
+from train.experiments.out_of_fold import PREDICTIONS_FILE, out_of_fold
 from train.tasks import training_task
 from tritonkit.errors import DataError, TritonkitError
 
@@ -151,3 +152,25 @@ def test_summary_leaves_out_folds_in_which_a_metric_cannot_be_measured() -> None
     summary = summarize(folds)
     assert (summary["map"].mean, summary["map"].std, summary["map"].folds) == (0.6, 0.141421, 2)
     assert (summary["auroc"].mean, summary["auroc"].std, summary["auroc"].folds) == (0.9, None, 1)
+
+
+HEADER = "image_path,fold,error,truth,predicted,probability/a,probability/b|c"
+
+
+def test_predictions_are_read_when_labels_hold_the_separator(tmp_path: Path) -> None:
+    rows = ["x.png,1,0,b|c,b|c,0.25,0.75", "y.png,2,1,a,b|c,0.4,0.6"]
+    (tmp_path / PREDICTIONS_FILE).write_text("\n".join([HEADER, *rows]))
+    predictions = out_of_fold(tmp_path)
+    head = predictions.heads[""]
+    assert (predictions.images, predictions.folds.tolist()) == ((Path("x.png"), Path("y.png")), [1, 2])
+    assert head.labels == ("a", "b|c")
+    assert head.truths.tolist() == [[False, True], [True, False]]
+    assert head.probabilities.tolist() == [[0.25, 0.75], [0.4, 0.6]]
+
+
+@pytest.mark.parametrize("row", ["x.png,1,0,dog,a,0.9,0.1", "x.png,one,0,a,a,0.9,0.1", "x.png,1,0,a,a,0.9"])
+def test_predictions_are_refused_when_a_row_is_broken(tmp_path: Path, row: str) -> None:
+    (tmp_path / PREDICTIONS_FILE).write_text(f"{HEADER}\n{row}\n")
+    with pytest.raises(DataError) as caught:
+        out_of_fold(tmp_path)
+    assert caught.value.code == "folds.broken_predictions"
