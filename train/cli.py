@@ -11,6 +11,7 @@ import typer
 from train.commands.baseline import baseline
 from train.commands.compress import compress
 from train.commands.embed import embed
+from train.commands.folds import folds
 from train.commands.output import print_fit_result, print_metrics
 from train.commands.quantize import quantize
 from train.commands.report import report
@@ -30,6 +31,7 @@ app = application("Train an image model from a folder of images, and measure its
 
 app.command("compress")(compress)
 app.command("embed")(embed)
+app.command("folds")(folds)
 app.command("quantize")(quantize)
 app.command("report")(report)
 app.command("sync")(sync)

@@ -58,7 +58,9 @@ class ExperimentFolder:
         return RunFolder(self.path).lock()
 
     def _create(self, settings: Mapping[str, JsonValue]) -> None:
-        if self.path.is_dir() and any(self.path.iterdir()):
+        # Another process may be creating the same experiment: hidden files are its partial ones.
+        ours = (SETTINGS_FILE, ".")
+        if self.path.is_dir() and not all(child.name.startswith(ours) for child in self.path.iterdir()):
             raise ConfigError(
                 f"{self.path}: is not empty, and no experiment ({SETTINGS_FILE} is missing); name another --folder",
                 code="experiment.folder_not_empty",

@@ -108,7 +108,7 @@ def test_automatic_batch_size_is_refused_in_each_process_when_torchrun_started_t
     assert not (config.parent / "runs").exists()
 
 
-@pytest.mark.parametrize("verb", ["baseline", "compress", "quantize"])
+@pytest.mark.parametrize("verb", ["baseline", "compress", "folds", "quantize"])
 def test_command_of_one_process_is_refused_once_when_torchrun_started_several(
     command: Command, config: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
