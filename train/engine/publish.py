@@ -49,8 +49,9 @@ def publish(
     for part, samples in parts.items():
         if samples:
             reported = checkpoint_name == "best" and part == report.part
-            of_val = [on_batch, partial(_add_queries, sampler)] if part == "val" else []
-            observers = [*filter(None, [*of_val, report.add if reported else None])]
+            observers = [*filter(None, [on_batch if part == "val" else None, report.add if reported else None])]
+            if part == "val":
+                observers.append(partial(_add_queries, sampler))
             values, _ = measure(runner, (*splits.base, *samples), plan.task, partial(_call_each, observers))
             metrics |= {f"{part}_{name}": value for name, value in values.items()}
             if reported:
