@@ -224,11 +224,9 @@ def drift_report(
 ) -> DriftReport:
     """Compare the answered pictures of a runner with its sketch. version: of a served model. path: of the sketch."""
     outputs, pictures = compare_sketches(reference, current, alpha, min_shift)
-    tests: tuple[Change, ...] = (
-        *outputs,
-        *pictures,
-        *(test for output in outputs for test in (*output.columns, *output.labels)),
-    )
+    tests: list[Change] = [*outputs, *pictures]
+    for output in outputs:
+        tests += [*output.columns, *output.labels]
     return DriftReport(
         model=runner.spec.name,
         version=version,

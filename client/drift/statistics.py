@@ -51,10 +51,8 @@ def mmd_test(reference: Sample, current: Sample, permutations: int, seed: int = 
     kernel = np.exp(-squared / (2 * width)).astype(np.float32)
     np.fill_diagonal(kernel, 0)
     # Row 0 is the real division into two samples, the others are random ones.
-    is_first = np.zeros((permutations + 1, total), np.float32)
-    is_first[0, :count] = 1
-    for row in is_first[1:]:
-        row[random.permutation(total)[:count]] = 1
+    real = np.repeat(np.array([[1, 0]], np.float32), (count, total - count), axis=1)
+    is_first = np.concatenate([real, random.permuted(np.repeat(real, permutations, axis=0), axis=1)])
     with_first = is_first @ kernel
     both_first = (with_first * is_first).sum(axis=1, dtype=np.float64)
     across = with_first.sum(axis=1, dtype=np.float64) - both_first
