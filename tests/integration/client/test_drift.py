@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -29,6 +29,7 @@ from tritonkit.images.preprocess import load_file
 from tritonkit.networks.backbones import head_of
 from tritonkit.networks.network import save_network
 from tritonkit.repository.manifest import Manifest
+from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.sketch import Sketch, SketchSampler
 from tritonkit.spec import TaskSpec
@@ -223,3 +224,48 @@ def test_sketch_of_a_folder_is_published_when_weights_have_none(
     sketch = Sketch.load(published.artifact.with_name("sketch.npz"))
     assert sketch.images == 40
     assert sketch.outputs["probabilities"].labels.sum(axis=0).tolist()[2] <= 4
+
+
+@pytest.mark.parametrize("name", ["tags", "vector", "all", "mask", "soft"])
+def test_each_task_is_compared_when_pictures_are_inverted(
+    name: str, command: Command, models: dict[str, Path], pictures: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = partial(command, "client", "drift", "--from", models[name], "--json")
+    folder, saved = pictures(n0=20, n7=20), tmp_path / "sketch.npz"
+    assert run(folder, "--save-sketch", saved).exit_code == 0
+    same = run(folder, "--sketch", saved)
+    assert same.exit_code == 0, same.stdout + same.stderr
+    shutil.rmtree(folder)
+    inverted = run(pictures(ImageOps.invert, n0=20, n7=20), "--sketch", saved, "--html", tmp_path / "drift.html")
+    report = json.loads(inverted.stdout)
+    assert inverted.exit_code == 1
+    assert {column["name"] for column in report["pictures"] if column["moved"]} >= {"brightness"}
+    assert [output["output"] for output in report["outputs"]] == list(Sketch.load(saved).outputs)
+    Balanced((tmp_path / "drift.html").read_text())
+
+
+def test_sketch_is_left_out_with_a_warning_when_the_threshold_changes(
+    models: dict[str, Path], digits: Path, tmp_path: Path
+) -> None:
+    checkpoint = Path(shutil.copy(models["tags"], tmp_path))
+    with open_artifact(checkpoint) as runner:
+        files = sorted((digits / "7").iterdir())[:4]
+        images = np.stack([load_file(path, runner.spec.preprocess)[0] for path in files])
+        outputs = runner.infer(images)
+        Golden(images, outputs).save(tmp_path / "golden.npz")
+        sampler = SketchSampler(runner.spec)
+        sampler.add(images, outputs)
+    sampler.sketch("a test").save(tmp_path / "sketch.npz")
+    published = export(ExportRequest(source=checkpoint, repository=tmp_path / "repository", threshold=0.3))
+    assert not published.artifact.with_name("sketch.npz").exists()
+    assert any("thresholds" in warning and "sketch" in warning for warning in published.warnings)
+
+
+def test_export_is_refused_when_the_sketch_has_too_few_images(
+    command: Command, digits_checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    repository = tmp_path / "repository"
+    options = ("--repository", repository, "--sketch", photos, "--json")
+    refused = command("builder", "export", digits_checkpoint, *options)
+    assert (refused.exit_code, error_codes(refused)) == (2, {"sketch.too_few_images"})
+    assert not list(repository.rglob("model.onnx"))
