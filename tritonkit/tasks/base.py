@@ -179,7 +179,9 @@ class Task(ABC):
             flat = values.reshape(len(values), -1)
             values, columns = np.stack([flat.mean(axis=1), flat.std(axis=1)], axis=1), ("mean", "deviation")
         no_labels = np.zeros((len(values), 0), np.bool_)
-        return {self.output: OutputSummary(values.reshape(len(values), -1).astype(np.float16), columns, no_labels)}
+        limit = float(np.finfo(np.float16).max)
+        summary = values.reshape(len(values), -1).clip(-limit, limit).astype(np.float16)
+        return {self.output: OutputSummary(summary, columns, no_labels)}
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
         """Return a short caption for each answer; `names` are the names of the images."""
