@@ -20,6 +20,7 @@ from builder.request import ExportRequest, VerifyRequest
 from builder.sources import open_source
 from builder.sources.base import Source
 from builder.sources.images import golden_from_images
+from builder.sources.sketch import sketch_of
 from builder.verification.context import (
     DEFAULT_MAX_BATCH,
     VerificationContext,
@@ -32,6 +33,7 @@ from tritonkit.export_options import ONNX_BF16
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.remotes import local_path
 from tritonkit.runtimes.formats import ONNX, ProgressCallback
+from tritonkit.sketch import Sketch
 from tritonkit.system.files import check_can_write
 from tritonkit.triton.backends import BackendFiles, ModelConfig
 from tritonkit.triton.model_config import (
@@ -55,6 +57,7 @@ class ExportPlan(BuildPlan):
     other_versions: Sequence[int]
     """The versions that stay in the model's folder."""
     staged: Publication
+    sketch: Sketch | None = None
     labelled: LabelledSet | None = None
 
     def serving_files(self, job: BuildJob) -> tuple[ModelConfig, SharedFiles]:
@@ -90,6 +93,8 @@ class Preparation:
     calibration: ImageArray
     user_config: ModelConfig | None
     current_config: ModelConfig | None
+    sketch: Sketch | None
+    """The drift sketch of the version; None where there are neither images nor a sketch of the training."""
     labelled: LabelledSet | None
     report: ProgressCallback
 
@@ -114,6 +119,7 @@ class Preparation:
             current_config=self.current_config,
             other_versions=versions_of(request.repository / self.source.spec.name),
             staged=staged,
+            sketch=self.sketch,
             labelled=self.labelled,
         )
         config, _ = planned.serving_files(job)
@@ -177,6 +183,7 @@ def prepare(request: ExportRequest, source: Source, report: ProgressCallback) ->
             calibration=calibration.images,
             user_config=user_config,
             current_config=current_config,
+            sketch=sketch_of(source, request.sketch, report),
             labelled=labelled,
             report=report,
         )

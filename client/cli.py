@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from client.commands.check import check
+from client.commands.drift import drift
 from client.commands.infer import infer
 from client.commands.options import ConnectionOptions
 from tritonkit.options import options_of
@@ -34,11 +35,14 @@ def client() -> None:
     * client models
 
     * client check --all
+
+    * client drift imagenet photos/
     """
 
 
 app.command()(infer)
 app.command()(check)
+app.command()(drift)
 
 
 @app.command()

@@ -254,6 +254,8 @@ class VersionOptions(RetentionOptions):
     """Largest batch to verify and serve; default: as before, or 32."""
     encoded: bool = True
     """Also publish NAME_encoded, which takes JPEG, PNG and WebP files."""
+    sketch: InputPath | None = None
+    """Take the drift sketch from the images of this folder; default: that of the training."""
 
 
 class PublicationOptions(VersionOptions):

@@ -47,6 +47,18 @@ class Answer:
     """Class numbers [H, W] at the original size of the image; 0 is the background."""
 
 
+@dataclass(frozen=True)
+class OutputSummary:
+    """The answers of a head to N images as numbers whose distribution can be compared with that of other images."""
+
+    values: NDArray[np.float16]
+    """[N, D]. Probabilities are rounded to 0.01, so that another precision of the model does not look like drift."""
+    columns: tuple[str, ...]
+    """The names of the D columns."""
+    labels: NDArray[np.bool_]
+    """[N, C]: whether each label is in the answer; C is 0 for a task without labels."""
+
+
 class Task(ABC):
     """What a model predicts for an image, with the labels and thresholds of one model."""
 
@@ -155,6 +167,21 @@ class Task(ABC):
     @abstractmethod
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
         """Format an answer as short texts for a table row, at least one; the first is also the caption."""
+
+    def summarize(self, outputs: Outputs) -> dict[str, OutputSummary]:
+        """Summarize outputs [N, ...] by head, to find drift: by default the values of the first output.
+
+        Of an output with more axes, such as a map, the mean and the standard deviation of each image.
+        """
+        values = outputs[self.output].astype(np.float32)
+        columns = tuple(map(str, range(1, values[0].size + 1)))
+        if values.ndim > 2:
+            flat = values.reshape(len(values), -1)
+            values, columns = np.stack([flat.mean(axis=1), flat.std(axis=1)], axis=1), ("mean", "deviation")
+        no_labels = np.zeros((len(values), 0), np.bool_)
+        limit = float(np.finfo(np.float16).max)
+        summary = values.reshape(len(values), -1).clip(-limit, limit).astype(np.float16)
+        return {self.output: OutputSummary(summary, columns, no_labels)}
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
         """Return a short caption for each answer; `names` are the names of the images."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tritonkit.errors import SpecError
 from tritonkit.images.preprocess import Geometry
 from tritonkit.spec import Outputs, TaskSpec, TensorSpec
-from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, Targets, Task
+from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, OutputSummary, Targets, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,6 +81,9 @@ class Heads(Task):
             for name, task in self.heads.items()
             for figure, value in task.quality(outputs, targets).items()
         }
+
+    def summarize(self, outputs: Outputs) -> dict[str, OutputSummary]:
+        return {name: summary for task in self.heads.values() for name, summary in task.summarize(outputs).items()}
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         answers = {name: task.answer(output, geometry, top) for name, task in self.heads.items()}

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from tritonkit.images.preprocess import Geometry
 from tritonkit.spec import Outputs, TaskSpec
-from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, Targets, Task, outside_range
+from tritonkit.tasks.base import (
+    TIE_TOLERANCE,
+    Agreement,
+    Answer,
+    Geometries,
+    OutputSummary,
+    Targets,
+    Task,
+    outside_range,
+)
 from tritonkit.tasks.multiclass import top_labels
 
 
@@ -42,6 +51,12 @@ class Multilabel(Task):
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         correct = (outputs[self.output] >= self._thresholds) == (targets[self.output] > 0)
         return {"exact_match": float(correct.all(axis=1).mean())}
+
+    def summarize(self, outputs: Outputs) -> dict[str, OutputSummary]:
+        """Summarize by the probabilities, and by the labels that reach their thresholds."""
+        probabilities = outputs[self.output].astype(np.float32)
+        above = probabilities >= self._thresholds
+        return {self.output: OutputSummary(probabilities.round(2).astype(np.float16), self.labels, above)}
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         probabilities = output[self.output]

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from tritonkit.errors import SpecError
 from tritonkit.images.preprocess import Geometry
 from tritonkit.spec import Outputs, TaskSpec, TensorSpec
-from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, Targets, Task, outside_range
+from tritonkit.tasks.base import (
+    TIE_TOLERANCE,
+    Agreement,
+    Answer,
+    Geometries,
+    OutputSummary,
+    Targets,
+    Task,
+    outside_range,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,6 +91,17 @@ class Segmentation(Task):
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         masks, truths = outputs[self.output], targets[self.output]
         return {"foreground_iou": float(np.mean([foreground_iou(m, t) for m, t in zip(masks, truths, strict=True)]))}
+
+    def summarize(self, outputs: Outputs) -> dict[str, OutputSummary]:
+        """Summarize by the share of pixels of each label and the mean probability, and by the labels in the mask."""
+        masks, count = outputs[self.output], len(self.labels)
+        pixels = np.stack([np.bincount(mask.ravel(), minlength=count)[:count] for mask in masks])
+        columns, values = [*self.labels], [pixels / masks[0].size]
+        if self.task_spec.probability:
+            columns.append("mean probability")
+            values.append(outputs["probability"].mean(axis=(1, 2), dtype=np.float64)[:, None])
+        summary = np.concatenate(values, axis=1).round(3).astype(np.float16)
+        return {self.output: OutputSummary(summary, tuple(columns), pixels > TOLERATED_PIXELS)}
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         fitted = output[self.output]

@@ -28,7 +28,8 @@ MONITORS = {"multilabel": "map", "embedding": "recall@1", "mined": "recall@1", "
 def test_run_leaves_its_files_when_finished(run: FitResult) -> None:
     names = {path.relative_to(run.run).as_posix() for path in run.run.rglob("*") if path.is_file()}
     assert names >= {
-        "best.safetensors", "last.safetensors", "golden.npz", "last.golden.npz", "config.yaml", "metrics.csv",
+        "best.safetensors", "last.safetensors", "golden.npz", "last.golden.npz", "sketch.npz",
+        "config.yaml", "metrics.csv",
         "splits/train.csv", "splits/val.csv", "splits/test.csv", "splits/data.json", "lightning/last.ckpt",
     }  # fmt: skip
     assert not [name for name in names if "partial" in name]
