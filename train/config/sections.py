@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tritonkit.evaluation.config import LabelledData, Section, TaskConfig
+from tritonkit.evaluation.config import AuxiliaryConfig, LabelledData, Section, TaskConfig
 from tritonkit.images.preprocess import Fit, Interpolation, Preprocess
 from tritonkit.options import InputPath, UserPath
 
@@ -149,7 +149,7 @@ class HeadConfig(TaskConfig):
     {name: cross_entropy, class_weights: balanced}, or a list in the order of the labels, or {cat: 2.0}."""
 
 
-class WeightedHead(HeadConfig):
+class WeightedHead(HeadConfig, AuxiliaryConfig):
     """One of several heads."""
 
     weight: PositiveFloat = 1.0

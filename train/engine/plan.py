@@ -296,7 +296,7 @@ def _step(plan: TrainingPlan, size: int) -> None:
         images = torch.randint(256, (size, preprocess.height, preprocess.width, 3), dtype=torch.uint8, device=device)
         images, targets = BatchMix(config.augment, len(network.spec.labels))(images, _on(targets, device), seed=0)
         with torch.autocast(device.type, dtype, enabled=dtype is not None), rounding:
-            value = loss(network.logits(images), targets)
+            value = loss(*plan.task.answered(network.logits, images, targets))
         value.backward()
         optimizer.step()
 

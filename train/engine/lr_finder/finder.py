@@ -54,7 +54,7 @@ def find_learning_rate(plan: TrainingPlan, options: SweepOptions) -> LearningRat
     """
     rates = sweep_rates(options.min_lr, options.max_lr, options.steps, options.scale)
     losses = sweep_losses(plan, rates, PASSES)
-    suggestion, curve = suggest(rates, losses, options.scale), smoothed(losses)
+    suggestion, curve = suggest(rates, losses), smoothed(losses)
     return LearningRateSearch(
         lr=suggestion.lr,
         reason=suggestion.reason,

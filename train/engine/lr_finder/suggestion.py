@@ -17,7 +17,7 @@ SAFETY = 10.0
 _WIDTH = 0.04
 """Standard deviation of the smoothing, as a share of the steps."""
 _NOISE = 3.0
-"""How many standard deviations of the losses the curve must fall; one of pure noise varies by about one."""
+"""How many standard deviations of the losses the curve must fall; one of pure noise falls by one or two."""
 _SMALLEST_FALL = 0.02
 """How far the curve must fall, as a share of its largest loss."""
 
@@ -41,24 +41,27 @@ def smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:
     It is the median of the passes, smoothed with a Gaussian. A moving average would lag behind, and so move the curve
     to larger rates.
     """
-    curve: NDArray[np.float64] = gaussian_filter1d(_middle(losses), _WIDTH * losses.shape[1], mode="nearest")
+    middle = np.median(losses, axis=0)
+    is_finite = np.isfinite(middle)
+    middle = middle if is_finite.all() else middle[: int(is_finite.argmin())]
+    curve: NDArray[np.float64] = gaussian_filter1d(middle, max(1.0, _WIDTH * losses.shape[1]), mode="nearest")
     return curve
 
 
-def suggest(rates: NDArray[np.float64], losses: NDArray[np.float64], scale: Scale) -> Suggestion:
+def suggest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> Suggestion:
     """Suggest the rate at which the loss falls fastest, but at most a tenth of the one at which it is smallest.
 
     rates: [steps]. losses: [passes, steps], infinite from where a pass diverged. The slope is over the logarithm of the
-    rate on a log scale. A range test is from L. N. Smith, Cyclical Learning Rates for Training Neural Networks,
+    rate, on both scales. Such a range test is from L. N. Smith, Cyclical Learning Rates for Training Neural Networks,
     arXiv 1506.01186. Raises ConfigError if the loss does not fall.
     """
-    middle = _middle(losses)
-    _check_length(len(middle), len(rates))
     curve = smoothed(losses)
+    _check_length(len(curve), len(rates))
     end = int(curve.argmin())
     start = int(curve[: end + 1].argmax())
     # Beyond the smallest loss the curve rises too steeply to tell noise from its shape.
-    fall, noise = curve[start] - curve[end], float(np.std((middle - curve)[: end + 1]))
+    residuals = (losses[:, : len(curve)] - curve)[:, : end + 1]
+    fall, noise = curve[start] - curve[end], float(np.std(residuals[np.isfinite(residuals)]))
     if fall < max(_NOISE * noise, _SMALLEST_FALL * abs(curve[start])):
         raise ConfigError(
             f"the loss does not fall at any rate from {rates[0]:.2g} to {rates[-1]:.2g}: it goes from "
@@ -67,7 +70,7 @@ def suggest(rates: NDArray[np.float64], losses: NDArray[np.float64], scale: Scal
             "that are trained already have no fall: set optimizer.lr to a tenth of the rate of their training",
             code="lr.no_descent",
         )
-    slope = np.gradient(curve, np.log(rates[: len(curve)]) if scale == "log" else rates[: len(curve)])
+    slope = np.gradient(curve, np.log(rates[: len(curve)]))
     steepest, lowest = float(rates[start + slope[start : end + 1].argmin()]), float(rates[end])
     limit = lowest / SAFETY
     if steepest > limit:
@@ -79,14 +82,6 @@ def suggest(rates: NDArray[np.float64], losses: NDArray[np.float64], scale: Scal
     if end == len(rates) - 1:
         reason += "; the loss still falls at the largest rate, so a larger --max-lr may give a larger suggestion"
     return Suggestion(float(f"{min(steepest, limit):.1e}"), reason, steepest, lowest)
-
-
-def _middle(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the median of the passes at each step, up to the first that is not finite."""
-    middle = np.median(losses, axis=0)
-    is_finite = np.isfinite(middle)
-    length = len(middle) if is_finite.all() else int(is_finite.argmin())
-    return middle[:length]
 
 
 def _check_length(finite: int, steps: int) -> None:
