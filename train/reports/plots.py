@@ -13,7 +13,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from train.reports.sheets import INK, MUTED
 from tritonkit.system.files import atomic_write
@@ -81,11 +81,12 @@ def draw_learning_rates(
         axes.plot(suggestion, height, "o", color=INK, markersize=6, label=f"suggestion {suggestion:.2g}")
         if log:
             axes.set_xscale("log")
-        low, high = min(smoothed), max(smoothed[: smoothed.index(min(smoothed)) + 1])
-        axes.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))  # the last losses are far above
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))  # the usual one needs math text
+        low, high = min(losses), max(smoothed[: smoothed.index(min(smoothed)) + 1])
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))  # the last losses are far above
         axes.set_xlabel("learning rate")
         axes.set_ylabel("loss")
-        axes.legend(fontsize=9, loc="upper left")
+        axes.legend(fontsize=9, loc="lower left" if log else "upper right")
 
 
 @contextmanager

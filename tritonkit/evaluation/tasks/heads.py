@@ -100,9 +100,10 @@ class HeadsEvaluation(EvaluationTask):
         }
 
     def answered(self, infer: Infer, images: Tensor, targets: BatchTargets, first: int = 0) -> tuple[Any, BatchTargets]:
-        """Let each auxiliary head answer for changed copies of the images, and give it their classes as targets.
+        """Let each auxiliary head answer for changed copies of the images, and put their classes into `targets`.
 
-        All images are one batch for `infer`, so that batch norms see what they see when the network is used.
+        The targets are changed in place, so that Lightning's callbacks find them in their batch. All images are one
+        batch for `infer`, so that batch norms learn from both kinds.
         """
         changed = {name: task.changed(images, first) for name, task in self.auxiliary.items()}
         if not changed:
@@ -110,7 +111,8 @@ class HeadsEvaluation(EvaluationTask):
         together, count = infer(torch.cat([images, *(copies for copies, _ in changed.values())])), len(images)
         starts = {name: number * count for number, name in enumerate(changed, start=1)}
         values = {name: each[starts.get(name, 0) :][:count] for name, each in together.items()}
-        return values, {**targets, **{name: classes for name, (_, classes) in changed.items()}}
+        targets.update({name: classes for name, (_, classes) in changed.items()})
+        return values, targets
 
     def golden_targets(self, targets: BatchTargets) -> Targets:
         return {k: v for name, task in self.heads.items() for k, v in task.golden_targets(targets[name]).items()}
