@@ -10,25 +10,30 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from lightning.pytorch import Trainer
-from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.tuner.tuning import Tuner
+from numpy.typing import NDArray
 
 from benchmarks.studies.study import Result, command
 from train.config.loading import Config, load_config
 from train.engine.fit import fit
-from train.engine.lr_finder.finder import SweepOptions, find_learning_rate
+from train.engine.lr_finder.finder import PASSES, SweepOptions
+from train.engine.lr_finder.suggestion import suggest
+from train.engine.lr_finder.sweep import sweep_losses, sweep_rates
 from train.engine.module import TrainingModule
 from train.engine.plan import TrainingPlan, data_loaders, plan_run
 from train.engine.progress import quiet_lightning
 
 SEEDS = 5
 LARGEST_SPREAD = 1.5
-OURS, LINEAR, LIGHTNING = "train lr", "train lr --scale linear", "Lightning's lr_find"
+OURS, LIGHTNING = "train lr", "Lightning's lr_find"
 OPTIMIZERS = {
     "adamw": "optimizer={name: adamw, weight_decay: 0.05}",
     "sgd": "optimizer={name: sgd, arguments: {momentum: 0.9}}",
@@ -56,17 +61,21 @@ def lightning_suggestion(plan: TrainingPlan) -> float | None:
     return suggestion
 
 
-def suggestions(path: Path, optimizer: str, has_linear: bool) -> dict[str, list[float | None]]:
-    """Return the suggestions of each finder, by seed."""
-    found: dict[str, list[float | None]] = {OURS: [], **({LINEAR: []} if has_linear else {}), LIGHTNING: []}
-    for seed in range(SEEDS):
-        plan = plan_run(load_config(path, [optimizer, f"seed={seed}"]))
-        found[OURS].append(find_learning_rate(plan, SweepOptions()).lr)
-        if has_linear:
-            found[LINEAR].append(find_learning_rate(plan, SweepOptions(min_lr=1e-4, max_lr=0.3, scale="linear")).lr)
-        found[LIGHTNING].append(lightning_suggestion(plan))
-        print(seed, {name: rates[-1] for name, rates in found.items()}, flush=True)
-    return found
+def own_losses(plan: TrainingPlan) -> NDArray[np.float64]:
+    """Return the losses of a search with its defaults, [passes, steps], with four digits."""
+    losses = sweep_losses(plan, default_rates(), PASSES)
+    return np.array([[float(f"{loss:.4g}") for loss in each] for each in losses])
+
+
+def default_rates() -> NDArray[np.float64]:
+    """Return the learning rates of a search with its defaults, [steps]."""
+    options = SweepOptions()
+    return sweep_rates(options.min_lr, options.max_lr, options.steps, options.scale)
+
+
+def recorded_losses(record: Mapping[str, Any], optimizer: str) -> list[NDArray[np.float64]]:
+    """Return the losses of each seed from a record of this study, as `own_losses` does."""
+    return [np.array([[float(loss) for loss in line.split()] for line in seed]) for seed in record["losses"][optimizer]]
 
 
 def accuracy(config: Config, rate: float) -> float | None:
@@ -77,15 +86,23 @@ def accuracy(config: Config, rate: float) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def measure(config: Annotated[Path, typer.Argument()] = Path("examples/digits.yaml"), epochs: int = 3) -> Result:
+def measure(config: Annotated[Path, typer.Argument()] = Path("examples/digits.yaml"), epochs: int = 2) -> Result:
     """Compare the suggestions of five seeds, and train with their median."""
     found: dict[str, dict[str, list[float | None]]] = {}
     spread: dict[str, dict[str, float]] = {}
     accuracies: dict[str, dict[str, float | None]] = {}
+    losses: dict[str, list[list[str]]] = {}
     checks: dict[str, bool] = {}
     with quiet_lightning():
         for name, optimizer in OPTIMIZERS.items():
-            found[name] = suggestions(config, optimizer, has_linear=name == "adamw")
+            found[name], losses[name] = {OURS: [], LIGHTNING: []}, []
+            for seed in range(SEEDS):
+                plan = plan_run(load_config(config, [optimizer, f"seed={seed}"]))
+                sweep = own_losses(plan)
+                losses[name].append([" ".join(f"{loss:g}" for loss in each) for each in sweep])
+                found[name][OURS].append(suggest(default_rates(), sweep).lr)
+                found[name][LIGHTNING].append(lightning_suggestion(plan))
+                print(seed, {finder: rates[-1] for finder, rates in found[name].items()}, flush=True)
             spread[name] = {kind: _spread(rates) for kind, rates in found[name].items()}
             best = float(median(rate for rate in found[name][OURS] if rate is not None))
             settings = load_config(config, [optimizer, f"epochs={epochs}", "export=null"])
@@ -105,8 +122,9 @@ def measure(config: Annotated[Path, typer.Argument()] = Path("examples/digits.ya
         "suggestions": found,
         "spread": spread,
         "test_accuracy": accuracies,
+        "losses": losses,
     }
-    return Result(record, checks, packages=("torch", "lightning"))
+    return Result(record, checks, hidden=("losses",), packages=("torch", "lightning"))
 
 
 def _spread(rates: list[float | None]) -> float:

@@ -17,27 +17,15 @@ from tests.fixture_types import Command
 from tests.integration.train.conftest import CopyDigits, WriteConfig
 from train.config.loading import load_config
 from train.engine.fit import fit
-from train.engine.lr_finder.finder import LearningRateSearch, SweepOptions, find_learning_rate
+from train.engine.lr_finder.finder import SweepOptions, find_learning_rate
 from train.engine.plan import plan_run
-
-SHORT = SweepOptions(min_lr=1e-4, steps=60)
 
 
 @pytest.fixture(scope="module")
 def config(copy_digits: CopyDigits, write_config: WriteConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fifty pictures each of three digits."""
+    """Thirty pictures each of three digits."""
     root = tmp_path_factory.mktemp("lr")
-    return write_config(root / "config.yaml", copy_digits(root / "data", count=50), batch_size=32)
-
-
-def search(config: Path, *overrides: str) -> LearningRateSearch:
-    return find_learning_rate(plan_run(load_config(config, overrides)), SHORT)
-
-
-def test_suggestion_is_stable_when_weights_split_and_batches_change(config: Path) -> None:
-    rates = [search(config, f"seed={seed}").lr for seed in range(5)]
-    assert max(rates) <= 2 * min(rates), rates
-    assert all(5e-4 < rate < 2e-2 for rate in rates), rates  # AdamW learns digits with these
+    return write_config(root / "config.yaml", copy_digits(root / "data", count=30), batch_size=8)
 
 
 def test_network_and_random_numbers_stay_as_they_are_when_all_settings_of_a_training_are_used(config: Path) -> None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.studies.training.learning_rate import (
+    LARGEST_SPREAD,
+    OURS,
+    SEEDS,
+    default_rates,
+    recorded_losses,
+)
 from tests.errors import raises
+from tests.programs import ROOT
 from tests.train_configs import tiny_config
 from train.engine.lr_finder.suggestion import smoothed, suggest
 from train.engine.lr_finder.sweep import sweep_rates
 from tritonkit.errors import ConfigError
 
+RECORD = ROOT / "benchmarks" / "results" / "learning_rate.json"
 RATES = sweep_rates(1e-6, 10, 100, "log")
 
 
@@ -45,6 +55,15 @@ def test_suggestion_is_a_tenth_of_the_smallest_loss_when_that_is_near() -> None:
 def test_suggestion_hardly_varies_when_the_noise_does() -> None:
     rates = [suggest(RATES, losses_of(1e-2, 3e-2, noise=0.15, seed=seed)).lr for seed in range(20)]
     assert max(rates) <= 1.6 * min(rates)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_suggestion_is_stable_when_five_real_sweeps_differ_in_weights_split_and_batches(optimizer: str) -> None:
+    record = json.loads(RECORD.read_text())
+    rates = [suggest(default_rates(), losses).lr for losses in recorded_losses(record, optimizer)]
+    assert rates == record["suggestions"][optimizer][OURS]
+    assert len(rates) == SEEDS
+    assert max(rates) <= LARGEST_SPREAD * min(rates)
 
 
 def test_reason_says_so_when_the_loss_still_falls_at_the_largest_rate() -> None:
