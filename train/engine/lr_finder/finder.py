@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from train.config.sections import TensorBoardTracker
+from train.engine.failures import translate_failures
 from train.engine.lr_finder.suggestion import Scale, smoothed, suggest
 from train.engine.lr_finder.sweep import sweep_losses, sweep_rates
 from train.engine.pictures import warn_if_drawing_fails
@@ -76,7 +77,8 @@ def with_learning_rate(plan: TrainingPlan) -> tuple[TrainingPlan, LearningRateSe
     optimizer = plan.config.optimizer
     if optimizer.lr != "auto":
         return plan, None
-    search = find_learning_rate(plan, SweepOptions())
+    with translate_failures(None, plan.config):
+        search = find_learning_rate(plan, SweepOptions())
     warn(f"optimizer.lr: {search.lr:g} (auto: {search.reason})")
     resolved = optimizer.model_copy(update={"lr": search.lr})
     return replace(plan, config=plan.config.model_copy(update={"optimizer": resolved})), search
