@@ -12,6 +12,7 @@ from train.commands.baseline import baseline
 from train.commands.compress import compress
 from train.commands.embed import embed
 from train.commands.folds import folds
+from train.commands.lr import lr
 from train.commands.output import print_fit_result, print_metrics
 from train.commands.quantize import quantize
 from train.commands.report import report
@@ -87,6 +88,7 @@ def _fit(
 
 
 app.command("baseline")(baseline)
+app.command("lr")(lr)
 
 
 @app.command("resume")

@@ -46,6 +46,8 @@ def evaluate(
     with runner or open_artifact(checkpoint) as active_runner:
         # A served model has no lineage, which contains the column of the truth.
         spec = active_runner.spec if runner is None else _spec_of(checkpoint)
+        # An export may have dropped them.
+        spec = spec.without_heads(set(spec.auxiliary_heads) - active_runner.spec.heads.keys())
         fields = ("task", "labels", "heads", "thresholds", "preprocess", "outputs")
         if differing := [field for field in fields if getattr(spec, field) != getattr(active_runner.spec, field)]:
             raise InputError(

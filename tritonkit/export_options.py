@@ -272,6 +272,8 @@ class OutputOptions(Options):
     """Decision threshold: multilabel, or segmentation of two labels."""
     probability: bool = False
     """Segmentation of two labels: output the foreground probability too."""
+    auxiliary: Annotated[Literal["drop", "keep"], BeforeValidator(_lower)] = "drop"
+    """Heads that predict the augmentation of the training: leave their outputs out, or keep them."""
 
 
 class VerdictOptions(Options):
