@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from client.commands.check import check
+from client.commands.compare import compare
 from client.commands.infer import infer
 from client.commands.options import ConnectionOptions
 from tritonkit.options import options_of
@@ -34,11 +35,14 @@ def client() -> None:
     * client models
 
     * client check --all
+
+    * client compare cats@3 cats@4 photos/
     """
 
 
 app.command()(infer)
 app.command()(check)
+app.command()(compare)
 
 
 @app.command()
