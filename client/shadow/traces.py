@@ -27,9 +27,13 @@ from tritonkit.triton.client import TritonClient
 
 MAX_PENDING = 64
 """Traces that Triton writes before it waits for this program, so that neither falls behind."""
+REPEATED = "tritonkit-shadow"
+"""The id of requests that this program sends to the served version, so that they are not mirrored in turn."""
 _SETTLED_S = 2.0
 """A file that is older and still incomplete stays so."""
-_VERSION = re.compile(rb'"model_version":(\d+)')
+_HEADER = re.compile(rb'"model_version":(\d+)(?:,"request_id":"([^"]*)")?')
+_ENDS = (b"}]}]", b"}}]")
+"""How a complete file ends; no tensor contains these, because a comma follows each of its bytes."""
 
 
 class LiveRequest(NamedTuple):
@@ -39,18 +43,22 @@ class LiveRequest(NamedTuple):
     """The version that answered it."""
     images: NDArray[np.uint8]
     """[N, H, W, 3]."""
-    outputs: Outputs
-    """Values of floating-point outputs have six digits."""
+    outputs: Outputs | None
+    """With six digits of floating-point values. None if Triton did not trace them: it loses those that a backend sends
+    after it has released the request, as the backends of the pip runtime do for large batches."""
+    request_id: str = ""
 
 
 def parse_trace(data: bytes, spec: ModelSpec) -> LiveRequest:
-    """Read a trace file of one request. Raises ValueError if a tensor or the version is missing."""
-    version = _VERSION.search(data)
-    if version is None:
-        raise ValueError("the trace has no model_version")
+    """Read a trace file of one request. Raises ValueError if it is incomplete."""
+    header = _HEADER.search(data)
+    if header is None or not data.endswith(_ENDS):
+        raise ValueError("the trace has no model_version, or no end")
     images = _tensor(data, "TENSOR_QUEUE_INPUT", spec.input)
-    outputs = {output.name: _tensor(data, "TENSOR_BACKEND_OUTPUT", output) for output in spec.outputs}
-    return LiveRequest(version[1].decode(), images, outputs)
+    outputs = None
+    if b'"activity":"TENSOR_BACKEND_OUTPUT"' in data:
+        outputs = {output.name: _tensor(data, "TENSOR_BACKEND_OUTPUT", output) for output in spec.outputs}
+    return LiveRequest(header[1].decode(), images, outputs, (header[2] or b"").decode(errors="replace"))
 
 
 def _tensor(data: bytes, activity: str, tensor: TensorSpec) -> NDArray[Any]:
@@ -138,7 +146,8 @@ class LiveTrace:
                     path.unlink(missing_ok=True)
                     continue
                 path.unlink(missing_ok=True)
-                yield request
+                if request.request_id != REPEATED:
+                    yield request
 
     def renew(self) -> None:
         """Let Triton trace more requests if it has reached the maximum."""
@@ -146,7 +155,7 @@ class LiveTrace:
             self._start()
 
     def _start(self) -> None:
-        settings = {
+        settings: dict[str, str | list[str] | None] = {
             "trace_level": ["TIMESTAMPS", "TENSORS"],  # only traces with timestamps name the version
             "trace_rate": str(self._rate),
             "trace_count": str(MAX_PENDING),

@@ -87,7 +87,7 @@ class Callers:
         with TritonClient(self._url) as client:
             spec = client.model("pets").spec()
             while not self._stopped.wait(0.005):
-                images = draw.integers(0, 256, (1 + self.answered % 2, 32, 32, 3), dtype=np.uint8)
+                images = draw.integers(0, 256, (1 + self.answered % 8, 32, 32, 3), dtype=np.uint8)
                 try:
                     assert client.infer("pets", "", spec, images).version == "2"
                     self.answered += 1
@@ -132,12 +132,12 @@ def test_equal_candidate_is_promoted_and_no_live_request_fails(
     assert completed.exit_code == 0, completed.stdout + completed.stderr
     result = json.loads(completed.stdout)
     assert (result["decision"], result["current"], result["changed"]) == ("promote", "2", 0)
-    assert result["images"] > result["requests"] > 60
+    assert result["images"] > result["requests"] > 10
     assert result["high"] < 0.05
     assert result["current_ms"] > 0
     assert result["candidate_ms"] > 0
     assert callers.failures == []
-    assert callers.answered > 60
+    assert callers.answered >= result["requests"]
     assert state_of(triton_of_pets) == before
     with triton_of_pets.client(timeout_s=60) as control, pytest.raises((NotReadyError, UnknownModelError)):
         control.model("pets_shadow_1", wait=False)

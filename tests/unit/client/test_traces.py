@@ -35,11 +35,22 @@ def test_images_are_those_of_the_request_when_their_bytes_are_written_raw(images
     request = parse_trace(trace_of(images, raw), SPEC)
     assert request.version == "12"
     assert np.array_equal(request.images, images)
+    assert request.outputs is not None
     assert request.outputs["probabilities"].tolist() == [[0.25, 0.5, 0.25]] * 2
 
 
 def test_images_are_those_of_the_request_when_their_values_are_written_as_numbers(images: ImageArray) -> None:
     request = parse_trace(trace_of(images, ",".join(map(str, images.ravel().tolist())).encode()), SPEC)
+    assert np.array_equal(request.images, images)
+
+
+def test_request_has_no_outputs_when_triton_did_not_trace_them(images: ImageArray) -> None:
+    raw = b",".join(bytes([value]) for value in images.ravel().tolist())
+    header = HEADER.replace('"request_id":""', '"request_id":"mine"')
+    inputs, _, _ = trace_of(images, raw, header).rpartition(b',{"id":7')
+    request = parse_trace(inputs + b',{"id":7,"timestamps":[{"name":"REQUEST_END","ns":5}]}]', SPEC)
+    assert request.outputs is None
+    assert request.request_id == "mine"
     assert np.array_equal(request.images, images)
 
 
