@@ -230,9 +230,9 @@ class _Mirror:
         limit = f"{self._plan.max_changed:.2%}"
         match self.test.decision:
             case "promote":
-                return f"at most {high:.2%} of the answers change, below the limit of {limit}"
+                return f"at most {high:.3%} of the answers change, below the limit of {limit}"
             case "keep":
-                return f"at least {low:.2%} of the answers change, above the limit of {limit}"
+                return f"at least {low:.3%} of the answers change, above the limit of {limit}"
         if not self.requests:
             return f"no request to {self._plan.model} came in that could be mirrored"
         return f"{low:.2%} to {high:.2%} of the answers change, and the limit is {limit}; mirror more requests"
