@@ -56,7 +56,8 @@ def compare(
     check_can_write(html)
     stream = find_pictures(paths)
     with contextlib.ExitStack() as stack:
-        connection = options.connection(context)
+        # Without a served model, no server is looked for.
+        connection = options.connection(context) if any(each.is_served for each in references) else ""
         models = [ComparedModel(each.text, stack.enter_context(each.open(connection))) for each in references]
         comparer = Comparer(models[0], models[1], batch, with_thumbnails=html is not None)
         comparer.run(track_progress(prefetch_content(stream.pictures), "comparing", stream.total))

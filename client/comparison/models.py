@@ -51,7 +51,7 @@ class ModelReference(Frozen):
         """Whether a server runs it."""
         return bool(self.model)
 
-    def open(self, connection: Connection) -> Runner:
+    def open(self, connection: Connection | str) -> Runner:
         """Open the model; a served one stays at its version. Raises InputError, ArtifactError, InferenceError."""
         if not self.is_served:
             return open_runner(local_artifact(self.text), connection, None, "")
