@@ -64,6 +64,9 @@ class Multiclass(Task):
         ranking = top_labels(output[self.output], self.labels, top)
         return Answer({**ranking[0], "top": ranking})
 
+    def decisions(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        return {"label": fields["label"]}
+
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
         return [f"{entry['label']} {entry['probability']:.2f}" for entry in fields["top"]]
 

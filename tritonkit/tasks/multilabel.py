@@ -69,6 +69,17 @@ class Multilabel(Task):
             }
         )
 
+    def decisions(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        return dict.fromkeys(fields["labels"], "yes")
+
+    def relabel(self, outputs: Outputs, joint: Task) -> Outputs:
+        """Shift the probabilities of a label whose threshold differs by the difference, so that decisions stay."""
+        placed = super().relabel(outputs, joint)
+        before = np.array([self.task_spec.threshold(label) for label in joint.labels])
+        after = np.array([joint.task_spec.threshold(label) for label in joint.labels])
+        has_label = np.isin(joint.labels, self.labels)
+        return {self.output: placed[self.output] + np.where(has_label, after - before, 0).astype(np.float32)}
+
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
         labels = set(fields["labels"])
         texts = [f"{entry['label']} {entry['probability']:.2f}" for entry in fields["top"] if entry["label"] in labels]

@@ -20,6 +20,7 @@ from tritonkit.tasks.base import (
     Targets,
     Task,
     outside_range,
+    positions,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +66,22 @@ class Segmentation(Task):
         if self.task_spec.probability and "probability" not in outputs:
             return [f"output probability is missing; the model returns {', '.join(outputs)}"]
         return super().layout_problems(outputs)
+
+    def joint(self, other: Task) -> Task:
+        """Join the labels by their names; class 0 is the background of both, whatever its name."""
+        self._check_same_task(other)
+        if self.labels == other.labels:
+            return self
+        labels = tuple(dict.fromkeys((*self.labels, *other.labels[1:])))
+        task_spec = self.task_spec.model_copy(update={"labels": labels, "thresholds": {}, "probability": False})
+        return Segmentation(task_spec, self.output)
+
+    def relabel(self, outputs: Outputs, joint: Task) -> Outputs:
+        """Return the mask with the class numbers of the joint task; without the probability if they differ."""
+        if self.labels == joint.labels:
+            return outputs
+        numbers = np.array([0, *positions(self.labels[1:], joint.labels)], dtype=np.uint8)
+        return {self.output: numbers[outputs[self.output]]}
 
     def last_layer(self) -> nn.Module:
         from tritonkit.tasks.layers import Mask
