@@ -51,6 +51,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 _OPTIONAL_SECTIONS: dict[str, dict[str, Any]] = {
     "export": {"onnx": "fp32"},
     "quantization": {"activations": "uint8"},
+    "search": {"parameters": {"optimizer.lr": {"low": 0.0001, "high": 0.1, "log": True}}},
 }
 """Values shown, commented out, for sections that are absent by default."""
 HEADER = """\
