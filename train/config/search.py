@@ -82,7 +82,8 @@ class SearchConfig(Section):
     """Stops trials early. median: those below the median of the others after the same epoch. hyperband: most trials
     after few epochs."""
     metric: Annotated[str, Field(pattern="^(val|train)_.+")] | None = None
-    """A column of metrics.csv. Its best value over the epochs counts. Default: the metric that selects the best epoch."""
+    """A column of metrics.csv, whose best value over the epochs counts. Default: the metric that selects the best
+    epoch."""
     direction: Literal["maximize", "minimize"] | None = None
     """Default: minimize for a metric that ends in loss, maximize for others."""
     seed: NonNegativeInt = 0

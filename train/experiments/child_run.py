@@ -143,5 +143,5 @@ def reported_error(code: int, reply: Path, log: Path | None = None) -> Tritonkit
         error: TritonkitError = error_class(f"{reported['message']}{where}", code=reported["code"])
     except (ValueError, KeyError, TypeError, AttributeError):
         ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return ExternalError(f"the process {ended}{where}", code="experiment.training_ended")
+        return ExternalError(f"the training {ended}{where}", code="experiment.training_ended")
     return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -86,9 +87,7 @@ def _open(options: SearchOptions) -> tuple[SearchStudy, URL]:
     compared = {**search_options(space), "study": name, "storage": None if is_own else address.render_as_string()}
     folder = ExperimentFolder.open(path, "search", space.config, compared)
     with translate_storage_errors(address):
-        return SearchStudy(
-            address, name, space, metric, "minimize" if minimizes else "maximize", folder.path
-        ), address
+        return SearchStudy(address, name, space, metric, "minimize" if minimizes else "maximize", folder.path), address
 
 
 def _metric(space: SearchSpace) -> str:
@@ -109,7 +108,7 @@ def _run_workers(options: SearchOptions, study: SearchStudy) -> None:
     arguments += [word for name, value in named.items() if value is not None for word in (name, str(value))]
     replies = [study.folder / f".worker-{number}.json" for number in range(options.workers)]
     with ExitStack() as stack:
-        processes = []
+        processes: list[subprocess.Popen[bytes]] = []
         for reply in replies:
             processes.append(start_process(arguments, stack.enter_context(reply.open("wb")), None))
             stack.callback(stop_process, processes[-1], _STOP_S)
@@ -124,3 +123,8 @@ def _run_workers(options: SearchOptions, study: SearchStudy) -> None:
     ]
     if errors and any(not trial.state.is_finished() for trial in study.trials()):
         raise errors[0]
+
+
+def _terminate(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()

@@ -51,9 +51,7 @@ class SearchStudy:
     database does not answer.
     """
 
-    def __init__(
-        self, address: URL, name: str, space: SearchSpace, metric: str, direction: str, folder: Path
-    ) -> None:
+    def __init__(self, address: URL, name: str, space: SearchSpace, metric: str, direction: str, folder: Path) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.metric, self.direction, self.folder = space, metric, direction, folder
         self.planned = space.search.planned_trials
@@ -132,9 +130,7 @@ class SearchStudy:
         """Return the epochs of a trial whose metric the study has."""
         return set(self._storage.get_trial(self._id(number)).intermediate_values)
 
-    def finish(
-        self, trial: Trial, state: TrialState, value: float | None = None, **attributes: JsonValue
-    ) -> None:
+    def finish(self, trial: Trial, state: TrialState, value: float | None = None, **attributes: JsonValue) -> None:
         """End a trial of this worker. Raises LostTrialError if another worker has taken it."""
         with self._lock():
             if not self.owns(trial.number):
