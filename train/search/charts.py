@@ -43,11 +43,8 @@ def curves_figure(result: SearchResult) -> go.Figure:
                 customdata=[number for _, _, number in points],
                 hovertemplate="trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>",
             )
-    figure.update_xaxes(
-        tickformat="d", rangemode="tozero" if not any(trial.epochs for trial in result.trials) else None
-    )
     if max((len(trial.epochs) for trial in result.trials), default=0) < 10:
-        figure.update_xaxes(dtick=1)
+        figure.update_xaxes(dtick=1)  # no half epochs
     return figure
 
 

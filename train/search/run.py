@@ -17,7 +17,7 @@ from train.search.page import page_html
 from train.search.result import SearchResult, best_yaml, search_result
 from train.search.space import SearchSpace, load_search
 from train.search.storage import study_address, translate_storage_errors
-from train.search.study import SearchStudy, search_options
+from train.search.study import SearchGoal, SearchStudy, search_options
 from train.search.worker import work
 from tritonkit.remotes import local_path
 from tritonkit.system.console import warn
@@ -86,8 +86,9 @@ def _open(options: SearchOptions) -> tuple[SearchStudy, URL]:
     is_own = Path(address.database or "").parent == path.absolute()
     compared = {**search_options(space), "study": name, "storage": None if is_own else address.render_as_string()}
     folder = ExperimentFolder.open(path, "search", space.config, compared)
+    goal = SearchGoal(metric, "minimize" if minimizes else "maximize")
     with translate_storage_errors(address):
-        return SearchStudy(address, name, space, metric, "minimize" if minimizes else "maximize", folder.path), address
+        return SearchStudy(address, name, space, goal, folder.path), address
 
 
 def _metric(space: SearchSpace) -> str:
@@ -113,7 +114,7 @@ def _run_workers(options: SearchOptions, study: SearchStudy) -> None:
             processes.append(start_process(arguments, stack.enter_context(reply.open("wb")), None))
             stack.callback(stop_process, processes[-1], _STOP_S)
         # If this process is stopped, all workers are told first, and then awaited one by one.
-        stack.callback(lambda: [process.terminate() for process in processes])
+        stack.callback(_terminate, processes)
         while any(process.poll() is None for process in processes):
             time.sleep(_POLL_S)
     errors = [

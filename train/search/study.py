@@ -1,8 +1,8 @@
 """The study of a search: an Optuna study whose trials are all planned at its start.
 
 Each trial is a row that waits, is taken by one worker, and ends as complete, pruned or failed. A trial whose worker has
-died waits again, with its number, its values and its folder, so none is lost and none is counted twice. Several workers,
-also on several hosts, share the rows.
+died waits again, with its number, its values and its folder, so none is lost and none is counted twice. Several
+workers, also on several hosts, share the rows.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Literal, NamedTuple
 
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
@@ -39,6 +39,14 @@ _LOCAL_KEYS = ("output", "devices", "num_nodes", "strategy", "workers")
 """Keys of the configuration that may differ between the hosts of a search."""
 
 
+class SearchGoal(NamedTuple):
+    """What a search optimizes."""
+
+    metric: str
+    """A column of metrics.csv."""
+    direction: Literal["maximize", "minimize"]
+
+
 class LostTrialError(Exception):
     """Another worker has taken the trial, because this one did not answer for a while."""
 
@@ -46,19 +54,22 @@ class LostTrialError(Exception):
 class SearchStudy:
     """The study as one worker sees it.
 
-    address: of the database. name: of the study in it. metric, direction: what the search optimizes. folder: of the
-    experiment on this host. Raises ConfigError if the study was started with other settings, ExternalError if the
+    address: of the database. name: of the study in it. folder: of the search on this host. Raises ConfigError if the study was started with other settings, ExternalError if the
     database does not answer.
     """
 
-    def __init__(self, address: URL, name: str, space: SearchSpace, metric: str, direction: str, folder: Path) -> None:
+    def __init__(self, address: URL, name: str, space: SearchSpace, goal: SearchGoal, folder: Path) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.space, self.metric, self.direction, self.folder = space, metric, direction, folder
+        self.space, self.goal, self.folder = space, goal, folder
         self.planned = space.search.planned_trials
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._storage, self.name = open_storage(address), name
         study = optuna.create_study(
-            storage=self._storage, study_name=name, direction=direction, load_if_exists=True, sampler=RandomSampler()
+            storage=self._storage,
+            study_name=name,
+            direction=goal.direction,
+            load_if_exists=True,
+            sampler=RandomSampler(),
         )
         self._study_id = self._storage.get_study_id_from_name(name)
         self._heartbeats: dict[int, tuple[str, float]] = {}
@@ -66,12 +77,7 @@ class SearchStudy:
             self._check_settings(study)
             points = space.grid() if space.search.sampler == "grid" else [{}] * self.planned
             for point in points[len(study.get_trials(deepcopy=False)) :]:
-                study.enqueue_trial(point)
-
-    @property
-    def maximizes(self) -> bool:
-        """Whether a larger value is better."""
-        return self.direction == "maximize"
+                study.enqueue_trial(dict(point))
 
     def load(self, number: int = 0) -> Study:
         """Load the study with the sampler and the pruner for a trial.
@@ -191,7 +197,7 @@ class SearchStudy:
 
     def _check_settings(self, study: Study) -> None:
         """Store the settings in a new study; compare them with those of an old one."""
-        settings = _settings(self.space, self.metric, self.direction)
+        settings = _settings(self.space, self.goal)
         stored = study.user_attrs.get(_SETTINGS)
         if stored is None and not study.get_trials(deepcopy=False):
             study.set_user_attr(_SETTINGS, settings)
@@ -222,7 +228,7 @@ def search_options(space: SearchSpace) -> dict[str, JsonValue]:
     return space.search.model_dump(mode="json", exclude={"trials", "timeout_s"}, exclude_none=True)
 
 
-def _settings(space: SearchSpace, metric: str, direction: str) -> Mapping[str, Any]:
+def _settings(space: SearchSpace, goal: SearchGoal) -> dict[str, JsonValue]:
     config = space.config.model_dump(mode="json", exclude=set(_LOCAL_KEYS))
-    options = {**search_options(space), "metric": metric, "direction": direction}
+    options: dict[str, JsonValue] = {**search_options(space), **goal._asdict()}
     return {"kind": "search", "options": options, "config": config}

@@ -81,7 +81,7 @@ def _outcome(study: SearchStudy, trial: Trial, fit: Fit) -> _Outcome:
         try:
             finished = _fit(config, study.trial_folder(trial.number), epochs, fit)
         except optuna.TrialPruned:
-            words = f"{study.metric} {epochs.best:.4f}, pruned after epoch {max(epochs.values)}"
+            words = f"{study.goal.metric} {epochs.best:.4f}, pruned after epoch {max(epochs.values)}"
             return _Outcome(words, TrialState.PRUNED)
     except TritonkitError as error:
         is_external = isinstance(error, ExternalError) and error.code not in _OF_VALUES
@@ -90,7 +90,7 @@ def _outcome(study: SearchStudy, trial: Trial, fit: Fit) -> _Outcome:
         attributes = {"reason": str(error), "code": error.code}
         return _Outcome(f"failed: {first_line(error)}", TrialState.FAIL, None, attributes)
     attributes = {"run": str(finished.run), "checkpoint": str(finished.checkpoint)}
-    return _Outcome(f"{study.metric} {epochs.best:.4f}", TrialState.COMPLETE, epochs.best, attributes)
+    return _Outcome(f"{study.goal.metric} {epochs.best:.4f}", TrialState.COMPLETE, epochs.best, attributes)
 
 
 def _fit(config: Config, folder: Path, epochs: _Epochs, fit: Fit) -> ChildRun:
@@ -122,14 +122,14 @@ class _Epochs:
     @property
     def best(self) -> float:
         """The best value so far."""
-        return (max if self.study.maximizes else min)(self.values.values())
+        return (max if self.study.goal.direction == "maximize" else min)(self.values.values())
 
     def __call__(self, row: dict[str, float]) -> None:
-        epoch, value = int(row["epoch"]), row.get(self.study.metric)
+        epoch, value = int(row["epoch"]), row.get(self.study.goal.metric)
         if value is None:
             measured = ", ".join(name for name in row if name.startswith(("val_", "train_")))
             raise ConfigError(
-                f"search.metric: {self.study.metric} is not measured after epoch {epoch}; choose one of {measured}",
+                f"search.metric: {self.study.goal.metric} is not measured after epoch {epoch}; choose one of {measured}",
                 code=_METRIC,
             )
         if not self.study.owns(self.trial.number):
