@@ -17,7 +17,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import Trial
 from pydantic import JsonValue, ValidationError
 
 from train.config.document import Document, set_value
@@ -38,10 +37,6 @@ class SearchSpace:
     search: SearchConfig
     values: Mapping[str, Any]
     """The document of the file without `search`."""
-
-    def suggest(self, trial: Trial) -> Chosen:
-        """Draw the values of a trial; those that it has already stay."""
-        return {key: _suggest(trial, key, distribution) for key, distribution in self.distributions().items()}
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return Optuna's distribution of each key."""
@@ -124,21 +119,6 @@ def _distribution(parameter: SearchParameter) -> BaseDistribution:
     if parameter.is_whole:
         return IntDistribution(int(parameter.low), int(parameter.high), parameter.log, int(parameter.step or 1))
     return FloatDistribution(parameter.low, parameter.high, parameter.log, parameter.step)
-
-
-def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> CategoricalChoiceType:
-    match distribution:
-        case CategoricalDistribution():
-            return trial.suggest_categorical(key, distribution.choices)
-        case IntDistribution():
-            return trial.suggest_int(
-                key, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-            )
-        case FloatDistribution():
-            return trial.suggest_float(
-                key, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-            )
-    raise TypeError(distribution)
 
 
 def _label(value: JsonValue) -> CategoricalChoiceType:

@@ -54,8 +54,8 @@ class LostTrialError(Exception):
 class SearchStudy:
     """The study as one worker sees it.
 
-    address: of the database. name: of the study in it. folder: of the search on this host. Raises ConfigError if the study was started with other settings, ExternalError if the
-    database does not answer.
+    address: of the database. name: of the study in it. folder: of the search on this host. Raises ConfigError if the
+    study was started with other settings, ExternalError if the database does not answer.
     """
 
     def __init__(self, address: URL, name: str, space: SearchSpace, goal: SearchGoal, folder: Path) -> None:
@@ -65,11 +65,7 @@ class SearchStudy:
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._storage, self.name = open_storage(address), name
         study = optuna.create_study(
-            storage=self._storage,
-            study_name=name,
-            direction=goal.direction,
-            load_if_exists=True,
-            sampler=RandomSampler(),
+            storage=self._storage, study_name=name, direction=goal.direction, load_if_exists=True
         )
         self._study_id = self._storage.get_study_id_from_name(name)
         self._heartbeats: dict[int, tuple[str, float]] = {}
@@ -116,10 +112,8 @@ class SearchStudy:
             if number is None:
                 return None
             self._storage.set_trial_user_attr(self._id(number), _WORKER, self.worker)
-            self._storage.set_trial_state_values(self._id(number), TrialState.RUNNING)
-        trial = Trial(self.load(number), self._id(number))
-        self.space.suggest(trial)
-        return trial
+            # Optuna takes the first trial that waits; values that a trial has already stay.
+            return self.load(number).ask(self.space.distributions())
 
     def put_back(self, number: int) -> None:
         """Let a trial of this worker wait for another."""

@@ -127,9 +127,10 @@ class _Epochs:
     def __call__(self, row: dict[str, float]) -> None:
         epoch, value = int(row["epoch"]), row.get(self.study.goal.metric)
         if value is None:
+            metric = self.study.goal.metric
             measured = ", ".join(name for name in row if name.startswith(("val_", "train_")))
             raise ConfigError(
-                f"search.metric: {self.study.goal.metric} is not measured after epoch {epoch}; choose one of {measured}",
+                f"search.metric: {metric} is not measured after epoch {epoch}; choose one of {measured}",
                 code=_METRIC,
             )
         if not self.study.owns(self.trial.number):
