@@ -15,9 +15,9 @@ from train.search.worker import value_text
 from tritonkit.pages.figures import COLOURS, GREY, new_figure
 
 _BEST, _COMPLETE = COLOURS[1], COLOURS[0]
-_ROW_PX = 84
+_ROW_PX = 92
 """Height of one axis of the values side by side."""
-_TEXT = 44
+_TEXT = 39
 """Characters that fit next to each other on a phone."""
 
 
@@ -82,18 +82,12 @@ def values_figure(result: SearchResult, parameters: Mapping[str, SearchParameter
     for trial in drawn:
         _add_trial(figure, trial, axes, result)
     for row, axis in enumerate(axes):
-        figure.add_scatter(
-            x=[0, *axis.ticks.values()],
-            y=[-row + 0.3, *[-row - 0.06] * len(axis.ticks)],
-            text=[f"<b>{axis.name}</b>", *axis.ticks],
-            textposition=["middle right", *(_text_side(place) for place in axis.ticks.values())],
-            mode="text",
-            textfont={"color": GREY, "size": 11.5},
-            hoverinfo="skip",
-        )
-    figure.update_xaxes(range=[-0.03, 1.03], showgrid=False, showticklabels=False, fixedrange=True)
+        _add_text(figure, f"<b>{axis.name}</b>", 0, -row, above=True)
+        for text, place in axis.ticks:
+            _add_text(figure, text, place, -row)
+    figure.update_xaxes(range=[-0.03, 1.03], showgrid=False, showticklabels=False, showline=False, fixedrange=True)
     figure.update_yaxes(
-        range=[-len(axes) + 0.5, 0.5],
+        range=[-len(axes) + 0.6, 0.4],
         tickvals=[-row for row in range(len(axes))],
         showticklabels=False,
         showline=False,
@@ -108,7 +102,8 @@ class _Axis:
     name: str
     place: Callable[[JsonValue], float]
     """The place of a value, 0..1."""
-    ticks: Mapping[str, float]
+    ticks: Sequence[tuple[str, float]]
+    """Texts and their places."""
 
 
 def _parameter_axis(key: str, parameter: SearchParameter) -> _Axis:
@@ -117,16 +112,15 @@ def _parameter_axis(key: str, parameter: SearchParameter) -> _Axis:
     choices = parameter.choices or ()
     longest = max(4, _TEXT // len(choices))
     places = [index / max(1, len(choices) - 1) for index in range(len(choices))]
-    names = [text if len(text := str(choice)) <= longest else f"{text[: longest - 1]}…" for choice in choices]
-    ticks = {f"{name}{'&#8203;' * index}": place for index, (name, place) in enumerate(zip(names, places, strict=True))}
-    return _Axis(key, lambda value: places[choices.index(value)], ticks)
+    names = [text if len(text := value_text(choice)) <= longest else f"{text[: longest - 1]}…" for choice in choices]
+    return _Axis(key, lambda value: places[choices.index(value)], list(zip(names, places, strict=True)))
 
 
 def _number_axis(name: str, low: float, high: float, log: bool) -> _Axis:
     scale = math.log if log else float
     start, span = scale(low), (scale(high) - scale(low)) or 1.0
     middle = math.exp(start + span / 2) if log else start + span / 2
-    ticks = {value_text(low): 0.0, value_text(middle): 0.5, value_text(high): 1.0}
+    ticks = [(value_text(low), 0.0), (value_text(middle), 0.5), (value_text(high), 1.0)]
     return _Axis(name, lambda value: (scale(float(str(value))) - start) / span, ticks)
 
 
@@ -160,6 +154,17 @@ def _points(trial: TrialResult) -> Iterable[tuple[float | None, float | None, in
     yield None, None, trial.number
 
 
-def _text_side(place: float) -> str:
-    """Return where the text of a tick is drawn, so that it stays inside the chart."""
-    return "bottom right" if place == 0 else "bottom left" if place == 1 else "bottom center"
+def _add_text(figure: go.Figure, text: str, x: float, y: float, above: bool = False) -> None:
+    """Write a text above or below a place of an axis, inside the chart, on a ground that hides the lines."""
+    figure.add_annotation(
+        text=text,
+        x=x,
+        y=y,
+        xanchor="left" if x == 0 else "right" if x == 1 else "center",
+        yanchor="bottom" if above else "top",
+        yshift=5 if above else -5,
+        showarrow=False,
+        borderpad=1,
+        font={"color": GREY, "size": 12},
+        bgcolor="white",
+    )

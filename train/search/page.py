@@ -50,7 +50,7 @@ def _charts(space: SearchSpace, result: SearchResult) -> list[Chart]:
     charts = [
         Chart(
             "Curves of all trials",
-            f"{result.metric} after each epoch. Grey: stopped early, or not at its end.",
+            f"{result.metric} after each epoch. Grey: stopped early, or not at the end.",
             curves_figure(result),
         )
     ]
@@ -58,8 +58,7 @@ def _charts(space: SearchSpace, result: SearchResult) -> list[Chart]:
         charts.append(
             Chart(
                 "Importance of the keys",
-                "How much a key decides whether a trial is among the better ones, by PED-ANOVA. A rough figure for few "
-                "trials.",
+                "How much each key separates the better trials from the others, by PED-ANOVA. Rough for few trials.",
                 importance_figure(result.importance),
             )
         )
@@ -67,7 +66,7 @@ def _charts(space: SearchSpace, result: SearchResult) -> list[Chart]:
         charts.append(
             Chart(
                 "Values of each trial",
-                "One line down for each trial: its value of each key, and at the bottom its result. The darker, the "
+                "One line down for each trial: its value of each key, and at the bottom its result. The stronger, the "
                 "better; orange is the best; dotted was stopped early.",
                 values_figure(result, space.search.parameters),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
@@ -148,5 +149,5 @@ def values_text(chosen: Chosen) -> str:
 
 
 def value_text(value: object) -> str:
-    """Write a value of a trial with four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Write a value of a trial as YAML does, a number with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
