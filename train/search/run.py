@@ -79,33 +79,36 @@ def write_result(space: SearchSpace, result: SearchResult) -> SearchResult:
 
 def _open(options: SearchOptions) -> tuple[SearchStudy, URL]:
     space = load_search(local_path(options.config), options.overrides)
-    metric, name = _metric(space), options.study or space.config.name
-    minimizes = space.search.direction == "minimize" or (space.search.direction is None and metric.endswith("loss"))
+    goal, name = _goal(space), options.study or space.config.name
     path = space.config.output / space.config.name / "search" if options.folder is None else options.folder
     address = study_address(options.storage, path)
     is_own = Path(address.database or "").parent == path.absolute()
-    compared = {**search_options(space), "study": name, "storage": None if is_own else address.render_as_string()}
-    folder = ExperimentFolder.open(path, "search", space.config, compared)
-    goal = SearchGoal(metric, "minimize" if minimizes else "maximize")
+    place = {"study": name, "storage": None if is_own else address.render_as_string()}
+    folder = ExperimentFolder.open(path, "search", space.config, {**search_options(space, goal), **place})
     with translate_storage_errors(address):
         return SearchStudy(address, name, space, goal, folder.path), address
 
 
-def _metric(space: SearchSpace) -> str:
-    """Return the metric of the search; by default the one that selects the best epoch."""
-    if space.search.metric is not None:
-        return space.search.metric
+def _goal(space: SearchSpace) -> SearchGoal:
+    metric = space.search.metric or f"val_{_monitor(space)}"
+    direction = space.search.direction or ("minimize" if metric.endswith("loss") else "maximize")
+    return SearchGoal(metric, direction)
+
+
+def _monitor(space: SearchSpace) -> str:
+    """Return the metric that selects the best epoch."""
     from train.tasks import training_task  # loads torch
     from tritonkit.plugins import load_plugins
 
     load_plugins(space.config.plugins)
-    return f"val_{training_task(space.config).monitor}"
+    return training_task(space.config).monitor
 
 
 def _run_workers(options: SearchOptions, study: SearchStudy) -> None:
     """Run the workers in processes of their own until all have ended. Raises the error of one if trials are left."""
     named = {"--folder": study.folder, "--study": study.name, "--storage": options.storage}
-    arguments = ["search", options.config, *options.overrides, "--worker"]
+    goal = (f"search.metric={study.goal.metric}", f"search.direction={study.goal.direction}")
+    arguments = ["search", options.config, *options.overrides, *goal, "--worker"]
     arguments += [word for name, value in named.items() if value is not None for word in (name, str(value))]
     replies = [study.folder / f".worker-{number}.json" for number in range(options.workers)]
     with ExitStack() as stack:

@@ -217,12 +217,12 @@ class SearchStudy:
         return NopPruner()
 
 
-def search_options(space: SearchSpace) -> dict[str, JsonValue]:
+def search_options(space: SearchSpace, goal: SearchGoal) -> dict[str, JsonValue]:
     """Return what must stay the same in a search that is continued; `trials` and `timeout_s` may change."""
-    return space.search.model_dump(mode="json", exclude={"trials", "timeout_s"}, exclude_none=True)
+    options = space.search.model_dump(mode="json", exclude={"trials", "timeout_s"}, exclude_none=True)
+    return {**options, **goal._asdict()}
 
 
 def _settings(space: SearchSpace, goal: SearchGoal) -> dict[str, JsonValue]:
     config = space.config.model_dump(mode="json", exclude=set(_LOCAL_KEYS))
-    options: dict[str, JsonValue] = {**search_options(space), **goal._asdict()}
-    return {"kind": "search", "options": options, "config": config}
+    return {"kind": "search", "options": search_options(space, goal), "config": config}

@@ -83,22 +83,12 @@ def test_killed_search_of_two_workers_in_postgresql_loses_no_trial(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TRITONKIT_STUDY", postgres.create_database())
-    search = {"parameters": {"optimizer.lr": [0.001, 0.01], "batch_size": [8, 16]}, "sampler": "grid", "pruner": "none"}
+    parameters = {"optimizer.lr": [0.001, 0.01], "batch_size": [8, 16]}
+    search = {"parameters": parameters, "sampler": "grid", "pruner": "none", "metric": "val_accuracy"}
     path = write_config(tmp_path / "config.yaml", copy_digits(tmp_path / "data"), epochs=2, search=search)
     folder = tmp_path / "search"
-    arguments = [
-        sys.executable,
-        "-P",
-        "-m",
-        "train.cli",
-        "search",
-        path,
-        "--folder",
-        folder,
-        "--workers",
-        "2",
-        "--json",
-    ]
+    program = [sys.executable, "-P", "-m", "train.cli"]
+    arguments = [*program, "search", path, "--folder", folder, "--workers", "2", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, env=environment) as killed:
