@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from sqlalchemy import URL
@@ -51,10 +52,14 @@ def search(options: SearchOptions) -> SearchResult:
     """
     study, address = _open(options)
     with translate_storage_errors(address):
-        if options.workers == 1:
-            work(study, fit_in_process, warn)
-        else:
-            _run_workers(options, study)
+        try:
+            if options.workers == 1:
+                work(study, fit_in_process, warn)
+            else:
+                _run_workers(options, study)
+        except KeyboardInterrupt as stop:
+            text = f"{str(stop) or 'stopped by Ctrl-C'}; continue with the same command"
+            raise KeyboardInterrupt(text) from stop
         result = search_result(study, address.render_as_string())
     return write_result(study.space, result)
 
@@ -110,8 +115,8 @@ def _run_workers(options: SearchOptions, study: SearchStudy) -> None:
     goal = (f"search.metric={study.goal.metric}", f"search.direction={study.goal.direction}")
     arguments = ["search", options.config, *options.overrides, *goal, "--worker"]
     arguments += [word for name, value in named.items() if value is not None for word in (name, str(value))]
-    replies = [study.folder / f".worker-{number}.json" for number in range(options.workers)]
     with ExitStack() as stack:
+        replies = [Path(stack.enter_context(TemporaryDirectory())) / "reply.json" for _ in range(options.workers)]
         processes: list[subprocess.Popen[bytes]] = []
         for reply in replies:
             processes.append(start_process(arguments, stack.enter_context(reply.open("wb")), None))
@@ -120,11 +125,11 @@ def _run_workers(options: SearchOptions, study: SearchStudy) -> None:
         stack.callback(_terminate, processes)
         while any(process.poll() is None for process in processes):
             time.sleep(_POLL_S)
-    errors = [
-        reported_error(process.returncode, reply)
-        for process, reply in zip(processes, replies, strict=True)
-        if process.returncode
-    ]
+        errors = [
+            reported_error(process.returncode, reply)
+            for process, reply in zip(processes, replies, strict=True)
+            if process.returncode
+        ]
     if errors and any(not trial.state.is_finished() for trial in study.trials()):
         raise errors[0]
 

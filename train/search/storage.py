@@ -43,7 +43,9 @@ def study_address(option: str | None, folder: Path) -> URL:
             "sqlite:///study.db",
             code="search.storage_address",
         ) from error
-    if option is not None and (address.password or "password" in address.query):
+    if password := address.query.get("password"):  # where SQLAlchemy hides it
+        address = address.difference_update_query(["password"]).set(password=str(password))
+    if option is not None and address.password:
         raise ConfigError(
             f"--storage {address.render_as_string()}: has a password, which other users of this machine can see; set "
             f"{VARIABLE} in the environment or in .env to the address",

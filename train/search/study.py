@@ -68,6 +68,7 @@ class SearchStudy:
             storage=self._storage, study_name=name, direction=goal.direction, load_if_exists=True
         )
         self._study_id = self._storage.get_study_id_from_name(name)
+        self.dead_after_s = _DEAD_AFTER_S
         self._heartbeats: dict[int, tuple[str, float]] = {}
         with self._lock():
             self._check_settings(study)
@@ -130,6 +131,10 @@ class SearchStudy:
         """Return the epochs of a trial whose metric the study has."""
         return set(self._storage.get_trial(self._id(number)).intermediate_values)
 
+    def has_values(self) -> bool:
+        """Whether the metric of any trial was reported."""
+        return any(trial.intermediate_values for trial in self.trials())
+
     def finish(self, trial: Trial, state: TrialState, value: float | None = None, **attributes: JsonValue) -> None:
         """End a trial of this worker. Raises LostTrialError if another worker has taken it."""
         with self._lock():
@@ -169,7 +174,7 @@ class SearchStudy:
             worker = trial.user_attrs.get(_WORKER)
             own = None if worker is None else self._worker_folder(worker)
             is_dead = own is not None and worker != self.worker and own.is_dir() and not RunFolder(own).is_locked()
-            if is_dead or time.monotonic() - self._heartbeats[trial.number][1] > _DEAD_AFTER_S:
+            if is_dead or time.monotonic() - self._heartbeats[trial.number][1] > self.dead_after_s:
                 self._storage.set_trial_state_values(self._id(trial.number), TrialState.WAITING)
 
     def _last_change(self, trial: FrozenTrial) -> tuple[str, float]:

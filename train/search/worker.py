@@ -90,6 +90,9 @@ def _outcome(study: SearchStudy, trial: Trial, fit: Fit) -> _Outcome:
             raise
         attributes = {"reason": str(error), "code": error.code}
         return _Outcome(f"failed: {first_line(error)}", TrialState.FAIL, None, attributes)
+    if not epochs.values:
+        reason = f"{study.goal.metric} could not be measured after any epoch"
+        return _Outcome(f"failed: {reason}", TrialState.FAIL, None, {"reason": reason, "code": _METRIC})
     attributes = {"run": str(finished.run), "checkpoint": str(finished.checkpoint)}
     return _Outcome(f"{study.goal.metric} {epochs.best:.4f}", TrialState.COMPLETE, epochs.best, attributes)
 
@@ -127,6 +130,10 @@ class _Epochs:
 
     def __call__(self, row: dict[str, float]) -> None:
         epoch, value = int(row["epoch"]), row.get(self.study.goal.metric)
+        if not self.study.owns(self.trial.number):
+            raise LostTrialError
+        if value is None and (self.values or self.study.has_values()):
+            return  # it cannot be measured after this epoch
         if value is None:
             metric = self.study.goal.metric
             measured = ", ".join(name for name in row if name.startswith(("val_", "train_")))
@@ -134,8 +141,6 @@ class _Epochs:
                 f"search.metric: {metric} is not measured after epoch {epoch}; choose one of {measured}",
                 code=_METRIC,
             )
-        if not self.study.owns(self.trial.number):
-            raise LostTrialError
         if epoch not in self.values and epoch not in self.reported:
             self.trial.report(value, epoch)
         self.values[epoch] = value
