@@ -104,7 +104,8 @@ def test_killed_search_of_two_workers_in_postgresql_loses_no_trial(
     assert done.returncode == 0, done.stderr
     trials = json.loads(done.stdout)["trials"]
     assert [trial["state"] for trial in trials] == ["complete"] * 4
-    assert [tuple(trial["values"].values()) for trial in trials] == [(0.001, 8), (0.001, 16), (0.01, 8), (0.01, 16)]
+    values = [(trial["values"]["batch_size"], trial["values"]["optimizer.lr"]) for trial in trials]
+    assert values == [(8, 0.001), (8, 0.01), (16, 0.001), (16, 0.01)]
     assert all(list(trial["epochs"]) == ["1", "2"] for trial in trials)
     assert all(Path(trial["checkpoint"]).is_file() for trial in trials)
     workers = {trial.user_attrs["worker"] for trial in study.trials()}
