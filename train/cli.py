@@ -17,9 +17,10 @@ from train.commands.output import print_fit_result, print_metrics
 from train.commands.quantize import quantize
 from train.commands.report import report
 from train.commands.run_argument import run_path
+from train.commands.search import search
 from train.commands.sync import sync
 from tritonkit.errors import InputError
-from tritonkit.system.console import JsonOption, application, print_json, reports_errors
+from tritonkit.system.console import JsonOption, application, print_json, reports_errors, warn
 from tritonkit.system.files import check_can_write, check_is_html
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def _fit(
         join_fit(lambda: load_config(local_path(config), overrides or []), processes)
         return
     resolved = load_config(local_path(config), overrides or [])
+    if resolved.search is not None:
+        warn("search: is used by `train search` alone; this trains the other values of the file")
     from train.engine.fit import fit
 
     print_fit_result(fit(resolved), as_json)
@@ -89,6 +92,7 @@ def _fit(
 
 app.command("baseline")(baseline)
 app.command("lr")(lr)
+app.command("search")(search)
 
 
 @app.command("resume")

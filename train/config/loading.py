@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt, PlainValidator, PositiveFloat, Posit
 from train.config.document import Document
 from train.config.pruning import Prunings
 from train.config.pruning_functions import CHANNELS
+from train.config.search import SearchConfig
 from train.config.sections import (
     AugmentConfig,
     Callback,
@@ -116,6 +117,9 @@ class Config(HeadConfig):
     """Train with fake quantization, so that int8 changes the answers less. Needs trained weights."""
     export: ExportOptions | None = None
     """Export the best checkpoint after the training."""
+    # Not stored in a run's config.yaml, and no difference between two runs.
+    search: SearchConfig | None = Field(default=None, exclude=True)
+    """What `train search` tries; other commands do not use it."""
 
     @model_validator(mode="after")
     def _check_no_secrets(self) -> Config:

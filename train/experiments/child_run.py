@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -81,18 +81,9 @@ def _latest_run(config: Config, folder: Path) -> RunFolder | None:
 
 def _train(arguments: list[str], config: Config, folder: Path, on_epoch: OnEpoch | None) -> None:
     """Run a command of `train` until it ends; report its epochs meanwhile."""
-    prctl = ctypes.CDLL(None).prctl  # loaded here, before the fork
-    command = [sys.executable, "-P", "-m", "train.cli", *arguments, "--json"]
     reply, log = folder / "result.json", folder / "log.txt"
     with reply.open("wb") as stdout, log.open("ab") as stderr:
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the training
-            preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
-        )
+        process = start_process(arguments, stdout, stderr)
         try:
             epochs = 0
             while True:
@@ -105,9 +96,22 @@ def _train(arguments: list[str], config: Config, folder: Path, on_epoch: OnEpoch
                 if code is not None:
                     break
         finally:
-            _stop(process)
+            stop_process(process)
     if code:
-        raise _reported_error(code, reply, log)
+        raise reported_error(code, reply, log)
+
+
+def start_process(arguments: list[str], stdout: IO[bytes], stderr: IO[bytes] | None) -> subprocess.Popen[bytes]:
+    """Start a command of `train` with `--json`, which gets SIGTERM if this process ends; stderr: None for our own."""
+    prctl = ctypes.CDLL(None).prctl  # loaded here, before the fork
+    return subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-P", "-m", "train.cli", *arguments, "--json"],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the training
+        preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+    )
 
 
 def _report_epochs(run: RunFolder, reported: int, on_epoch: OnEpoch | None) -> int:
@@ -120,22 +124,24 @@ def _report_epochs(run: RunFolder, reported: int, on_epoch: OnEpoch | None) -> i
     return max(reported, len(rows))
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop_process(process: subprocess.Popen[bytes], patience_s: float = _STOP_S) -> None:
+    """End a process by SIGTERM; kill it if it has not ended in time."""
     process.terminate()
     try:
-        process.wait(_STOP_S)
+        process.wait(patience_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
-def _reported_error(code: int, reply: Path, log: Path) -> TritonkitError:
-    """Return the error that the training printed as JSON, or one that says how it ended."""
+def reported_error(code: int, reply: Path, log: Path | None = None) -> TritonkitError:
+    """Return the error that a command printed as JSON, or one that says how it ended."""
+    where = "" if log is None else f" (log: {log})"
     try:
         reported: dict[str, Any] = json.loads(reply.read_bytes())["error"]
         error_class = getattr(errors, reported["type"])
-        error: TritonkitError = error_class(f"{reported['message']} (log: {log})", code=reported["code"])
+        error: TritonkitError = error_class(f"{reported['message']}{where}", code=reported["code"])
     except (ValueError, KeyError, TypeError, AttributeError):
         ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return ExternalError(f"the training {ended}; its log: {log}", code="experiment.training_ended")
+        return ExternalError(f"the training {ended}{where}", code="experiment.training_ended")
     return error

@@ -40,7 +40,7 @@ class ExperimentFolder:
         }
         if not folder.settings_file.is_file():
             folder._create(settings)
-        elif changes := ", ".join(_differences(folder._read(), settings)):
+        elif changes := ", ".join(differences(folder._read(), settings)):
             raise ConfigError(
                 f"{folder.path}: this experiment was started with other settings ({changes}); use the same ones to "
                 "continue it, or start another with --folder DIR",
@@ -85,11 +85,11 @@ class ExperimentFolder:
         return settings
 
 
-def _differences(old: JsonValue, new: JsonValue, key: str = "") -> Iterator[str]:
+def differences(old: JsonValue, new: JsonValue, key: str = "") -> Iterator[str]:
     """Describe each value that differs between two documents, by its dotted key."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
             inner = name if key in ("", "config", "options") else f"{key}.{name}"
-            yield from _differences(old.get(name), new.get(name), inner)
+            yield from differences(old.get(name), new.get(name), inner)
     elif old != new:
         yield f"{key}: {json.dumps(old, ensure_ascii=False)} then, {json.dumps(new, ensure_ascii=False)} now"
