@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from train.commands.autolabel import autolabel
 from train.commands.baseline import baseline
 from train.commands.compress import compress
 from train.commands.output import print_fit_result, print_metrics
@@ -27,6 +28,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = application("Train an image model from a folder of images, and measure its quality.")
 
+app.command("autolabel")(autolabel)
 app.command("compress")(compress)
 app.command("quantize")(quantize)
 app.command("report")(report)

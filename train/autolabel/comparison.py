@@ -68,7 +68,7 @@ class Comparison(Frozen):
             None: "The holdout cannot tell whether self-labelling helped",
         }[self.helped]
         return (
-            f"{words}: {self.labels_alone.value:.2%} of {self.labels_alone.total:,} holdout pictures are right with the "
-            f"given labels alone, {self.self_labelled.value:.2%} with self-labelling "
+            f"{words}: {self.labels_alone.value:.2%} of {self.labels_alone.total:,} holdout pictures are right with "
+            f"the given labels alone, {self.self_labelled.value:.2%} with self-labelling "
             f"({100 * self.gain:+.2f} points, 95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f})."
         )

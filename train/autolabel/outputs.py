@@ -1,4 +1,4 @@
-"""What a self-labelling leaves: its result, the labels as CSV, and the page to check doubtful ones."""
+"""Writes what a self-labelling leaves: its result, the labels as CSV, and the page to check doubtful ones."""
 
 from __future__ import annotations
 
@@ -8,71 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from train.autolabel.comparison import Comparison, Share
 from train.autolabel.labelling import Labelling
 from train.autolabel.pictures import Pictures
+from train.autolabel.result import AutolabelResult
 from train.autolabel.review import Doubtful, write_page
 from train.autolabel.suspects import Suspect
 from train.config.loading import Config
 from tritonkit.evaluation.samples.sample import IMAGE
-from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write
 
-LABELS, DOUBTFUL, SUSPECTS, RESULT, PAGE = "labels.csv", "doubtful.csv", "suspects.csv", "result.json", "review.html"
+DOUBTFUL, SUSPECTS, RESULT = "doubtful.csv", "suspects.csv", "result.json"
 _ON_PAGE = 60
 """Pictures of each kind on the page."""
-
-
-class Round(Frozen):
-    """A round: which model labelled, and what was accepted."""
-
-    number: int
-    trained_on: int
-    """Pictures that the model had learned: the given labels, and those of earlier rounds."""
-    val: float
-    """The model's metric on val that picks the best epoch."""
-    threshold: float | None
-    """None if no threshold kept the bound."""
-    accepted: int
-    accepted_so_far: int
-    error: Share
-    """On the holdout, of the labels that this and all earlier rounds accept."""
-
-
-class AutolabelResult(Frozen):
-    """The result of `train autolabel`."""
-
-    folder: Path
-    checkpoint: Path
-    """Of the self-labelled model, or of that of the given labels alone: the one that is better on val."""
-    rounds: tuple[Round, ...]
-    unlabelled: int
-    accepted: int
-    error: Share
-    """Of the labels that all rounds accept, on the holdout."""
-    max_error: float | None
-    confidence: float | None
-    """The probability with which the error is at most `max_error`."""
-    used_rounds: int
-    """The self-labelled model learned the labels of this round and of those before it."""
-    comparison: Comparison | None
-    """On the holdout; None if no label was accepted."""
-    conclusion: str
-    suspects: int
-    """Given labels that look wrong."""
-    without_labels: tuple[str, ...]
-    """Labels that no unlabelled picture was given."""
-    notes: tuple[str, ...]
-
-    @property
-    def labels(self) -> Path:
-        """The accepted labels."""
-        return self.folder / LABELS
-
-    @property
-    def page(self) -> Path:
-        """The page to check doubtful labels."""
-        return self.folder / PAGE
 
 
 def write_outputs(

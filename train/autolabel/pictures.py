@@ -1,4 +1,4 @@
-"""The pictures of a self-labelling: labelled parts, the calibration part, unlabelled pictures, decisions of a person."""
+"""The pictures of a self-labelling: labelled parts, calibration part, unlabelled ones, and a person's decisions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read_pictures(config: Config, unlabelled: Path, calibration: float, decision
     """
     if config.task != "multiclass":
         raise ConfigError(
-            f"task: {config.task}: train autolabel is for multiclass, where a picture has one label with one confidence",
+            f"task: {config.task}: train autolabel is for multiclass, where a picture has one label",
             code="autolabel.task",
         )
     load_plugins(config.plugins)
@@ -154,8 +154,8 @@ def _split_calibration(
         return split_parts(train, {"calibration": share}, task, by, config.seed, digests)
     except DataError as error:
         raise DataError(
-            f"--calibration {share:g}: cannot be split off {len(train)} training pictures so that each class is in both "
-            "parts; choose another share, or label more pictures",
+            f"--calibration {share:g}: cannot be split off {len(train)} training pictures so that each class is in "
+            "both parts; choose another share, or label more pictures",
             code="autolabel.calibration_split",
         ) from error
 

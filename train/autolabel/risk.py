@@ -6,8 +6,8 @@ exact binomial tail, which is the bound of Clopper and Pearson (selective risk: 
 thresholds: Angelopoulos et al., Learn then Test, 2021).
 
 Several thresholds are tested, from the safest one down. The fallback procedure (Wiens, 2003) keeps the probability of
-any mistake at the allowed level: the level is shared among a few thresholds to start from, a threshold that passes hands
-its level on to the next one, and one that fails loses it.
+any mistake at the allowed level: the level is shared among a few thresholds to start from, a threshold that passes
+hands its level on to the next one, and one that fails loses it.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def choose_threshold(
 ) -> Choice:
     """Return the lowest threshold at which the error of all accepted labels is at most `max_error`.
 
-    unlabelled, calibration: confidences [N], [M] of the pictures that no round has accepted yet. wrong: [M], whether the
-    model's label of a calibration picture differs from its truth. level: the probability that the error is larger all
-    the same. before: the calibration pictures that earlier rounds accepted; their labels are part of the bounded error.
+    unlabelled, calibration: confidences [N], [M] of the pictures that no round has accepted yet. wrong: [M], whether
+    the model's label of a calibration picture differs from its truth. level: the probability that the error is larger
+    all the same. before: the calibration pictures that earlier rounds accepted, whose labels are part of the error.
     """
     if not len(unlabelled):
         return Choice(None, None)

@@ -1,4 +1,4 @@
-"""`train autolabel`: trains, labels the pictures of which the model is sure, and trains again, until nothing is gained."""
+"""Trains, labels the pictures of which the model is sure, and trains again, until nothing is gained."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from train.autolabel.comparison import Comparison, Share
 from train.autolabel.labelling import Labelling, Probabilities, predict
-from train.autolabel.outputs import AutolabelResult, Round, write_outputs
+from train.autolabel.outputs import write_outputs
 from train.autolabel.pictures import Pictures, read_decisions, read_pictures
+from train.autolabel.result import AutolabelResult, Round
 from train.autolabel.risk import Choice, choose_threshold, level_of_round, pictures_needed
 from train.autolabel.suspects import Suspect, check_cleanlab, find_suspects
 from train.config.loading import Config
@@ -84,8 +85,8 @@ def _check_calibration(size: int, max_error: float, confidence: float) -> None:
     least = pictures_needed(max_error, level_of_round(confidence, 1))
     if size < least:
         raise DataError(
-            f"--max-error {max_error:g}: the calibration part has {size} pictures; even without a wrong label among them "
-            f"{least} are needed to show this with confidence {confidence:g}. Label more pictures, or change "
+            f"--max-error {max_error:g}: the calibration part has {size} pictures; even without a wrong label among "
+            f"them {least} are needed to show this with confidence {confidence:g}. Label more pictures, or change "
             "--calibration, --max-error or --confidence",
             code="autolabel.calibration_too_small",
         )
@@ -292,8 +293,8 @@ def _save(file: Path, arrays: dict[str, Probabilities]) -> None:
 
 def _nothing_accepted(max_error: float, needed: int | None, size: int) -> str:
     how = (
-        "the labels of which the model is most sure are wrong more often than that; more labelled pictures to train on, "
-        "or another network, may help"
+        "the labels of which the model is most sure are wrong more often than that; more labelled pictures to train "
+        "on, or another network, may help"
         if needed is None
         else f"about {needed:,} calibration pictures would show it, if their error stays as it is"
     )
@@ -303,5 +304,5 @@ def _nothing_accepted(max_error: float, needed: int | None, size: int) -> str:
 def _conclusion(comparison: Comparison | None, is_chosen: bool) -> str:
     if comparison is None:
         return "No label was accepted, so nothing was gained: the checkpoint is that of the given labels alone."
-    named = "" if is_chosen else " The validation part prefers the model of the given labels alone, which is named here."
+    named = "" if is_chosen else " The validation part prefers the model of the given labels alone."
     return comparison.sentence() + named
