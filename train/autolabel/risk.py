@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtr
 
 Floats = NDArray[np.floating[Any]]
 _STEPS = 40
@@ -70,19 +70,19 @@ def choose_threshold(
     """
     if not len(unlabelled):
         return Choice(None, None)
-    # Which thresholds are tested, and from where, depends on the number of calibration pictures alone.
     share = level / len(_START_WRONG)
     starts = [_least_pictures(wrong_labels, max_error, share) for wrong_labels in _START_WRONG]
+    # The thresholds come from pictures without a known truth, and the starts from numbers of pictures: what is tested
+    # does not depend on which answers are wrong.
     shares = np.arange(1, _STEPS + 1) / _STEPS
-    thresholds = np.quantile(unlabelled, 1 - shares, method="lower").tolist()
     chosen, available, needed = None, 0.0, list[int]()
-    for threshold, expected in zip(thresholds, before.accepted + shares * len(calibration), strict=True):
-        while starts and expected >= starts[0]:
-            available += share
-            starts.pop(0)
+    for threshold in np.quantile(unlabelled, 1 - shares, method="lower").tolist():
         is_accepted = calibration >= threshold
         counts = before + Counts(int(is_accepted.sum()), int(wrong[is_accepted].sum()))
-        if available and binom.cdf(counts.wrong, counts.accepted, max_error) <= available:
+        while starts and counts.accepted >= starts[0]:
+            available += share
+            starts.pop(0)
+        if available and bdtr(counts.wrong, counts.accepted, max_error) <= available:
             chosen = float(threshold)
         else:
             available = 0.0
@@ -90,7 +90,7 @@ def choose_threshold(
     if chosen is not None:
         return Choice(chosen, None)
     fewest = min(needed, default=_MOST_PICTURES)
-    return Choice(None, fewest if fewest < _MOST_PICTURES else None)
+    return Choice(None, max(fewest, len(calibration) + 1) if fewest < _MOST_PICTURES else None)
 
 
 def pictures_needed(max_error: float, level: float) -> int:
@@ -103,7 +103,7 @@ def pictures_needed(max_error: float, level: float) -> int:
 
 def _least_pictures(wrong: int, max_error: float, level: float) -> int:
     """How many accepted pictures show it, if so many of them are wrong."""
-    return _first(lambda pictures: binom.cdf(wrong, pictures, max_error) <= level)
+    return _first(lambda pictures: bdtr(wrong, pictures, max_error) <= level)
 
 
 def _first(holds: Callable[[int], bool]) -> int:
@@ -122,5 +122,5 @@ def _needed_at(counts: Counts, calibration: int, max_error: float, level: float)
     if not counts.accepted or counts.wrong / counts.accepted >= max_error:
         return _MOST_PICTURES
     error = counts.wrong / counts.accepted
-    accepted = _first(lambda pictures: binom.cdf(math.ceil(error * pictures), pictures, max_error) <= level)
+    accepted = _first(lambda pictures: bdtr(math.ceil(error * pictures), pictures, max_error) <= level)
     return math.ceil(accepted * calibration / counts.accepted)
