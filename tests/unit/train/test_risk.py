@@ -107,7 +107,7 @@ def test_threshold_is_missing_without_a_number_when_even_sure_answers_are_wrong(
 def test_pictures_needed_are_those_of_clopper_and_pearson() -> None:
     level = 0.05
     least = pictures_needed(0.02, level)
-    upper = [beta.ppf(1 - level / 2, 1, pictures) for pictures in (least - 1, least)]
+    upper = [beta.ppf(1 - level, 1, pictures) for pictures in (least - 1, least)]
     assert upper[1] <= 0.02 < upper[0]
     assert sum(level_of_round(0.9, number) for number in range(1, 60)) == pytest.approx(0.1)
 
@@ -123,9 +123,7 @@ def test_picture_keeps_the_label_of_the_round_that_accepted_it() -> None:
     assert group.counts() == (1, 0)
 
 
-@pytest.mark.parametrize(
-    ("better", "worse", "helped"), [(60, 10, True), (10, 60, False), (12, 10, None), (0, 0, None)]
-)
+@pytest.mark.parametrize(("better", "worse", "helped"), [(60, 10, True), (10, 60, False), (12, 10, None), (0, 0, None)])
 def test_comparison_says_whether_it_helped_when_both_models_answer(
     better: int, worse: int, helped: bool | None
 ) -> None:
