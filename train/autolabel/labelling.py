@@ -58,7 +58,8 @@ class Labelling:
         """[N] whether a label differs from the truth, which must be known."""
         if self.truths is None:
             raise ValueError("the truths of these pictures are not known")
-        return self.labels != self.truths
+        differs: NDArray[np.bool_] = self.labels != self.truths
+        return differs
 
     def counts(self) -> Counts:
         """How many labels were accepted, and how many of these are wrong."""

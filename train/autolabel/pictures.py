@@ -98,7 +98,7 @@ def read_pictures(config: Config, unlabelled: Path, calibration: float, decision
     lines += [f"\t\t{digests[path]}" for path in fresh]
     return Pictures(
         task=task,
-        splits=replace(splits, **{part: tuple(parts[part]) for part in PARTS}),
+        splits=replace(splits, train=tuple(parts["train"]), val=tuple(parts["val"]), test=tuple(parts["test"])),
         calibration=tuple(parts["calibration"]),
         unlabelled=tuple(fresh),
         fingerprint=hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),

@@ -55,7 +55,7 @@ def level_of_round(confidence: float, number: int) -> float:
 
     So any number of rounds together stay below `1 - confidence`.
     """
-    return (1 - confidence) / 2**number
+    return (1 - confidence) * 0.5**number
 
 
 def choose_threshold(

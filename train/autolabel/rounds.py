@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -286,7 +287,7 @@ class _Autolabelling:
         return tuple(label for number, label in enumerate(self.pictures.labels) if number not in given)
 
 
-def _save(file: Path, arrays: dict[str, Probabilities]) -> None:
+def _save(file: Path, arrays: dict[str, Any]) -> None:
     with atomic_write(file) as temporary, temporary.open("wb") as opened:
         np.savez(opened, **arrays)
 

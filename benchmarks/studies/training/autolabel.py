@@ -101,7 +101,7 @@ def autolabel(config: Path, data: Path, folder: Path, options: list[Any], seed: 
 def split(data: Path, folder: Path, seed: int) -> dict[str, str]:
     """Write `labelled/train.csv` and `labelled/test.csv`, link `unlabelled/`; return the hidden labels by file name."""
     draw = random.Random(seed)  # noqa: S311 - a reproducible shuffle, no secret
-    truths, train, test = {}, list[tuple[Path, str]](), list[tuple[Path, str]]()
+    truths, train, test = dict[str, str](), list[tuple[Path, str]](), list[tuple[Path, str]]()
     (folder / "labelled").mkdir()
     (folder / "unlabelled").mkdir()
     for label in sorted(path.name for path in (data / "train").iterdir()):
