@@ -45,10 +45,10 @@ class AutolabelResult(Frozen):
     comparison: Comparison | None
     """On the holdout; None if no label was accepted."""
     conclusion: str
-    suspects: int
-    """Given labels that look wrong."""
+    suspects: int | None
+    """Given labels that look wrong; None if they were not checked."""
     without_labels: tuple[str, ...]
-    """Labels that no unlabelled picture was given."""
+    """Labels that no picture was given, though others were."""
     notes: tuple[str, ...]
 
     @property

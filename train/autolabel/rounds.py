@@ -129,7 +129,7 @@ class _Autolabelling:
             used_rounds=used,
             comparison=comparison,
             conclusion=_conclusion(comparison, chosen is labelled),
-            suspects=len(suspects),
+            suspects=len(suspects) if self.options.folds else None,
             without_labels=self._labels_never_given(),
             notes=tuple(self.notes),
         )
@@ -284,7 +284,11 @@ class _Autolabelling:
 
     def _labels_never_given(self) -> tuple[str, ...]:
         given = set(self.unlabelled.labels[self.unlabelled.rounds > 0].tolist())
-        return tuple(label for number, label in enumerate(self.pictures.labels) if number not in given)
+        return (
+            ()
+            if not given
+            else tuple(label for number, label in enumerate(self.pictures.labels) if number not in given)
+        )
 
 
 def _save(file: Path, arrays: dict[str, Any]) -> None:

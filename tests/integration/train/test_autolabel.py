@@ -25,8 +25,8 @@ from train.config.loading import load_config
 from train.data.splits import read_splits
 from train.tasks import training_task
 
-OPTIONS = {"max_error": 0.2, "confidence": 0.8, "rounds": 2, "folds": 2}
-WORDS = ("--max-error", 0.2, "--confidence", 0.8, "--rounds", 2, "--folds", 2)
+OPTIONS = {"max_error": 0.2, "confidence": 0.6, "calibration": 0.45, "rounds": 2, "folds": 2}
+WORDS = ("--max-error", 0.2, "--confidence", 0.6, "--calibration", 0.45, "--rounds", 2, "--folds", 2)
 TOO_WIDE = """[...document.querySelectorAll('.card, .decision, .bar, h1, p')]
     .filter(box => box.getBoundingClientRect().right > document.documentElement.clientWidth + 1).length"""
 
@@ -55,7 +55,7 @@ def done(copy_digits: CopyDigits, write_config: WriteConfig, tmp_path_factory: p
         shutil.move(labelled / "7" / path.name.removeprefix("wrong-"), path)
     shutil.copy(sorted((labelled / "1").iterdir())[0], unlabelled / "copy.png")
     (unlabelled / "broken.png").write_text("no picture")
-    config = write_config(root / "config.yaml", labelled, epochs=8)
+    config = write_config(root / "config.yaml", labelled, epochs=10)
     result = autolabel(load_config(config), AutolabelOptions(unlabelled=unlabelled, **OPTIONS))  # type: ignore[arg-type]
     return Done(config, unlabelled, wrong, result)
 
@@ -107,7 +107,7 @@ def test_command_continues_to_the_same_result_and_refuses_other_settings(command
     checkpoints = {path: path.stat().st_mtime_ns for path in done.result.folder.rglob("best.safetensors")}
 
     again = command("train", "autolabel", done.config, "--unlabelled", done.unlabelled, *WORDS, "--json")
-    other = command("train", "autolabel", done.config, "epochs=9", "--unlabelled", done.unlabelled, *WORDS, "--json")
+    other = command("train", "autolabel", done.config, "epochs=11", "--unlabelled", done.unlabelled, *WORDS, "--json")
 
     assert again.exit_code == 0, again.output
     assert AutolabelResult.model_validate_json(again.stdout) == done.result
