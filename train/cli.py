@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from train.commands.autolabel import autolabel
 from train.commands.baseline import baseline
 from train.commands.compress import compress
 from train.commands.embed import embed
@@ -31,6 +32,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = application("Train an image model from a folder of images, and measure its quality.")
 
+app.command("autolabel")(autolabel)
 app.command("compress")(compress)
 app.command("embed")(embed)
 app.command("folds")(folds)
