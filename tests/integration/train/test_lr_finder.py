@@ -33,7 +33,6 @@ def test_network_and_random_numbers_stay_as_they_are_when_all_settings_of_a_trai
         "precision=bf16-mixed",
         "frozen_epochs=1",
         "devices=2",
-        "image.size=16",
         "gradient_clip=1.0",
         "augment.mixup=0.2",
         "loss={name: cross_entropy, class_weights: balanced}",

@@ -17,8 +17,8 @@ SAFETY = 10.0
 _WIDTH = 0.04
 """Standard deviation of the smoothing, as a share of the steps."""
 _NOISE = 10.0
-"""How many standard deviations of its noise the curve must fall. Of 600 curves of pure noise over 100 steps half fall by
-4, and one in a hundred by 9; those of the digits fall by 44 to 129."""
+"""How many standard deviations of its noise the curve must fall. Of curves of pure noise over 100 steps half fall by 4,
+and one in a hundred by 9; those of the digits fall by 44 to 129."""
 _SMALLEST_FALL = 0.02
 """How far the curve must fall, as a share of its largest loss."""
 
