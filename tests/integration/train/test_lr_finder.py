@@ -25,16 +25,14 @@ from train.engine.plan import plan_run
 def config(copy_digits: CopyDigits, write_config: WriteConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty pictures each of three digits."""
     root = tmp_path_factory.mktemp("lr")
-    return write_config(root / "config.yaml", copy_digits(root / "data", count=30), batch_size=8)
+    return write_config(root / "config.yaml", copy_digits(root / "data", count=30), batch_size=16)
 
 
 def test_network_and_random_numbers_stay_as_they_are_when_all_settings_of_a_training_are_used(config: Path) -> None:
     changes = [
         "precision=bf16-mixed",
         "frozen_epochs=1",
-        "accumulate=2",
         "devices=2",
-        "batch_size=8",
         "gradient_clip=1.0",
         "augment.mixup=0.2",
         "loss={name: cross_entropy, class_weights: balanced}",
@@ -64,13 +62,13 @@ def test_run_stores_the_number_and_trains_as_with_it_when_the_rate_is_auto(
 def test_command_writes_the_curve_as_an_image_and_for_tensorboard(
     config: Path, tmp_path: Path, command: Command
 ) -> None:
-    options = ("--scale", "linear", "--steps", "40", "--output", tmp_path / "lr.png", "--json")
+    options = ("--scale", "linear", "--steps", "60", "--output", tmp_path / "lr.png", "--json")
     result = command("train", "lr", config, f"output={tmp_path / 'runs'}", "trackers=[tensorboard]", *options)
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert 1e-4 < document["lr"] < 0.3
     assert len(document["rates"]) == len(document["losses"]) == len(document["smoothed"]) > 10
-    assert np.allclose(np.diff(document["rates"]), (0.3 - 1e-4) / 39)
+    assert np.allclose(np.diff(document["rates"]), (0.3 - 1e-4) / 59)
     with Image.open(tmp_path / "lr.png") as plot:
         assert (plot.format, document["plot"]) == ("PNG", str(tmp_path / "lr.png"))
     events = EventAccumulator(document["tensorboard"]).Reload()
