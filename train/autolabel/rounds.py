@@ -46,8 +46,8 @@ class AutolabelOptions:
     rounds: int = 10
     folds: int = 3
     """Models that check the given labels; 0 leaves the check out."""
-    same_steps: bool = False
-    """Train each model for as many steps as the first, in place of as many epochs."""
+    round_epochs: int | None = None
+    """Epochs of the trainings that have accepted labels; default: as the configuration says."""
     decisions: Path | None = None
     folder: Path | None = None
 
@@ -71,7 +71,7 @@ def autolabel(config: Config, options: AutolabelOptions) -> AutolabelResult:
         "confidence": options.confidence,
         "calibration": share,
         "folds": options.folds,
-        "same_steps": options.same_steps,
+        "round_epochs": options.round_epochs,
         "pictures": pictures.fingerprint,
         "decisions": None if options.decisions is None else file_sha256(options.decisions),
     }
@@ -253,9 +253,8 @@ class _Autolabelling:
         sampling = "balanced" if has_accepted else config.data.sampling
         data = DataConfig(path=folder / "data", test_ratio=0, sampling=sampling)
         changes: dict[str, object] = {"data": data}
-        if self.options.same_steps:
-            first = len(self.pictures.splits.train)
-            changes["epochs"] = max(1, round(config.epochs * first / len(train)))
+        if has_accepted and self.options.round_epochs is not None:
+            changes["epochs"] = self.options.round_epochs
         doing = f"{name}: training on {len(train):,} pictures"
         with progress(doing) as report:
             return fit_in_process(

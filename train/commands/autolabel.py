@@ -42,9 +42,9 @@ def autolabel(
     folds: Annotated[
         int, typer.Option(min=0, help="Trainings that look for wrong given labels, at least 2; 0: do not look.")
     ] = 3,
-    same_steps: Annotated[
-        bool, typer.Option("--same-steps", help="Train each model for as many steps as the first, not as many epochs.")
-    ] = False,
+    round_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of the trainings with accepted labels; default: as configured.")
+    ] = None,
     decisions: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Decisions exported from review.html.")
     ] = None,
@@ -90,7 +90,7 @@ def autolabel(
         calibration=calibration,
         rounds=rounds,
         folds=folds,
-        same_steps=same_steps,
+        round_epochs=round_epochs,
         decisions=decisions,
         folder=folder,
     )

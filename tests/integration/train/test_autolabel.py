@@ -25,8 +25,11 @@ from train.config.loading import load_config
 from train.data.splits import read_splits
 from train.tasks import training_task
 
-OPTIONS = {"max_error": 0.2, "confidence": 0.6, "calibration": 0.45, "rounds": 2, "folds": 2}
-WORDS = ("--max-error", 0.2, "--confidence", 0.6, "--calibration", 0.45, "--rounds", 2, "--folds", 2)
+OPTIONS = {"max_error": 0.2, "confidence": 0.6, "calibration": 0.45, "rounds": 2, "folds": 2, "round_epochs": 5}
+WORDS = (
+    *("--max-error", 0.2, "--confidence", 0.6, "--calibration", 0.45),
+    *("--rounds", 2, "--folds", 2, "--round-epochs", 5),
+)
 TOO_WIDE = """[...document.querySelectorAll('.card, .decision, .bar, h1, p')]
     .filter(box => box.getBoundingClientRect().right > document.documentElement.clientWidth + 1).length"""
 
@@ -91,6 +94,8 @@ def test_holdout_compares_with_all_given_labels(done: Done) -> None:
     everything = rows_of(result.folder / "self-labelled" / "data" / "train.csv")
     assert len(everything) == 108 + result.accepted
     assert not (result.folder / "round-0" / "data" / "test.csv").exists()
+    runs = ("round-0", "labels-alone", "self-labelled")
+    assert [len(rows_of(result.folder / name / "tiny" / "1" / "metrics.csv")) for name in runs] == [10, 10, 5]
 
 
 def test_given_labels_that_are_wrong_are_listed(done: Done) -> None:

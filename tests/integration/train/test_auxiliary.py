@@ -6,6 +6,8 @@ import csv
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +15,7 @@ import pytest
 
 from builder.pipeline import PublishedVersion, export
 from builder.request import ExportRequest
+from client.check_reference import ReferenceFiles
 from tests.errors import raises
 from tests.fixture_types import Command
 from tests.integration.train.conftest import CopyDigits, WriteConfig, golden_of_run
@@ -129,6 +132,15 @@ def test_exports_are_verified_and_measured_as_their_checkpoint(
     measured = json.loads(result.stdout)["metrics"]
     assert measured == pytest.approx({name: expected[name] for name in measured}, abs=1e-4)
     assert not [name for name in measured if name.startswith("turn")]
+
+
+def test_checkpoint_is_a_reference_for_the_served_model_without_the_head(
+    run: FitResult, dropped: PublishedVersion
+) -> None:
+    spec = ModelSpec.read(dropped.artifact.parent)
+    served: Any = SimpleNamespace(model="tiny", version="1", origin="Triton", spec=spec)
+    files = ReferenceFiles(checkpoint=run.checkpoint, repository=dropped.artifact.parents[2])
+    assert files.load(served).golden.outputs.keys() == {"digit"}
 
 
 def test_option_is_refused_when_there_is_no_auxiliary_head(checkpoint: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from scipy.ndimage import gaussian_filter1d
 from tritonkit.errors import ConfigError
 
 Scale = Literal["log", "linear"]
-SAFETY = 10.0
-"""The largest suggestion is the rate of the smallest loss, divided by this: the rule of fastai's `Learner.lr_find`."""
+SAFETY = 4.0
+"""The largest suggestion is the rate of the smallest loss, divided by this. fastai's `Learner.lr_find` divides by 10,
+because its moving average lags behind and so shows the smallest loss at larger rates."""
 _WIDTH = 0.04
 """Standard deviation of the smoothing, as a share of the steps."""
 _NOISE = 10.0
@@ -50,7 +51,7 @@ def smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def suggest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> Suggestion:
-    """Suggest the rate at which the loss falls fastest, but at most a tenth of the one at which it is smallest.
+    """Suggest the rate at which the loss falls fastest, but at most a quarter of the one at which it is smallest.
 
     rates: [steps]. losses: [passes, steps], infinite from where a pass diverged. The slope is over the logarithm of the
     rate, on both scales. Such a range test is from L. N. Smith, Cyclical Learning Rates for Training Neural Networks,
@@ -78,10 +79,10 @@ def suggest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> Suggesti
     limit = lowest / SAFETY
     if steepest > limit:
         reason = (
-            f"a tenth of {lowest:.2g}, where the loss is smallest; it falls fastest at {steepest:.2g}, too near to it"
+            f"a quarter of {lowest:.2g}, where the loss is smallest; it falls fastest at {steepest:.2g}, too near to it"
         )
     else:
-        reason = f"the loss falls fastest there; it is smallest at {lowest:.2g}, ten times as large or more"
+        reason = f"the loss falls fastest there; it is smallest at {lowest:.2g}, four times as large or more"
     if end == len(rates) - 1:
         reason += "; the loss still falls at the largest rate, so a larger --max-lr may give a larger suggestion"
     return Suggestion(float(f"{min(steepest, limit):.1e}"), reason, steepest, lowest)
