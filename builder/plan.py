@@ -11,6 +11,7 @@ from pathlib import Path
 from builder.build import BuildPlan
 from builder.config.triton_config import config_for
 from builder.formats import ArtifactBuilder, BuildJob, builder_for
+from builder.index.source import source_for_artifact
 from builder.interface import interface_of
 from builder.repository.encoded import check_companion_names
 from builder.repository.publish import Publication, publication
@@ -31,6 +32,7 @@ from tritonkit.errors import InputError
 from tritonkit.export_options import ONNX_BF16
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.remotes import local_path
+from tritonkit.repository.artifact_files import local_artifact
 from tritonkit.runtimes.formats import ONNX, ProgressCallback
 from tritonkit.system.files import check_can_write
 from tritonkit.triton.backends import BackendFiles, ModelConfig
@@ -187,6 +189,8 @@ def source_of(request: ExportRequest | VerifyRequest) -> Source:
     model = request.source if isinstance(request, ExportRequest) else request.against
     name = request.name if isinstance(request, ExportRequest) else None
     source = model if isinstance(model, Source) else open_source(model, request, name)
+    if isinstance(request, VerifyRequest):
+        source = source_for_artifact(source, local_artifact(request.artifact))
     return source.with_output_options(request)
 
 
