@@ -114,6 +114,8 @@ class GallerySpec(Frozen):
     """An image is known if its nearest item is nearer than this cosine distance, 0..2."""
     false_accept: FiniteFloat
     """The share of images of unknown classes, 0..1, that the threshold was chosen for."""
+    false_accept_error: FiniteFloat
+    """Standard error of that share over the classes it was chosen on: other classes give another share."""
     false_reject: FiniteFloat | None = None
     """The share of images of known classes, 0..1, that the threshold refuses; None if no class has two items."""
     held_out: str | None = None
@@ -128,7 +130,8 @@ class GallerySpec(Frozen):
         refused = "" if self.false_reject is None else f", refuses {self.false_reject:.1%} of known images"
         return (
             f"{self.items:,} items, {self.neighbors} neighbors; unknown from distance {self.threshold:.4f}, for "
-            f"{self.false_accept:.1%} false accepts on {origin}{refused}"
+            f"{self.false_accept:.1%} false accepts (standard error over classes "
+            f"{100 * self.false_accept_error:.1f} points) on {origin}{refused}"
         )
 
 

@@ -132,7 +132,7 @@ def _settings(
             )
         nearest, _ = gallery.search(unknown.vectors, 1)
         origin = public_name(str(request.held_out))
-        threshold = choose_threshold(nearest[:, 0], len(unknown.classes), rate, origin)
+        threshold = choose_threshold(nearest[:, 0], unknown.labels, rate, origin)
         held_out = f"{len(unknown):,} images of {len(unknown.classes)} classes of {origin}"
     elif before is not None and before.held_out is not None:
         raise InputError(
@@ -141,13 +141,14 @@ def _settings(
             code="index.held_out_needed",
         )
     else:
-        threshold, held_out = choose_threshold(left_out.other_class, left_out.classes, rate, "the gallery"), None
+        threshold, held_out = choose_threshold(left_out.other_class, left_out.labels, rate, "the gallery"), None
     return GallerySpec(
         items=len(gallery),
         neighbors=neighbors,
-        threshold=threshold,
+        threshold=threshold.distance,
         false_accept=rate,
-        false_reject=left_out.false_reject(threshold),
+        false_accept_error=threshold.error,
+        false_reject=left_out.false_reject(threshold.distance),
         held_out=held_out,
         embedder=embedder_fingerprint(embedder),
         fingerprint=gallery.fingerprint,

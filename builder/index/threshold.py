@@ -26,7 +26,8 @@ Distances = NDArray[np.float32]
 class LeaveOneOut:
     """The items of a gallery as queries, at most `MAX_QUERIES`, each searched for among the other items."""
 
-    classes: int
+    labels: NDArray[np.str_]
+    """[Q]."""
     nearest: Distances
     """[Q], the distance to the nearest other item."""
     other_class: Distances
@@ -59,30 +60,44 @@ def leave_one_out(gallery: Gallery) -> LeaveOneOut:
         hits.append(np.take_along_axis(same, found, axis=1))
     has_match, hit = counts[numbers[queries]] > 1, np.concatenate(hits)
     recall = {f"recall@{k}": float(hit[has_match, :k].any(axis=1).mean()) for k in ranks} if has_match.any() else {}
-    return LeaveOneOut(len(counts), np.concatenate(nearest), np.concatenate(other), has_match, recall)
+    return LeaveOneOut(gallery.labels[queries], np.concatenate(nearest), np.concatenate(other), has_match, recall)
 
 
-def choose_threshold(unknown: Distances, classes: int, rate: float, origin: str) -> float:
+@dataclass(frozen=True)
+class Threshold:
+    """The distance from which an image is unknown."""
+
+    distance: float
+    error: float
+    """Standard error of the share of accepted images, 0..1, over the classes."""
+
+
+def choose_threshold(unknown: Distances, labels: NDArray[np.str_], rate: float, origin: str) -> Threshold:
     """Return the threshold that accepts a share `rate` of images of unknown classes.
 
     An image is accepted if it is nearer than the threshold. Of n images of unknown classes the threshold is the
-    distance with rank floor(rate * (n + 1)), so a new image is accepted with at most this probability if it is
-    exchangeable with them (split conformal prediction: Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World,
-    2005).
+    distance with rank floor(rate * (n + 1)), so another image like these is accepted with at most this probability
+    (split conformal prediction: Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005). Images of other
+    classes are less like these. How much the share changes from class to class is in the standard error of a ratio over
+    clusters (Cochran, Sampling Techniques, 1977, 2.11), with the classes as clusters.
 
-    unknown: the distance of each image to its nearest item. classes: the number of their classes. origin: names the
-    images in errors. Raises InputError where the images are too few to estimate the rate.
+    unknown: the distance of each image to its nearest item, [n]. labels: its class, [n]. origin: names the images in
+    errors. Raises InputError where the images are too few to estimate the rate.
     """
     count = len(unknown)
-    if classes < MIN_CLASSES or rate * count < MIN_EXPECTED:
+    classes, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    if len(classes) < MIN_CLASSES or rate * count < MIN_EXPECTED:
         smallest = (
             f"; the smallest rate for {count} images is {MIN_EXPECTED / count:.3g}" if count > MIN_EXPECTED else ""
         )
         raise InputError(
-            f"--false-accept {rate:g}: {origin} has {count} images of {classes} classes, too few to estimate it; "
+            f"--false-accept {rate:g}: {origin} has {count} images of {len(classes)} classes, too few to estimate it; "
             f"expected at least {-(-MIN_EXPECTED // rate):.0f} images of {MIN_CLASSES} classes{smallest}. Pass more "
             "classes with --held-out, or a larger rate",
             code="index.too_few_held_out",
         )
-    rank = int(rate * (count + 1))
-    return float(np.sort(unknown)[rank - 1])
+    distance = float(np.sort(unknown)[int(rate * (count + 1)) - 1])
+    accepted = np.bincount(numbers, unknown < distance)
+    deviations = accepted - accepted.sum() / count * sizes
+    error = float(np.sqrt((deviations**2).sum() * len(classes) / (len(classes) - 1)) / count)
+    return Threshold(distance, error)

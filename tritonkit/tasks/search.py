@@ -135,7 +135,7 @@ class Search(Task):
 
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
         return [
-            f"{fields['label']} {fields['distance']:.3f}",
+            str(fields["label"]),
             *(f"{neighbor['path']} {neighbor['distance']:.3f}" for neighbor in fields["neighbors"]),
         ]
 
@@ -149,8 +149,8 @@ class Search(Task):
 
 
 def _share_of_right_items(expected: Outputs, actual: Outputs, tie: float) -> float:
-    """Return the share of the items found that are right for one image; other items as near as the last one are."""
+    """Return the share of the items found that are right for one image; another item must be as near as the last."""
     distances = dict(zip(expected["path"], expected["distance"], strict=True))
     last = expected["distance"][-1]
     found = zip(actual["path"], actual["distance"], strict=True)
-    return float(np.mean([abs(distances.get(path, max(distance, last)) - distance) <= tie for path, distance in found]))
+    return float(np.mean([abs(distances.get(path, last) - distance) <= tie for path, distance in found]))

@@ -37,8 +37,8 @@ class SearchEvaluation(LabelEvaluation):
     def metrics(self, task_spec: TaskSpec, detailed: bool) -> Measures:
         """Return recall@k and false_reject over images of known classes, and false_accept over unknown ones."""
         count = task_spec.gallery.neighbors if task_spec.gallery is not None else 0
-        shares = {f"recall@{k}": Share(True) for k in RANKS if k <= count}
-        return Measures({**shares, "false_accept": Share(False), "false_reject": Share(False)}, self._count)
+        shares = {f"recall@{k}": Share() for k in RANKS if k <= count}
+        return Measures({**shares, "false_accept": ErrorShare(), "false_reject": ErrorShare()}, self._count)
 
     def _count(self, name: str, metric: Metric, outputs: Mapping[str, Tensor], targets: BatchTargets) -> None:
         known, is_unknown = targets["known"], outputs["answer"][:, 0] == class_id(UNKNOWN)
@@ -61,12 +61,12 @@ class SearchEvaluation(LabelEvaluation):
 class Share(Metric):
     """The share of images for which something holds; NaN without images."""
 
+    higher_is_better = True
     holding: Tensor
     images: Tensor
 
-    def __init__(self, higher_is_better: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.higher_is_better = higher_is_better
         self.add_state("holding", default=torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("images", default=torch.tensor(0), dist_reduce_fx="sum")
 
@@ -77,3 +77,9 @@ class Share(Metric):
 
     def compute(self) -> Tensor:
         return self.holding / self.images  # NaN without images
+
+
+class ErrorShare(Share):
+    """A share of images that should be small."""
+
+    higher_is_better = False
