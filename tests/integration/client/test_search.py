@@ -100,7 +100,7 @@ def test_check_passes_and_measures_when_images_are_labelled(command: Command, se
     options = ("--url", searched.url, "--repository", searched.repository, "--data", folder, "--json")
     answer = command("client", "check", MODEL, *options)
     assert answer.exit_code == 0, answer.output
-    ((_, metrics),) = json.loads(answer.stdout)["models"][0]["quality"].items()
+    ((_, metrics),) = json.loads(answer.stdout)[0]["quality"].items()
     assert {"recall@1", "recall@3", "false_accept", "false_reject"} == metrics.keys()
 
 
@@ -127,7 +127,7 @@ def test_no_request_fails_when_images_are_added(searched: Served, tmp_path: Path
 
     def search() -> None:
         try:
-            with Client(searched.url, MODEL) as client:
+            with Client(MODEL, url=searched.url) as client:
                 while not done.is_set():
                     for image in (new, other):
                         result = client.infer(image)
@@ -141,7 +141,7 @@ def test_no_request_fails_when_images_are_added(searched: Served, tmp_path: Path
         thread.start()
     try:
         version = searched.add(write_classes(tmp_path / "added", (7,), range(5)))
-        with Client(searched.url, MODEL) as client:
+        with Client(MODEL, url=searched.url) as client:
             result = client.infer(new)
     finally:
         done.set()
