@@ -11,7 +11,6 @@ from pathlib import Path
 from builder.build import BuildPlan
 from builder.config.triton_config import config_for
 from builder.formats import ArtifactBuilder, BuildJob, builder_for
-from builder.index.source import source_for_artifact
 from builder.interface import interface_of
 from builder.repository.encoded import check_companion_names
 from builder.repository.publish import Publication, publication
@@ -21,6 +20,7 @@ from builder.request import ExportRequest, VerifyRequest
 from builder.sources import open_source
 from builder.sources.base import Source
 from builder.sources.images import golden_from_images
+from builder.sources.search.source import source_for_artifact
 from builder.verification.context import (
     DEFAULT_MAX_BATCH,
     VerificationContext,

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.index.gallery import Gallery, embed_items, read_items
-from builder.index.graph import check_size, gallery_in
 from builder.index.request import DEFAULT_FALSE_ACCEPT, DEFAULT_NEIGHBORS, IndexRequest
-from builder.index.source import (
-    check_embedder,
-    embedder_fingerprint,
-    gallery_spec,
-    search_source,
-)
 from builder.index.threshold import LeaveOneOut, choose_threshold, leave_one_out
 from builder.onnx.file import read_onnx
 from builder.pipeline import PublishedVersion, export
 from builder.repository.shared_files import shared_version, version_spec
 from builder.sources import Source, open_source
+from builder.sources.search.gallery import Gallery, embed_items, read_items
+from builder.sources.search.graph import check_size, gallery_in
+from builder.sources.search.source import (
+    check_embedder,
+    embedder_fingerprint,
+    gallery_spec,
+    search_source,
+)
 from tritonkit.comparison import infer_in_batches
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES, Golden

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.index.gallery import Gallery
+from builder.sources.search.gallery import Gallery
 from tritonkit.errors import InputError
 from tritonkit.tasks.search import RANKS
 

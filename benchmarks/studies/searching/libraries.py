@@ -19,6 +19,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def vectors_of(count: int, size: int, seed: int) -> Any:
 
 
 def build_faiss_hnsw(vectors: Any, path: str) -> None:
-    import faiss
+    faiss: Any = import_module("faiss")
 
     index = faiss.IndexHNSWFlat(vectors.shape[1], M, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = BUILD
@@ -50,7 +51,7 @@ def build_faiss_hnsw(vectors: Any, path: str) -> None:
 
 
 def build_faiss_ivf(vectors: Any, path: str) -> None:
-    import faiss
+    faiss: Any = import_module("faiss")
 
     size = vectors.shape[1]
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, LISTS, faiss.METRIC_INNER_PRODUCT)
@@ -61,7 +62,7 @@ def build_faiss_ivf(vectors: Any, path: str) -> None:
 
 
 def build_usearch(vectors: Any, path: str) -> None:
-    from usearch.index import Index
+    Index: Any = import_module("usearch.index").Index  # noqa: N806 - its class
 
     kind = "f32" if path.endswith("f32") else "i8"
     index = Index(ndim=vectors.shape[1], metric="cos", dtype=kind, connectivity=M, expansion_add=BUILD)
@@ -70,7 +71,7 @@ def build_usearch(vectors: Any, path: str) -> None:
 
 
 def open_faiss(path: str) -> Callable[[int], Callable[[Any], Any]]:
-    import faiss
+    faiss: Any = import_module("faiss")
 
     index = faiss.read_index(path)
 
@@ -85,7 +86,7 @@ def open_faiss(path: str) -> Callable[[int], Callable[[Any], Any]]:
 
 
 def open_usearch(path: str) -> Callable[[int], Callable[[Any], Any]]:
-    from usearch.index import Index
+    Index: Any = import_module("usearch.index").Index  # noqa: N806 - its class
 
     index = Index.restore(path)
 

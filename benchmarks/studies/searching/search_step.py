@@ -26,10 +26,10 @@ from tritonclient.grpc import model_config_pb2
 from benchmarks.environment import usable_cores
 from benchmarks.studies.local_triton import serve
 from benchmarks.studies.study import Result, command
-from builder.index.gallery import Gallery
-from builder.index.graph import search_nodes
 from builder.onnx.export import OPSET
 from builder.onnx.file import save_onnx
+from builder.sources.search.gallery import Gallery
+from builder.sources.search.graph import search_nodes
 from tritonkit.runtimes.formats import ONNX
 from tritonkit.triton.client import TritonClient
 from tritonkit.triton.model_config import CONFIG_FILE, config_to_text

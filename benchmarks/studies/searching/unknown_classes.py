@@ -21,9 +21,9 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.studies.study import Result, command, run_process
-from builder.index.gallery import Gallery, embed_items, read_items
 from builder.index.threshold import Threshold, choose_threshold, leave_one_out
 from builder.sources import open_source
+from builder.sources.search.gallery import Gallery, embed_items, read_items
 
 UNITS = Path(__file__).parents[3] / ".cache" / "data" / "units"
 CONFIG = Path(__file__).parents[3] / "examples" / "units.yaml"

@@ -12,10 +12,10 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from builder.index.gallery import Gallery, read_items
-from builder.index.graph import check_size, gallery_in
 from builder.index.publish import index
 from builder.index.request import IndexRequest
+from builder.sources.search.gallery import Gallery, read_items
+from builder.sources.search.graph import check_size, gallery_in
 from tests.errors import error_codes, raises
 from tests.fixture_types import Command, MakeNetwork, NetworkOf
 from tests.galleries import EMBEDDING_SIZE, pixels, write_classes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from builder.index.gallery import Gallery
 from builder.index.threshold import choose_threshold, leave_one_out
+from builder.sources.search.gallery import Gallery
 from tests.errors import raises
 from tritonkit.errors import InputError
 

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from builder.index.gallery import Gallery
 from builder.onnx.file import MAX_BYTES
+from builder.sources.search.gallery import Gallery
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.spec import ModelSpec
 from tritonkit.tasks.search import UNKNOWN

@@ -11,11 +11,11 @@ from typing import Self
 import numpy as np
 import onnx
 
-from builder.index.gallery import Gallery
-from builder.index.graph import append_search, check_size, gallery_in
 from builder.onnx.file import read_onnx, save_onnx
 from builder.onnx.interface import spec_in_onnx
 from builder.sources.base import Source, TrainedReference
+from builder.sources.search.gallery import Gallery
+from builder.sources.search.graph import append_search, check_size, gallery_in
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.export_options import OutputOptions
 from tritonkit.images.preprocess import ImageArray
