@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -209,7 +210,7 @@ def _check_vectors(embedder: Runner, extended: PublishedGallery) -> None:
 
 def _golden_rows(labels: Sequence[str]) -> list[int]:
     """Choose evenly spaced images for the verdict, of classes with several images if there are any."""
-    counts = {label: labels.count(label) for label in set(labels)}
+    counts = Counter(labels)
     rows = [row for row, label in enumerate(labels) if counts[label] > 1] or list(range(len(labels)))
     places = np.linspace(0, len(rows) - 1, min(len(rows), MAX_IMAGES)).round().astype(int)
     return [rows[place] for place in np.unique(places)]

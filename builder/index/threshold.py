@@ -48,6 +48,7 @@ def leave_one_out(gallery: Gallery) -> LeaveOneOut:
     queries = np.unique(np.linspace(0, len(gallery) - 1, min(len(gallery), MAX_QUERIES)).round().astype(int))
     _, numbers, counts = np.unique(gallery.labels, return_inverse=True, return_counts=True)
     ranks = [k for k in RANKS if k < len(gallery)]
+    farthest = max(ranks, default=0)
     nearest, other, hits = [], [], []
     for start in range(0, len(queries), _ROWS):
         rows = queries[start : start + _ROWS]
@@ -56,8 +57,9 @@ def leave_one_out(gallery: Gallery) -> LeaveOneOut:
         same = numbers[rows, None] == numbers
         nearest.append(distances.min(axis=1))
         other.append(np.where(same, _ABSENT, distances).min(axis=1))
-        found = np.argsort(distances, axis=1, kind="stable")[:, : max(ranks, default=0)]
-        hits.append(np.take_along_axis(same, found, axis=1))
+        found = np.argpartition(distances, min(farthest, len(gallery) - 1), axis=1)[:, :farthest]
+        order = np.argsort(np.take_along_axis(distances, found, axis=1), axis=1, kind="stable")
+        hits.append(np.take_along_axis(same, np.take_along_axis(found, order, axis=1), axis=1))
     has_match, hit = counts[numbers[queries]] > 1, np.concatenate(hits)
     recall = {f"recall@{k}": float(hit[has_match, :k].any(axis=1).mean()) for k in ranks} if has_match.any() else {}
     return LeaveOneOut(gallery.labels[queries], np.concatenate(nearest), np.concatenate(other), has_match, recall)

@@ -101,7 +101,7 @@ class Gallery:
             code="index.other_label",
         )
         is_new = ~is_same
-        taken = [str(path) for path in added.paths[is_new] if path in set(self.paths.tolist())]
+        taken = sorted(set(added.paths[is_new].tolist()) & set(self.paths.tolist()))
         problems += listed(
             "paths that the gallery has for other images; rename the files, or publish the whole gallery again without "
             "--add",
