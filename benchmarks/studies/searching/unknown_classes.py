@@ -49,7 +49,7 @@ def divisions(groups: NDArray[Any], number: int) -> Iterator[NDArray[np.bool_]]:
         yield np.isin(groups, rng.permutation(names)[: len(names) // 2])
 
 
-def tested_in_halves(
+def shares_in_halves(
     distances: NDArray[np.float32], labels: NDArray[np.str_], groups: NDArray[Any], rate: float, number: int
 ) -> dict[str, float]:
     """Choose on one half and test on the other, many times; return mean and standard deviation in percent."""
@@ -85,8 +85,8 @@ def measure(
             "test_percent": round(100 * float((nearest["test"] < chosen.distance).mean()), 2),
             "val_percent_by_threshold_of_test": round(100 * float((nearest["val"] < swapped.distance).mean()), 2),
             "false_reject_percent": round(100 * (left_out.false_reject(chosen.distance) or 0), 2),
-            "other_images": tested_in_halves(distances, labels, np.arange(len(labels)), rate, number),
-            "other_classes": tested_in_halves(distances, labels, labels, rate, number),
+            "other_images": shares_in_halves(distances, labels, np.arange(len(labels)), rate, number),
+            "other_classes": shares_in_halves(distances, labels, labels, rate, number),
         }
         rows[f"{rate:.0%}"] = row
     checks = {

@@ -16,7 +16,7 @@ from benchmarks.studies.searching.search_step import (
     random_vectors,
     write_model,
 )
-from benchmarks.studies.searching.unknown_classes import divisions, tested_in_halves
+from benchmarks.studies.searching.unknown_classes import divisions, shares_in_halves
 from builder.sources.search.gallery import Gallery
 from tritonkit.triton.model_config import read_config
 
@@ -53,6 +53,6 @@ def test_warm_up_does_not_count() -> None:
 def test_rate_is_kept_in_the_mean_when_classes_are_alike() -> None:
     rng = np.random.default_rng(0)
     labels = np.array([str(number % 40) for number in range(2000)])
-    tested = tested_in_halves(rng.random(2000).astype(np.float32), labels, labels, rate=0.1, number=40)
+    tested = shares_in_halves(rng.random(2000).astype(np.float32), labels, labels, rate=0.1, number=40)
     assert abs(tested["mean_percent"] - 10) < 1
     assert all(len(set(labels[half]) & set(labels[~half])) == 0 for half in divisions(labels, 3))
