@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from builder.commands.export import export
+from builder.commands.index import index
 from builder.commands.optimize import optimize
 from builder.commands.versions import promote, rollback, versions
 from builder.request import VerifyRequest
@@ -32,6 +33,7 @@ app = application("Turn a checkpoint into verified artifacts in a Triton model r
 
 app.command("export")(export)
 app.command("optimize")(optimize)
+app.command("index")(index)
 app.command("versions")(versions)
 app.command("promote")(promote)
 app.command("rollback")(rollback)
@@ -48,6 +50,8 @@ def builder() -> None:
     * builder export resnet18.pth --model resnet18 --labels imagenet.txt --name resnet18
 
     * builder optimize runs/digits/1/best.safetensors --target latency
+
+    * builder index runs/units/1/best.safetensors gallery/
 
     * builder verify model.onnx --against runs/digits/1/best.safetensors
 

@@ -20,6 +20,7 @@ from builder.request import ExportRequest, VerifyRequest
 from builder.sources import open_source
 from builder.sources.base import Source
 from builder.sources.images import golden_from_images
+from builder.sources.search.source import source_for_artifact
 from builder.sources.sketch import sketch_of
 from builder.verification.context import (
     DEFAULT_MAX_BATCH,
@@ -32,6 +33,7 @@ from tritonkit.errors import InputError
 from tritonkit.export_options import ONNX_BF16
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.remotes import local_path
+from tritonkit.repository.artifact_files import local_artifact
 from tritonkit.runtimes.formats import ONNX, ProgressCallback
 from tritonkit.sketch import Sketch
 from tritonkit.system.files import check_can_write
@@ -194,6 +196,8 @@ def source_of(request: ExportRequest | VerifyRequest) -> Source:
     model = request.source if isinstance(request, ExportRequest) else request.against
     name = request.name if isinstance(request, ExportRequest) else None
     source = model if isinstance(model, Source) else open_source(model, request, name)
+    if isinstance(request, VerifyRequest):
+        source = source_for_artifact(source, local_artifact(request.artifact))
     return source.with_output_options(request)
 
 

@@ -73,6 +73,24 @@ class MaskResult(Result):
 
 
 @dataclass(frozen=True)
+class Neighbor:
+    """An item of a gallery: its label, its path when the gallery was indexed, and the cosine distance to the image."""
+
+    label: str
+    distance: float
+    path: str
+
+
+@dataclass(frozen=True)
+class SearchResult(Result):
+    """Search: the label of the nearest item, or `unknown`, and the nearest items, nearest first."""
+
+    label: str
+    distance: float
+    neighbors: tuple[Neighbor, ...]
+
+
+@dataclass(frozen=True)
 class HeadsResult(Result):
     """Several heads: one result for each, by the head's name."""
 
@@ -105,6 +123,9 @@ def _typed_result(name: str, answer: Answer, task_spec: TaskSpec) -> Result:
         case "segmentation" if answer.mask is not None:
             regions = tuple(Region(region["label"], region["share"]) for region in fields["regions"])
             return MaskResult(name, fields, answer.mask, regions)
+        case "search":
+            neighbors = tuple(Neighbor(**neighbor) for neighbor in fields["neighbors"])
+            return SearchResult(name, fields, fields["label"], fields["distance"], neighbors)
         case "heads":
             results: dict[str, Result] = {}
             offset = 0  # the answer's embedding holds those of all heads, one after the other

@@ -156,11 +156,16 @@ def compare(
 
 
 def finite_answers(outputs: Outputs) -> NDArray[np.bool_]:
-    """Return for each of N images whether all its output values are finite."""
+    """Return for each of N images whether all its output values are finite; text is."""
     is_finite: NDArray[np.bool_] = np.logical_and.reduce(
-        [np.isfinite(array.reshape(len(array), -1)).all(axis=1) for array in outputs.values()]
+        [np.isfinite(array.reshape(len(array), -1)).all(axis=1) for array in outputs.values() if not is_text(array)]
     )
     return is_finite
+
+
+def is_text(array: NDArray[Any]) -> bool:
+    """Return whether an output is text, such as the labels of a search."""
+    return np.issubdtype(array.dtype, np.str_)
 
 
 def valid_answers(task: Task, outputs: Outputs) -> NDArray[np.bool_]:
@@ -169,6 +174,11 @@ def valid_answers(task: Task, outputs: Outputs) -> NDArray[np.bool_]:
     for index in np.flatnonzero(is_valid):
         is_valid[index] = not task.faults(select_rows(outputs, np.array([index])))
     return is_valid
+
+
+def has_same_type(array: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Return whether two outputs have the same type; text of any length is one type."""
+    return array.dtype == other.dtype or (is_text(array) and is_text(other))
 
 
 def max_error_per_image(expected: Outputs, actual: Outputs) -> NDArray[np.float64]:

@@ -33,7 +33,7 @@ Outputs = dict[str, NDArray[Any]]
 """Output arrays by name, each with the batch axis first."""
 
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 DEFAULT_THRESHOLD = 0.5
 METADATA_KEY = "model.json"
 """Key of the JSON in checkpoints, ONNX metadata and Triton's config parameters."""
@@ -108,6 +108,37 @@ class Lineage(Frozen):
     """Reasons why the training may have learned nothing."""
 
 
+class GallerySpec(Frozen):
+    """The gallery inside a search model, and the distance from which an image counts as unknown."""
+
+    items: PositiveInt
+    neighbors: PositiveInt
+    """Number of nearest items in an answer."""
+    threshold: FiniteFloat
+    """An image is known if its nearest item is nearer than this cosine distance, 0..2."""
+    false_accept: FiniteFloat
+    """The share of images of unknown classes, 0..1, that the threshold was chosen for."""
+    false_accept_error: FiniteFloat
+    """Standard error of that share over the classes it was chosen on: other classes give another share."""
+    false_reject: FiniteFloat | None = None
+    """The share of images of known classes, 0..1, that the threshold refuses; None if no class has two items."""
+    held_out: str | None = None
+    """The images of unknown classes that the threshold was chosen on; None: each class of the gallery in turn."""
+    embedder: str
+    """SHA-256 of the embedder's weights and preprocessing."""
+    fingerprint: str
+    """SHA-256 of the vectors, labels and paths."""
+
+    def __str__(self) -> str:
+        origin = "its own classes, each left out in turn" if self.held_out is None else self.held_out
+        refused = "" if self.false_reject is None else f", refuses {self.false_reject:.1%} of known images"
+        return (
+            f"{self.items:,} items, {self.neighbors} neighbors; unknown from distance {self.threshold:.4f}, for "
+            f"{self.false_accept:.1%} false accepts (standard error over classes "
+            f"{100 * self.false_accept_error:.1f} points) on {origin}{refused}"
+        )
+
+
 class TaskSpec(Frozen):
     """A task with its labels and thresholds; the task `heads` combines several."""
 
@@ -120,6 +151,8 @@ class TaskSpec(Frozen):
     probability: bool = False
     """Segmentation: output the foreground's probability in addition to the mask."""
     heads: dict[Name, TaskSpec] = {}
+    gallery: GallerySpec | None = None
+    """Search: the gallery inside the model."""
 
     @field_validator("labels")
     @classmethod
@@ -149,8 +182,8 @@ class ModelSpec(TaskSpec):
 
     FILE: ClassVar[str] = METADATA_KEY
     """The name of its file in a model or version folder."""
-    schema_version: Annotated[Literal[3], BeforeValidator(lambda version: 3 if version in (1, 2) else version)] = 3
-    """Versions 1 and 2 lack fields that have defaults; they are read, and written again as version 3."""
+    schema_version: Annotated[Literal[4], BeforeValidator(lambda version: 4 if version in (1, 2, 3) else version)] = 4
+    """Versions 1 to 3 lack fields that have defaults; they are read, and written again as version 4."""
     name: Name
     architecture: Architecture
     input: TensorSpec
@@ -205,6 +238,7 @@ class ModelSpec(TaskSpec):
             ),
             ("normalize", f"mean {self.normalize.mean}, std {self.normalize.std}"),
             *((f"labels {name}".strip(), task.labels_summary()) for name, task in tasks.items() if task.labels),
+            *([("gallery", str(self.gallery))] if self.gallery is not None else []),
         ]
 
     def to_json(self) -> str:

@@ -27,7 +27,8 @@ def sketch_of(source: Source, images: Path | str | None, report: ProgressCallbac
     if images is not None:
         report("answering the images of the drift sketch")
         return sketch_from_images(source, images)
-    path = sketch_of_artifact(source.path) if source.golden is not None else None
+    is_trained = source.golden is not None and source.spec.gallery is None  # a gallery was not part of the training
+    path = sketch_of_artifact(source.path) if is_trained else None
     return None if path is None else Sketch.load(path)
 
 

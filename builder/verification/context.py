@@ -128,4 +128,4 @@ def select_golden(spec: ModelSpec, own: Golden | None, images: Path | str | None
         return golden_from_images(images, spec.preprocess)
     if own is None:
         return builtin_golden(spec.preprocess)
-    return own.without(own.targets.keys() - {output.name for output in spec.outputs})  # of heads that are dropped
+    return own.without(own.outputs.keys() - {output.name for output in spec.outputs})  # of heads that are dropped

@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tritonkit.comparison import PROBES, Limits, finite_answers, infer_in_batches, max_error_per_image
+from tritonkit.comparison import (
+    PROBES,
+    Limits,
+    finite_answers,
+    has_same_type,
+    infer_in_batches,
+    is_text,
+    max_error_per_image,
+)
 from tritonkit.comparison_inputs import ComparisonInput, balanced_batch_size, comparison_inputs
 from tritonkit.errors import TritonkitError
 from tritonkit.golden import Golden
@@ -44,11 +52,10 @@ class ComparedBatch:
     @property
     def comparable(self) -> bool:
         """Whether both have outputs of the same shapes and types."""
-        expected, actual = (
-            {name: (array.shape, array.dtype) for name, array in outputs.items()}
-            for outputs in (self.expected, self.actual)
+        return all(
+            name in self.actual and array.shape == self.actual[name].shape and has_same_type(array, self.actual[name])
+            for name, array in self.expected.items()
         )
-        return expected.items() <= actual.items()
 
 
 @dataclass(frozen=True)
@@ -161,8 +168,8 @@ class _AnswerComparison:
         # Rows with NaN or infinity have no answer; the tile says so.
         self._is_finite = finite_answers(batch.actual)
         self._expected, self._actual = (
-            {name: np.nan_to_num(outputs[name]) for name in batch.expected}
-            for outputs in (batch.expected, batch.actual)
+            {name: array if is_text(array) else np.nan_to_num(array) for name, array in outputs.items()}
+            for outputs in (batch.expected, {name: batch.actual[name] for name in batch.expected})
         )
         agreement = task.agreement(self._expected, self._actual, batch.inputs.geometries, limits.tie)
         if any(np.issubdtype(array.dtype, np.floating) for array in self._expected.values()):

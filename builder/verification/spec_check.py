@@ -39,7 +39,7 @@ def compare_specs(found: ModelSpec, expected: ModelSpec) -> list[Problem]:
 
 
 def _task_differences(found: TaskSpec, expected: TaskSpec, prefix: str) -> Iterator[str]:
-    for name in ("task", "embedding_size", "probability"):
+    for name in ("task", "embedding_size", "probability", "gallery"):
         value, expected_value = getattr(found, name), getattr(expected, name)
         if value != expected_value:
             yield _difference_text(prefix + name, value, expected_value)

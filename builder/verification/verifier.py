@@ -15,7 +15,10 @@ from tritonkit.comparison import (
     Limits,
     batch_sizes,
     compare,
+    finite_answers,
+    has_same_type,
     infer_in_batches,
+    is_text,
     max_error_per_image,
     rounding_tolerance,
     select_rows,
@@ -105,14 +108,14 @@ class _Verification:
         self.expected = infer_in_batches(
             self.reference, self.golden.images, balanced_batch_size(len(self.golden.images), self.max_batch)
         )
-        if not all(np.isfinite(array).all() for array in self.expected.values()):
+        numbers = [array for array in self.expected.values() if not is_text(array)]
+        if not all(np.isfinite(array).all() for array in numbers):
             self.report(
                 "the checkpoint itself outputs NaN or infinity: no artifact can be verified against it",
                 code="verdict.reference_not_finite",
             )
         elif all(
-            (np.abs(array.astype(np.float64) - array[0]) <= 2 * rounding_tolerance(array)).all()
-            for array in self.expected.values()
+            (np.abs(array.astype(np.float64) - array[0]) <= 2 * rounding_tolerance(array)).all() for array in numbers
         ):
             self.report(
                 "the checkpoint outputs the same values for every image, so a wrong graph would not show. Export "
@@ -288,14 +291,14 @@ class _Verification:
                 self.report(f"has no output {name!r}; it has {', '.join(actual)}", code="verdict.interface")
                 return False
             array = actual[name]
-            if array.shape != right.shape or array.dtype != right.dtype:
+            if array.shape != right.shape or not has_same_type(array, right):
                 self.report(
                     f"{inputs.name}: output {name} is {array.dtype} {list(array.shape)}, "
                     f"expected {right.dtype} {list(right.shape)}",
                     code="verdict.interface",
                 )
                 return False
-            bad = np.logical_not(np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+            bad = np.logical_not(finite_answers({name: array})) if not is_text(array) else np.zeros(len(array), bool)
             if bad.any():
                 kind = "NaN" if np.isnan(array).any() else "infinity"
                 self.report(

@@ -14,6 +14,7 @@ from client.picture import Picture
 from tritonkit.errors import InputError, Problem
 from tritonkit.spec import TaskSpec
 from tritonkit.tasks import Answer
+from tritonkit.tasks.search import UNKNOWN
 
 KEPT = "kept"
 """The key of a row that says whether the filter keeps its answer."""
@@ -40,6 +41,8 @@ class Filter:
             return None
         labelled = [spec for spec in (task_spec, *task_spec.heads.values()) if spec.labels]
         labels = sorted({label for spec in labelled for label in spec.labels})
+        if task_spec.gallery is not None:
+            labels.append(UNKNOWN)
         if not labels:
             raise InputError(
                 f"--class, --min-probability: a model for {task_spec.task} has no labels to filter by",
@@ -49,6 +52,12 @@ class Filter:
             raise InputError(
                 "--min-probability: a mask has no probability for each class; use --threshold or --class",
                 code="filter.mask_probability",
+            )
+        if min_probability is not None and task_spec.gallery is not None:
+            raise InputError(
+                "--min-probability: a search answers with distances, and its model calls far images unknown; use "
+                "--class, or publish another threshold with builder index --false-accept",
+                code="filter.search_probability",
             )
         if KEPT in task_spec.heads:
             raise InputError(
@@ -86,7 +95,7 @@ class Filter:
         if "regions" in fields:
             entries = [(region["label"], 1.0) for region in fields["regions"]]
         elif "label" in fields:
-            entries = [(fields["label"], fields["probability"])]
+            entries = [(fields["label"], fields.get("probability", 1.0))]
         elif "labels" in fields:
             chosen = set(fields["labels"])
             entries = [(entry["label"], entry["probability"]) for entry in fields["top"] if entry["label"] in chosen]

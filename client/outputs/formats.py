@@ -57,7 +57,9 @@ class Csv(OutputFormat):
     The columns are path, error, then the answer's keys. A ranking, best first, becomes
     `label, probability, label_2, probability_2, …`. The labels of a multilabel answer are in `labels`, separated by
     `|`, and each label has a column `probability_<label>`, empty if the answer does not have it. An image's size
-    becomes `width` and `height`. The columns of a head begin with its name and a dot. Other nested values are JSON.
+    becomes `width` and `height`. The neighbors of a search are in
+    `neighbor_1_label, neighbor_1_distance, neighbor_1_path, neighbor_2_label, …`. The columns of a head begin with its
+    name and a dot. Other nested values are JSON.
     """
 
     def write(self, files: Sequence[Path], rows: Iterable[str], example: Answer) -> None:
@@ -84,6 +86,9 @@ def flat_cells(fields: Mapping[str, Any]) -> dict[str, Any]:
             cells |= dict(zip(("width", "height"), value, strict=True))
         elif key == "labels":
             cells[key] = "|".join(value)
+        elif key == "neighbors":
+            for rank, entry in enumerate(value, 1):
+                cells |= {f"neighbor_{rank}_{name}": cell for name, cell in entry.items()}
         elif not all(isinstance(entry, dict) and "label" in entry for entry in value):
             cells[key] = json.dumps(value, ensure_ascii=False)
         elif "labels" in fields:

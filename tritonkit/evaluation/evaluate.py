@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch.utils.data import default_collate
 
-from tritonkit.comparison import Limits
+from tritonkit.comparison import Limits, is_text
 from tritonkit.errors import DataError, Problem
 from tritonkit.evaluation.labelled_images import known_labels, labelled_part, read_labelled
 from tritonkit.evaluation.samples.sample import Sample
 from tritonkit.evaluation.tasks import EvaluationTask, evaluation_task_of
+from tritonkit.evaluation.tasks.embedding import class_id
 from tritonkit.images.preprocess import Geometry, ImageArray, ImageError, Preprocess, load_file
 from tritonkit.remotes import local_path
 from tritonkit.remotes.addresses import public_name
@@ -122,9 +124,8 @@ def measure(
     Returns the metrics, and the names of those that measure an error. Raises DataError.
     """
     measures = task.metrics(runner.spec, detailed=True)
-    for batch in _answer_batches(runner, samples, task):
-        # Arrays from a server may be read-only, and torch warns about that.
-        outputs = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in batch.outputs.items()}
+    for batch in answer_batches(runner, samples, task):
+        outputs = {name: _tensor(array) for name, array in batch.outputs.items()}
         measures.update(outputs, batch.targets)
         if on_batch is not None:
             on_batch(batch)
@@ -133,7 +134,17 @@ def measure(
     return rounded, frozenset(measures.lower_is_better())
 
 
-def _answer_batches(runner: Runner, samples: Sequence[Sample], task: EvaluationTask) -> Iterator[AnsweredBatch]:
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    """Return an output as a tensor; text becomes the numbers of `class_id`."""
+    if is_text(array):
+        numbers = {text: class_id(text) for text in np.unique(array).tolist()}
+        return torch.tensor([numbers[text] for text in array.ravel().tolist()]).reshape(array.shape)
+    # Arrays from a server may be read-only, and torch warns about that.
+    return torch.from_numpy(np.require(array, requirements="W"))
+
+
+def answer_batches(runner: Runner, samples: Sequence[Sample], task: EvaluationTask) -> Iterator[AnsweredBatch]:
+    """Yield the samples in batches with the outputs of a runner. Raises DataError, AnswerError for values like NaN."""
     spec = runner.spec
     checker = task_of(spec)
     size = min(BATCH_SIZE, runner.max_batch or BATCH_SIZE)

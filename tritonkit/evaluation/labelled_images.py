@@ -48,7 +48,7 @@ def read_labelled(path: Path, spec: ModelSpec, task: EvaluationTask, masks: Path
     unknown = {label for label in labels - set(known) if not label.startswith(free)}
     digests, unusable = check_files(samples, task, spec)
     problems = data.problems + unusable + check_labels(samples, digests, task, data.notes)
-    if unknown and known:
+    if unknown and known and not task.open_set:
         names = ", ".join(sorted(unknown, key=natural_sort_key))
         text = f"the model does not have these labels: {names:.400}; it has {', '.join(known):.400}"
         problems.append(Problem("data.unknown_labels", text))

@@ -42,6 +42,12 @@ class AugmentedRunner(Runner):
         self._task = task_of(runner.spec)
         self.spec, self.max_batch = runner.spec, runner.max_batch
         self.origin = f"{runner.origin}, {len(self._axes)} views"
+        if texts := [output.name for output in runner.spec.outputs if output.dtype == "BYTES"]:
+            raise InputError(
+                f"--tta {views}: {runner.origin} returns text ({', '.join(texts)}), which has no mean over views; "
+                "leave the option out",
+                code="option.tta_text",
+            )
         if self._task.dense and not self.spec.probability and len(self._axes) < 3:
             raise InputError(
                 f"--tta {views}: {runner.origin} returns class numbers only, and two views give no majority. "

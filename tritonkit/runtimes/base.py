@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tritonkit.errors import ArtifactError, BatchError
 from tritonkit.images.preprocess import ImageArray
@@ -22,7 +23,7 @@ class Runner(ABC):
     """Maximum batch size; None for no limit."""
 
     def infer(self, batch: ImageArray) -> Outputs:
-        """Run the model on a batch and return its outputs, each [N, ...].
+        """Run the model on a batch and return its outputs, each [N, ...]; text is of numpy's type str.
 
         batch: uint8 [N, H, W, 3], with the height and width of the spec's input.
         Raises BatchError for another shape or dtype, InferenceError if the server or device fails.
@@ -34,7 +35,8 @@ class Runner(ABC):
                 f"got {batch.dtype} {list(batch.shape)}. Prepare images with tritonkit.images.preprocess.load_image",
                 code="batch.shape",
             )
-        return self._infer(np.require(batch, requirements=["C", "W"]))  # torch requires this memory layout
+        outputs = self._infer(np.require(batch, requirements=["C", "W"]))  # torch requires this memory layout
+        return {name: _as_text(array) if array.dtype == object else array for name, array in outputs.items()}
 
     @abstractmethod
     def _infer(self, batch: ImageArray) -> Outputs: ...
@@ -53,6 +55,12 @@ class Runner(ABC):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _as_text(array: NDArray[Any]) -> NDArray[np.str_]:
+    """Convert the text of a runtime to numpy's: ONNX Runtime returns str objects, tritonclient bytes."""
+    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in array.ravel()]
+    return np.array(texts, np.str_).reshape(array.shape)
 
 
 def spec_of_artifact(text: str | None, origin: str) -> ModelSpec:

@@ -17,13 +17,20 @@ from tritonkit.evaluation.tasks.embedding import EmbeddingEvaluation
 from tritonkit.evaluation.tasks.heads import HeadsEvaluation
 from tritonkit.evaluation.tasks.multiclass import MulticlassEvaluation
 from tritonkit.evaluation.tasks.multilabel import MultilabelEvaluation
+from tritonkit.evaluation.tasks.search import SearchEvaluation
 from tritonkit.evaluation.tasks.segmentation import SegmentationEvaluation
 from tritonkit.plugins import VARIABLE, registered_plugins
 from tritonkit.spec import ModelSpec, TaskSpec
 
 EVALUATION_TASKS: dict[str, type[EvaluationTask]] = {
     task.name: task
-    for task in (MulticlassEvaluation, MultilabelEvaluation, EmbeddingEvaluation, SegmentationEvaluation)
+    for task in (
+        MulticlassEvaluation,
+        MultilabelEvaluation,
+        EmbeddingEvaluation,
+        SegmentationEvaluation,
+        SearchEvaluation,
+    )
 }
 
 __all__ = ["EVALUATION_TASKS", "EvaluationTask", "evaluation_task_of", "make_task", "recorded_data", "with_mask_values"]

@@ -39,6 +39,8 @@ class EvaluationTask(ABC):
     split_by: ClassVar[str] = "picture"
     dense: ClassVar[bool] = False
     """Whether the model predicts each pixel, which needs a segmentation network."""
+    open_set: ClassVar[bool] = False
+    """Whether images may have labels that the model does not have, which it should call unknown."""
     compares_samples: bool = False
     """Whether answers can only be scored against each other, so that all must be scored at once."""
 

@@ -1,0 +1,1 @@
+"""Studies of search models: the search step, unknown classes, and libraries of approximate search."""

@@ -1,0 +1,181 @@
+"""Compare libraries of approximate search, for galleries that are too large for an ONNX graph.
+
+Runs in an environment of its own, so nothing of tritonkit is imported:
+
+    python3 -m venv /tmp/ann && /tmp/ann/bin/pip install faiss-cpu usearch numpy
+    /tmp/ann/bin/python benchmarks/studies/searching/libraries.py --vectors 1000000 --output FILE.json
+
+Each index is built in a process of its own, saved, and opened again in another process, whose memory and time of single
+queries are measured. The truth is an exact search in numpy. Vectors lie around random centres.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NEIGHBORS = 10
+M, BUILD, EFFORTS = 16, 128, (32, 64, 128, 256)
+"""Of HNSW: links of a node, candidates while building, and candidates of a search."""
+LISTS, PROBES = 2048, (8, 16, 32, 64)
+"""Of IVF: clusters, and clusters that a search visits."""
+
+
+def vectors_of(count: int, size: int, seed: int) -> Any:
+    """Return unit vectors, float32 [count, size], around 10,000 centres that are the same for each seed."""
+    centres = np.random.default_rng(0).standard_normal((10_000, size), dtype=np.float32)
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((count, size), dtype=np.float32) + centres[rng.integers(0, 10_000, count)]
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def build_faiss_hnsw(vectors: Any, path: str) -> None:
+    faiss: Any = import_module("faiss")
+
+    index = faiss.IndexHNSWFlat(vectors.shape[1], M, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = BUILD
+    index.add(vectors)
+    faiss.write_index(index, path)
+
+
+def build_faiss_ivf(vectors: Any, path: str) -> None:
+    faiss: Any = import_module("faiss")
+
+    size = vectors.shape[1]
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, LISTS, faiss.METRIC_INNER_PRODUCT)
+    index.cp.niter = 10
+    index.train(vectors[:: max(1, len(vectors) // (50 * LISTS))])
+    index.add(vectors)
+    faiss.write_index(index, path)
+
+
+def build_usearch(vectors: Any, path: str) -> None:
+    Index: Any = import_module("usearch.index").Index  # noqa: N806 - its class
+
+    kind = "f32" if path.endswith("f32") else "i8"
+    index = Index(ndim=vectors.shape[1], metric="cos", dtype=kind, connectivity=M, expansion_add=BUILD)
+    index.add(np.arange(len(vectors)), vectors, threads=os.cpu_count() or 1)
+    index.save(path)
+
+
+def open_faiss(path: str) -> Callable[[int], Callable[[Any], Any]]:
+    faiss: Any = import_module("faiss")
+
+    index = faiss.read_index(path)
+
+    def at(effort: int) -> Callable[[Any], Any]:
+        if hasattr(index, "hnsw"):
+            index.hnsw.efSearch = effort
+        else:
+            index.nprobe = effort
+        return lambda queries: index.search(queries, NEIGHBORS)[1]
+
+    return at
+
+
+def open_usearch(path: str) -> Callable[[int], Callable[[Any], Any]]:
+    Index: Any = import_module("usearch.index").Index  # noqa: N806 - its class
+
+    index = Index.restore(path)
+
+    def at(effort: int) -> Callable[[Any], Any]:
+        index.expansion_search = effort
+        return lambda queries: np.atleast_2d(index.search(queries, NEIGHBORS).keys)
+
+    return at
+
+
+METHODS: dict[str, tuple[Any, Any, tuple[int, ...]]] = {
+    "faiss hnsw f32": (build_faiss_hnsw, open_faiss, EFFORTS),
+    "faiss ivf f32": (build_faiss_ivf, open_faiss, PROBES),
+    "usearch hnsw f32": (build_usearch, open_usearch, EFFORTS),
+    "usearch hnsw i8": (build_usearch, open_usearch, EFFORTS),
+}
+
+
+def built(method: str, count: int, size: int, path: str) -> dict[str, float]:
+    """Build and save an index."""
+    vectors = vectors_of(count, size, 1)
+    started, cpu = time.perf_counter(), time.process_time()
+    METHODS[method][0](vectors, path)
+    return {
+        "build_s": round(time.perf_counter() - started, 1),
+        "build_cpu_s": round(time.process_time() - cpu, 1),
+        "file_mb": round(Path(path).stat().st_size / 1e6, 1),
+    }
+
+
+def searched(method: str, path: str, queries: Any, truth: Any) -> dict[str, Any]:
+    """Open an index and search one query after another, at each effort."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    at = METHODS[method][1](path)
+    levels = []
+    for effort in METHODS[method][2]:
+        search = at(effort)
+        search(queries[:1])
+        found, latencies, cpu = [], [], time.process_time()
+        for row in range(len(queries)):
+            started = time.perf_counter()
+            found.append(search(queries[row : row + 1])[0])
+            latencies.append((time.perf_counter() - started) * 1e3)
+        hits = [len({*map(int, row)} & {*right}) for row, right in zip(found, truth.tolist(), strict=True)]
+        p50, p99 = np.percentile(latencies, [50, 99])
+        levels.append(
+            {
+                "effort": effort,
+                "recall_at_10": round(float(np.mean(hits)) / NEIGHBORS, 4),
+                "p50_ms": round(float(p50), 3),
+                "p99_ms": round(float(p99), 3),
+                "cpu_ms": round((time.process_time() - cpu) / len(queries) * 1e3, 3),
+            }
+        )
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"memory_mb": round(memory / 1e3, 1), "levels": levels}
+
+
+def exact(count: int, size: int, queries: Any) -> Any:
+    """Return the indices of the nearest vectors, [M, 10]."""
+    vectors = vectors_of(count, size, 1)
+    return np.concatenate([np.argsort(-(part @ vectors.T), axis=1)[:, :NEIGHBORS] for part in np.split(queries, 20)])
+
+
+def main() -> None:
+    """Measure all methods, each in processes of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vectors", type=int, default=1_000_000)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    queries = vectors_of(500, options.size, 2)
+    record: dict[str, Any] = {"vectors": options.vectors, "size": options.size, "methods": {}}
+    processes = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, processes.Pool(1, maxtasksperchild=1) as pool:
+        truth = pool.apply(exact, (options.vectors, options.size, queries))
+        for method in METHODS:
+            path = str(Path(folder) / method.replace(" ", "."))
+            figures = pool.apply(built, (method, options.vectors, options.size, path))
+            figures |= pool.apply(searched, (method, path, queries, truth))
+            record["methods"][method] = figures
+            print(method, json.dumps(figures), flush=True)
+            Path(path).unlink()
+    load = [round(value, 2) for value in os.getloadavg()]
+    packages = {name: version(name) for name in ("faiss-cpu", "usearch", "numpy")}
+    record["machine"] = {"cores": os.cpu_count(), "load_average": load, **packages}
+    if options.output:
+        options.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

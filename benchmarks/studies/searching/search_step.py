@@ -1,0 +1,169 @@
+"""Measure the search step of `builder index` alone: vectors in, nearest items out, through Triton.
+
+The graph is that of a search model without its embedder: a matrix product with all vectors, and TopK. Triton from the
+pip wheel serves it; clients in a closed loop send one vector at a time by gRPC. Beside it the same search in numpy, and
+the graph in this process, which is the limit. Vectors lie around random centres, so that neighbors differ in distance.
+
+Exits with 1 if recall@10 against the exact search is below 0.99, or p99 is not below 25 ms.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnxruntime
+import typer
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from tritonclient.grpc import model_config_pb2
+
+from benchmarks.environment import usable_cores
+from benchmarks.studies.local_triton import serve
+from benchmarks.studies.study import Result, command
+from builder.onnx.export import OPSET
+from builder.onnx.file import save_onnx
+from builder.sources.search.gallery import Gallery
+from builder.sources.search.graph import search_nodes
+from tritonkit.runtimes.formats import ONNX
+from tritonkit.triton.client import TritonClient
+from tritonkit.triton.model_config import CONFIG_FILE, config_to_text
+
+MODEL, INPUT = "search_step", "embedding"
+NEIGHBORS = 10
+RECALL, P99_MS = 0.99, 25.0
+CENTRES = 2000
+WARM_UP = 20
+"""Requests of each client that do not count."""
+
+
+def random_vectors(count: int, size: int, centres: NDArray[Any], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return unit vectors [count, size] around centres."""
+    vectors = rng.standard_normal((count, size), dtype=np.float32)
+    vectors += centres[rng.integers(0, len(centres), count)]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def write_model(repository: Path, gallery: Gallery, max_batch: int) -> Path:
+    """Write a model repository with the search step; return the graph."""
+    size = gallery.vectors.shape[1]
+    nodes, tensors = search_nodes(INPUT, gallery, NEIGHBORS, threshold=0.5)
+    outputs = {"answer": (TensorProto.STRING, 1)}
+    outputs |= dict.fromkeys(("label", "path"), (TensorProto.STRING, NEIGHBORS))
+    outputs["distance"] = (TensorProto.FLOAT, NEIGHBORS)
+    graph = helper.make_graph(
+        nodes,
+        MODEL,
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", size])],
+        [helper.make_tensor_value_info(name, kind, ["batch", length]) for name, (kind, length) in outputs.items()],
+        tensors,
+    )
+    path = repository / MODEL / "1" / ONNX.file
+    path.parent.mkdir(parents=True)
+    save_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10), path, MODEL)
+    config = model_config_pb2.ModelConfig(name=MODEL, backend=ONNX.backend, max_batch_size=max_batch)
+    config.default_model_filename = ONNX.file
+    config.input.add(name=INPUT, data_type=model_config_pb2.TYPE_FP32, dims=[size])
+    for name, (kind, length) in outputs.items():
+        data_type = model_config_pb2.TYPE_STRING if kind == TensorProto.STRING else model_config_pb2.TYPE_FP32
+        config.output.add(name=name, data_type=data_type, dims=[length])
+    config.dynamic_batching.SetInParent()
+    config.instance_group.add(count=1)
+    (repository / MODEL / CONFIG_FILE).write_text(config_to_text(config), encoding="utf-8")
+    return path
+
+
+def closed_loop(
+    search: Callable[[NDArray[np.float32]], Any], queries: NDArray[np.float32], clients: int, requests: int
+) -> list[float]:
+    """Send one query at a time from each client; return the latencies in ms, without those of the warm-up."""
+
+    def send(client: int) -> list[float]:
+        latencies = []
+        for number in range(WARM_UP + requests):
+            row = (client * requests + number) % len(queries)
+            started = time.perf_counter()
+            search(queries[row : row + 1])
+            latencies.append((time.perf_counter() - started) * 1e3)
+        return latencies[WARM_UP:]
+
+    with ThreadPoolExecutor(clients) as pool:
+        return [latency for latencies in pool.map(send, range(clients)) for latency in latencies]
+
+
+def percentiles(latencies: list[float]) -> dict[str, float]:
+    """Return p50, p99 and the largest latency in ms."""
+    p50, p99 = np.percentile(latencies, [50, 99])
+    return {"p50_ms": round(float(p50), 2), "p99_ms": round(float(p99), 2), "max_ms": round(max(latencies), 2)}
+
+
+def measure(
+    vectors: Annotated[int, typer.Option(min=100, help="Items of the gallery.")] = 100_000,
+    size: Annotated[int, typer.Option(min=8, help="Numbers in a vector.")] = 512,
+    concurrency: Annotated[int, typer.Option(min=1, help="Clients, each with one request in flight.")] = 4,
+    requests: Annotated[int, typer.Option(min=100, help="Requests of each client.")] = 500,
+    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch of Triton.")] = 8,
+) -> Result:
+    """Measure latency and recall of the search step."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((CENTRES, size), dtype=np.float32)
+    labels = np.array([f"class {number}" for number in range(1000)])[rng.integers(0, 1000, vectors)]
+    paths = np.array([f"pictures/{number:07}.jpg" for number in range(vectors)])
+    gallery = Gallery(random_vectors(vectors, size, centres, rng), labels, paths)
+    queries = random_vectors(1000, size, centres, rng)
+    distances, exact = gallery.search(queries, NEIGHBORS)
+    with tempfile.TemporaryDirectory() as folder:
+        graph = write_model(Path(folder) / "repository", gallery, max_batch)
+        megabytes = round(graph.stat().st_size / 1e6, 1)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = usable_cores()
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        with serve(Path(folder) / "repository") as triton, TritonClient(triton.options.grpc_url) as client:
+
+            def search(batch: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+                return client.infer_tensors(MODEL, "", {INPUT: ("FP32", batch)})
+
+            latencies = closed_loop(search, queries, concurrency, requests)
+            answers = [search(queries[row : row + 1]) for row in range(len(queries))]
+            alone = closed_loop(search, queries, 1, requests)
+        in_process = closed_loop(lambda batch: session.run(None, {INPUT: batch}), queries, concurrency, requests)
+        in_numpy = closed_loop(lambda batch: gallery.search(batch, NEIGHBORS), queries, concurrency, requests)
+    found = np.array([[path.decode() for path in answer["path"][0]] for answer in answers])
+    hits = [len({*row} & {*paths[index].tolist()}) for row, index in zip(found.tolist(), exact, strict=True)]
+    recall = float(np.mean(hits)) / NEIGHBORS
+    error = float(
+        max(np.abs(answer["distance"][0] - row).max() for answer, row in zip(answers, distances, strict=True))
+    )
+    triton_times = percentiles(latencies)
+    return Result(
+        {
+            "vectors": vectors,
+            "size": size,
+            "megabytes": megabytes,
+            "concurrency": concurrency,
+            "requests": len(latencies),
+            "recall_at_10": recall,
+            "largest_distance_error": error,
+            "triton": {**triton_times, "requests_per_s": round(1e3 * concurrency / float(np.mean(latencies)), 1)},
+            "triton_alone": percentiles(alone),
+            "graph_in_process": percentiles(in_process),
+            "numpy": percentiles(in_numpy),
+        },
+        {
+            f"recall@10 {recall:.4f} of the exact search is at least {RECALL}": recall >= RECALL,
+            f"p99 {triton_times['p99_ms']} ms at concurrency {concurrency} is below {P99_MS:g} ms": (
+                triton_times["p99_ms"] < P99_MS
+            ),
+        },
+        packages=("onnxruntime", "numpy"),
+    )
+
+
+if __name__ == "__main__":
+    command(measure)()

@@ -1,0 +1,46 @@
+"""The command `builder index`."""
+
+from __future__ import annotations
+
+from builder.index.request import IndexRequest
+from tritonkit.options import options_of
+from tritonkit.system.console import JsonOption, print_json, print_text, progress, quality_tables, reports_errors
+
+
+@reports_errors
+@options_of(IndexRequest)
+def index(request: IndexRequest, as_json: JsonOption = False) -> None:
+    """Publish an embedding model with a gallery: a picture in, its nearest pictures out, with label and distance.
+
+    Embedder and gallery are one ONNX file, NAME_search, verified against the checkpoint and an exact search. An image
+    whose nearest picture is too far away is called unknown. The threshold is chosen for a rate of false accepts.
+
+    Examples:
+
+    * builder index runs/units/1/best.safetensors gallery/ --held-out others/ --false-accept 0.05
+
+    * builder index runs/units/1/best.safetensors new_pictures/ --add
+
+    * builder index runs/units/1/best.safetensors gallery.csv --data queries/ --neighbors 5
+    """
+    from builder.index.publish import index as run_index
+
+    with progress("reading the embedder") as report:
+        result = run_index(request, report)
+    if as_json:
+        print_json(result)
+        return
+    published, gallery, verdict = result.published, result.gallery, result.published.verdict
+    state = "PUBLISHED ALTHOUGH THE VERDICT FAILED" if verdict.forced else "verdict passed"
+    print_text(f"{state}: {verdict.summary()}")
+    quality_tables({measured: metrics for measured, metrics in verdict.quality.items() if " on " in measured})
+    recall = ", ".join(f"{name} {value:.4f}" for name, value in result.recall.items())
+    print_text(f"gallery: {gallery}; {result.classes} classes, {result.added:,} images added")
+    print_text(f"each image searched for among the others: {recall or 'no class has two images'}")
+    if published.retention is not None:
+        print_text(published.retention.summary())
+    for warning in published.warnings:
+        print_text(f"warning: {warning}")
+    print_text(f"published: {published.artifact}")
+    if published.served:
+        print_text(f"Load it into a running server with: server reload {published.model}")

@@ -1,0 +1,1 @@
+"""Search models: an embedder and a gallery in one ONNX graph (`builder index`)."""

@@ -1,0 +1,182 @@
+"""A gallery: the vectors of labelled images, and the exact search in them that every artifact is compared with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritonkit.errors import InputError, Problem
+from tritonkit.evaluation.evaluate import BATCH_SIZE, answer_batches
+from tritonkit.evaluation.labelled_images import (
+    check_files,
+    check_labels,
+    raise_if_any,
+    read_data,
+    show_notes,
+)
+from tritonkit.evaluation.labelled_tables import part_paths
+from tritonkit.evaluation.samples.sample import Sample, listed, summarized
+from tritonkit.evaluation.tasks import evaluation_task_of, recorded_data
+from tritonkit.evaluation.tasks.base import natural_sort_key
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.remotes import local_path
+from tritonkit.runtimes.base import Runner
+from tritonkit.spec import ModelSpec
+from tritonkit.system.console import track_progress
+
+Vectors = NDArray[np.float32]
+"""Embeddings of unit length, [N, D]."""
+SAME_IMAGE = 1e-6
+"""Vectors that are nearer than this cosine distance are those of one image."""
+_ROWS = 1024
+"""Number of queries that are compared with all items at once, to limit memory."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Items in a fixed order. vectors: [N, D], unit length; labels and paths: str [N]; no path stands twice."""
+
+    vectors: Vectors
+    labels: NDArray[np.str_]
+    paths: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels, each once, in natural order."""
+        return tuple(sorted(set(self.labels.tolist()), key=natural_sort_key))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of vectors, labels and paths."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.vectors).tobytes())
+        for texts in (self.labels, self.paths):
+            digest.update("\0".join([*texts.tolist(), ""]).encode())
+        return digest.hexdigest()
+
+    def search(self, queries: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the cosine distances and indices of the nearest items of each query, [M, count], nearest first.
+
+        Of equally near items the one with the lower index comes first, as in ONNX's TopK.
+        """
+        parts = [self._search(queries[start : start + _ROWS], count) for start in range(0, len(queries), _ROWS)]
+        distances, indices = zip(*parts, strict=True)
+        return np.concatenate(distances), np.concatenate(indices)
+
+    def _search(self, queries: Vectors, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        distances = np.clip(1 - queries @ self.vectors.T, 0, 2)
+        # The items up to the last distance that counts, and no others, are sorted.
+        last = np.partition(distances, count - 1, axis=1)[:, count - 1]
+        indices = np.empty((len(queries), count), np.int64)
+        for row, limit in enumerate(last):
+            near = np.flatnonzero(distances[row] <= limit)
+            indices[row] = near[np.argsort(distances[row, near], kind="stable")[:count]]
+        return np.take_along_axis(distances, indices, axis=1), indices
+
+    def extended(self, added: Gallery) -> tuple[Gallery, list[str]]:
+        """Return the gallery with more items, and notes. Images that it has already are left out.
+
+        Raises InputError where an image has another label in the gallery, where a path stands for another image, and
+        where nothing is left to add.
+        """
+        distances, nearest = self.search(added.vectors, 1)
+        is_same = distances[:, 0] < SAME_IMAGE
+        pairs = list(zip(added.paths, added.labels, self.paths[nearest[:, 0]], self.labels[nearest[:, 0]], strict=True))
+        relabelled = [
+            f"{path} ({label}) is {other} ({other_label})"
+            for (path, label, other, other_label), same in zip(pairs, is_same, strict=True)
+            if same and label != other_label
+        ]
+        problems = listed(
+            "images that the gallery has with another label; publish the whole gallery again without --add to change "
+            "a label",
+            relabelled,
+            code="index.other_label",
+        )
+        is_new = ~is_same
+        taken = sorted(set(added.paths[is_new].tolist()) & set(self.paths.tolist()))
+        problems += listed(
+            "paths that the gallery has for other images; rename the files, or publish the whole gallery again without "
+            "--add",
+            taken,
+            code="index.path_taken",
+        )
+        if not is_new.any() and not problems:
+            problems.append(Problem("index.nothing_new", f"all {len(added)} images are in the gallery already"))
+        if problems:
+            text = "\n".join(map(str, problems))
+            code = problems[0].code if len(problems) == 1 else "index.cannot_add"
+            raise InputError(text, code=code, problems=problems)
+        known = [str(path) for path in added.paths[is_same]]
+        notes = summarized("images that are in the gallery already", known)
+        return Gallery(
+            np.concatenate([self.vectors, added.vectors[is_new]]),
+            np.concatenate([self.labels, added.labels[is_new]]),
+            np.concatenate([self.paths, added.paths[is_new]]),
+        ), notes
+
+
+@dataclass(frozen=True)
+class Items:
+    """Labelled images to embed, with their paths as the gallery stores them: relative to its folder, if below it."""
+
+    samples: Sequence[Sample]
+    paths: NDArray[np.str_]
+
+    @property
+    def labels(self) -> NDArray[np.str_]:
+        """str [N]."""
+        return np.array([sample.truth for sample in self.samples], np.str_)
+
+
+def read_items(location: Path | str, spec: ModelSpec) -> Items:
+    """Read labelled images: a folder of class folders, or a table, and check every file.
+
+    Of images with the same content only the first is kept. Raises InputError for a folder with parts, DataError that
+    lists all problems of the data.
+    """
+    path, task = local_path(location), evaluation_task_of(spec)
+    if path.is_dir() and (parts := part_paths(path)):
+        raise InputError(
+            f"{path}: has the parts {', '.join(parts)}; choose the one to use, such as {next(iter(parts.values()))}",
+            code="index.parts",
+        )
+    data = read_data(recorded_data(spec, path), task, ("train",))
+    samples = sorted(data.samples["train"], key=lambda sample: sample.path)
+    digests, unusable = check_files(samples, task, spec)
+    problems = data.problems + unusable + check_labels(samples, digests, task, data.notes)
+    if not samples and not problems:
+        problems.append(Problem("data.no_images", "there are no labelled images"))
+    raise_if_any(path, problems)
+    unique = {digests[sample.path]: sample for sample in reversed(samples)}
+    kept = [sample for sample in samples if unique[digests[sample.path]] is sample]
+    copies = [str(sample.path) for sample in samples if unique[digests[sample.path]] is not sample]
+    show_notes(path, [*data.notes, *summarized("images that exist twice; the first of each is used", copies)])
+    root = path if path.is_dir() else path.parent
+    return Items(kept, np.array([_stored_path(sample.path, root) for sample in kept], np.str_))
+
+
+def _stored_path(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def embed_items(
+    items: Items, embedder: Runner, keep: Callable[[int, ImageArray], None] = lambda index, image: None
+) -> Gallery:
+    """Return the items with their vectors. keep: called with the index and the pixels of each image."""
+    task, name = evaluation_task_of(embedder.spec), embedder.spec.outputs[0].name
+    vectors, done = [], 0
+    batches = answer_batches(embedder, items.samples, task)
+    for batch in track_progress(batches, "embedding images", -(-len(items.samples) // BATCH_SIZE)):
+        for offset, image in enumerate(batch.images):
+            keep(done + offset, image)
+        done += len(batch.images)
+        vectors.append(batch.outputs[name].astype(np.float32))
+    return Gallery(np.concatenate(vectors), items.labels, items.paths)

@@ -1,0 +1,160 @@
+"""The source of a search model: an embedder and a gallery. Every artifact must answer as both do in numpy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import onnx
+
+from builder.onnx.file import read_onnx, save_onnx
+from builder.onnx.interface import spec_in_onnx
+from builder.sources.base import Source, TrainedReference
+from builder.sources.search.gallery import Gallery
+from builder.sources.search.graph import append_search, check_size, gallery_in
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.export_options import OutputOptions
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import ONNX, Precision, format_of
+from tritonkit.spec import METADATA_KEY, GallerySpec, Lineage, ModelSpec, Outputs
+from tritonkit.system.files import file_sha256
+from tritonkit.tasks import task_for, task_of
+from tritonkit.tasks.embedding import Embedding
+from tritonkit.tasks.search import UNKNOWN, Search
+
+
+class SearchRunner(Runner):
+    """Runs the embedder, and searches its vectors in the gallery, exactly."""
+
+    def __init__(self, spec: ModelSpec, embedder: Runner, gallery: Gallery) -> None:
+        self.spec, self.embedder, self.gallery = spec, embedder, gallery
+        self.origin = f"{embedder.origin} with an exact search"
+
+    def _infer(self, batch: ImageArray) -> Outputs:
+        settings = gallery_spec(self.spec)
+        vectors = self.embedder.infer(batch)[self.embedder.spec.outputs[0].name]
+        distance, index = self.gallery.search(vectors, settings.neighbors)
+        label = self.gallery.labels[index]
+        is_known = distance[:, :1] < np.float32(settings.threshold)
+        answer = np.where(is_known, label[:, :1], UNKNOWN)
+        return {"answer": answer, "label": label, "path": self.gallery.paths[index], "distance": distance}
+
+
+@dataclass(frozen=True)
+class SearchSource(Source):
+    """An embedder with a gallery."""
+
+    embedder: Source
+    gallery: Gallery
+    search_spec: ModelSpec
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.search_spec
+
+    @property
+    def reference(self) -> Runner:
+        return SearchRunner(self.search_spec, self.embedder.reference, self.gallery)
+
+    @property
+    def training(self) -> TrainedReference | None:
+        return self.embedder.training
+
+    def write_graph(self, path: Path) -> None:
+        self.embedder.write_graph(path)
+        model = onnx.load(path)
+        append_search(model, self.gallery, self.search_spec)
+        onnx.helper.set_model_props(model, {METADATA_KEY: self.search_spec.to_json()})
+        save_onnx(model, path, origin=self.search_spec.name)
+
+    def check_precision(self, precision: Precision) -> None:
+        if precision != "fp32":
+            raise InputError(
+                f"{self.search_spec.name}: a search model is exported in fp32, not in {precision}, because its "
+                "distances decide",
+                code="index.precision",
+            )
+
+    def with_output_options(self, options: OutputOptions) -> Self:
+        if options.threshold is not None or options.probability:
+            raise InputError(
+                f"{self.search_spec.name}: --threshold and --probability are no options of a search; its threshold "
+                "follows from --false-accept",
+                code="index.output_options",
+            )
+        return self
+
+
+def check_embedder(source: Source) -> None:
+    """Raise InputError unless a source is an embedding model in fp32."""
+    if not isinstance(task_of(source.spec), Embedding):
+        raise InputError(
+            f"{source.path}: is a {source.spec.task} model, and a gallery needs vectors; train an embedding model "
+            "(`task: embedding`), and index that",
+            code="index.no_embedder",
+        )
+    if source.precision != "fp32":
+        raise InputError(
+            f"{source.path}: computes in {source.precision}; pass the checkpoint, or its fp32 graph",
+            code="index.embedder_precision",
+        )
+
+
+def embedder_fingerprint(source: Source) -> str:
+    """Return the SHA-256 of what decides an embedder's vectors: its weights and its preprocessing."""
+    spec = source.spec
+    parts = spec.model_dump(mode="json", include={"architecture", "preprocess", "normalize", "embedding_size"})
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    if source.network is None:
+        digest.update(file_sha256(source.path).encode())
+        return digest.hexdigest()
+    for name, tensor in sorted(source.network.state_dict().items()):
+        array = tensor.detach().cpu().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def search_source(
+    embedder: Source, gallery: Gallery, settings: GallerySpec, name: str, metrics: dict[str, float]
+) -> SearchSource:
+    """Combine an embedder and a gallery.
+
+    metrics: of the gallery; they take the place of those of the embedder's training. Raises InputError where the
+    gallery is too large for one file, SpecError for an invalid name.
+    """
+    spec = embedder.spec
+    check_size(len(gallery), gallery.vectors.shape[1], name)
+    lineage = Lineage(config=spec.lineage.config, parent=spec.name, metrics=metrics, warnings=spec.lineage.warnings)
+    task_spec = {"task": Search.name, "labels": gallery.classes, "gallery": settings}
+    changed = spec.model_copy(update={**task_spec, "lineage": lineage})
+    changed = changed.model_copy(update={"outputs": task_for(changed).outputs(spec.input)})
+    description = f"{embedder.description} with a gallery of {len(gallery):,} images of {len(gallery.classes)} classes"
+    return SearchSource(embedder.path, None, description, embedder, gallery, changed.renamed(name))
+
+
+def source_for_artifact(embedder: Source, artifact: Path) -> Source:
+    """Return the source that an artifact is compared with: for a search model, the embedder with its gallery.
+
+    A gallery whose vectors another embedder made fails in the verdict, by the fingerprint in the spec.
+    """
+    if format_of(artifact) is not ONNX or not isinstance(task_of(embedder.spec), Embedding):
+        return embedder
+    found = spec_in_onnx(artifact)
+    if found is None or found.gallery is None:
+        return embedder
+    gallery = gallery_in(read_onnx(artifact), str(artifact))
+    update = {"embedder": embedder_fingerprint(embedder), "fingerprint": gallery.fingerprint, "items": len(gallery)}
+    return search_source(embedder, gallery, found.gallery.model_copy(update=update), found.name, {})
+
+
+def gallery_spec(spec: ModelSpec) -> GallerySpec:
+    """Return the gallery of a search model. Raises ArtifactError for another model."""
+    if spec.gallery is None:
+        raise ArtifactError(f"{spec.name}: is no search model", code="index.no_search_model")
+    return spec.gallery

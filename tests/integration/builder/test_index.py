@@ -1,0 +1,245 @@
+"""`builder index`: an embedder and a gallery become one verified model; what does not fit together is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from builder.index.publish import index
+from builder.index.request import IndexRequest
+from builder.sources.search.gallery import Gallery, read_items
+from builder.sources.search.graph import check_size, gallery_in
+from tests.errors import error_codes, raises
+from tests.fixture_types import Command, MakeNetwork, NetworkOf
+from tests.galleries import EMBEDDING_SIZE, pixels, write_classes
+from tritonkit.errors import DataError, InputError
+from tritonkit.golden import GOLDEN_FILE, Golden
+from tritonkit.networks.network import save_network
+from tritonkit.repository.verdict import Verdict
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
+from tritonkit.spec import ModelSpec, TaskSpec
+from tritonkit.tasks.search import UNKNOWN
+
+RATE = ("--false-accept", "0.2")
+"""The smallest rate that 25 images can estimate."""
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory, network_of: NetworkOf) -> Path:
+    path = tmp_path_factory.mktemp("embedder") / "hues.safetensors"
+    network = network_of(TaskSpec(task="embedding", embedding_size=EMBEDDING_SIZE))
+    save_network(path, network, network.spec.renamed("hues"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six classes of five pictures."""
+    return write_classes(tmp_path_factory.mktemp("gallery"), range(6), range(5))
+
+
+@pytest.fixture(scope="module")
+def published_once(tmp_path_factory: pytest.TempPathFactory, embedder: Path, gallery: Path) -> Path:
+    repository = tmp_path_factory.mktemp("indexed") / "repository"
+    request = IndexRequest(
+        checkpoint=embedder, gallery=gallery, repository=repository, false_accept=0.2, neighbors=4, max_batch=8
+    )
+    index(request)
+    return repository
+
+
+@pytest.fixture
+def repository(published_once: Path, tmp_path: Path) -> Path:
+    """A repository of one's own with the model `hues_search`, version 1."""
+    return Path(shutil.copytree(published_once, tmp_path / "served" / "repository"))
+
+
+def test_model_finds_each_image_of_the_gallery_when_it_is_published(published_once: Path) -> None:
+    folder = published_once / "hues_search" / "1"
+    verdict, spec = Verdict.read_file(folder / Verdict.FILE), ModelSpec.read(folder)
+    assert verdict.passed
+    assert verdict.quality["checkpoint"] == verdict.quality["artifact"]
+    assert {"recall@1", "recall@3"} == verdict.quality["artifact"].keys()
+    assert spec is not None
+    assert spec.gallery is not None
+    assert (spec.task, spec.gallery.items, len(spec.labels)) == ("search", 30, 6)
+    assert {"recall@1", "recall@3", "recall@5", "recall@10"} == spec.lineage.metrics.keys()
+    outputs = OnnxRuntimeRunner(folder / "model.onnx").infer(np.stack([pixels(hue, 2) for hue in range(6)]))
+    assert outputs["path"][:, 0].tolist() == [f"hue{hue}/2.png" for hue in range(6)]
+    assert outputs["answer"][:, 0].tolist() == [f"hue{hue}" for hue in range(6)]
+    assert (outputs["distance"][:, 0] < 1e-5).all()
+    assert (published_once / "hues_search_encoded").is_dir()
+
+
+def test_far_image_is_unknown_when_it_is_beyond_the_threshold(published_once: Path) -> None:
+    runner = OnnxRuntimeRunner(published_once / "hues_search" / "1" / "model.onnx")
+    assert runner.spec.gallery is not None
+    rng = np.random.default_rng(0)
+    outputs = runner.infer(rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
+    is_far = outputs["distance"][:, 0] >= np.float32(runner.spec.gallery.threshold)
+    assert is_far.any()
+    assert (outputs["answer"][is_far] == UNKNOWN).all()
+
+
+def test_verification_fails_when_the_vectors_are_of_another_embedder(
+    command: Command, repository: Path, embedder: Path, network_of: NetworkOf, tmp_path: Path
+) -> None:
+    artifact = repository / "hues_search" / "1" / "model.onnx"
+    passed = command("builder", "verify", artifact, "--against", embedder, "--json")
+    assert passed.exit_code == 0, passed.output
+    network = network_of(TaskSpec(task="embedding", embedding_size=EMBEDDING_SIZE))
+    next(network.parameters()).data.mul_(-1)
+    save_network(tmp_path / "other.safetensors", network, network.spec)
+    failed = command("builder", "verify", artifact, "--against", tmp_path / "other.safetensors", "--json")
+    assert failed.exit_code == 1
+    assert "verdict.spec" in {problem["code"] for problem in json.loads(failed.stdout)["problems"]}
+
+
+def test_next_version_has_both_galleries_when_images_are_added(
+    command: Command, repository: Path, embedder: Path, tmp_path: Path
+) -> None:
+    added = write_classes(tmp_path / "added", (6, 7), range(5))
+    answer = command("builder", "index", embedder, added, "--add", "--repository", repository, "--json")
+    assert answer.exit_code == 0, answer.output
+    document = json.loads(answer.stdout)
+    assert (document["published"]["version"], document["added"], document["classes"]) == (2, 10, 8)
+    before, after = (
+        gallery_in(onnx.load(repository / "hues_search" / version / "model.onnx"), "a test") for version in "12"
+    )
+    np.testing.assert_array_equal(after.vectors[:30], before.vectors)
+    assert after.paths[30:].tolist() == [f"hue{hue}/{number}.png" for hue in (6, 7) for number in range(5)]
+    settings = ModelSpec.read(repository / "hues_search" / "2")
+    assert settings is not None
+    assert settings.gallery is not None
+    assert (settings.gallery.neighbors, settings.gallery.false_accept) == (4, 0.2)
+    assert command("builder", "check", repository).exit_code == 0
+    again = command("builder", "index", embedder, added, "--add", "--repository", repository, "--json")
+    assert (again.exit_code, error_codes(again)) == (2, {"index.nothing_new"})
+
+
+def test_threshold_is_that_of_the_held_out_classes_when_they_are_given(
+    command: Command, embedder: Path, gallery: Path, tmp_path: Path
+) -> None:
+    others = write_classes(tmp_path / "others", range(6, 12), range(5))
+    options = ("--repository", tmp_path / "repository", "--max-batch", "2", *RATE)
+    answer = command("builder", "index", embedder, gallery, *options, "--held-out", others, "--data", others, "--json")
+    assert answer.exit_code == 0, answer.output
+    document = json.loads(answer.stdout)
+    assert str(others) in document["gallery"]["held_out"]
+    (measured,) = (
+        metrics
+        for name, metrics in document["published"]["verdict"]["quality"].items()
+        if name.startswith("artifact on")
+    )
+    assert measured["false_accept"] == pytest.approx(
+        5 / 30, abs=1e-6
+    )  # rank floor(0.2 * 31) is 6, and nearer ones are accepted
+    added = command("builder", "index", embedder, others, "--add", *options[:2], "--json")
+    assert (added.exit_code, error_codes(added)) == (2, {"index.held_out_needed"})
+
+
+def test_images_with_the_same_content_are_indexed_once(
+    spec: ModelSpec, gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = Path(shutil.copytree(gallery, tmp_path / "copied"))
+    shutil.copy(copied / "hue0" / "0.png", copied / "hue0" / "copy.png")
+    assert read_items(copied, spec).paths.tolist() == read_items(gallery, spec).paths.tolist()
+    assert str(copied / "hue0" / "copy.png") in capsys.readouterr().err
+    shutil.copy(copied / "hue0" / "0.png", copied / "hue1" / "copy.png")
+    with raises(DataError, "data.contradicting_truths"):
+        read_items(copied, spec)
+
+
+def test_gallery_is_refused_when_it_cannot_be_used(
+    command: Command, embedder: Path, gallery: Path, repository: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    broken = Path(shutil.copytree(gallery, tmp_path / "broken"))
+    (broken / "hue0" / "0.png").write_bytes(b"no picture")
+    parts = write_classes(tmp_path / "parts" / "train", range(2), range(2)).parent
+    relabelled = write_classes(tmp_path / "relabelled", (9,), range(1))
+    Image.fromarray(pixels(0, 0)).save(relabelled / "hue9" / "0.png")
+    taken = write_classes(tmp_path / "taken", (0,), range(1))
+    Image.fromarray(pixels(0, 77)).save(taken / "hue0" / "0.png")
+    none = ("--repository", tmp_path / "none")
+    for arguments, code in (
+        ((gallery.parent / "missing", *none), "data.not_found"),
+        ((tmp_path / "empty", *none), "data.no_class_folders"),
+        ((broken, *none), "data.image_unreadable"),
+        ((parts, *none), "index.parts"),
+        ((gallery, *none, *RATE, "--neighbors", "31"), "index.too_many_neighbors"),
+        ((gallery, *none), "index.too_few_held_out"),
+        ((gallery, *none, *RATE, "--held-out", gallery), "index.held_out_known"),
+        ((gallery, *none, "--false-accept", "1"), "option.too_large"),
+        ((gallery, *none, "--add"), "index.not_published"),
+        ((relabelled, "--repository", repository, "--add"), "index.other_label"),
+        ((taken, "--repository", repository, "--add"), "index.path_taken"),
+    ):
+        answer = command("builder", "index", embedder, *arguments, "--json")
+        assert (answer.exit_code, code in error_codes(answer)) == (2, True), (code, answer.output)
+    assert not (tmp_path / "none").exists() or not any((tmp_path / "none").iterdir())
+    assert [path.name for path in sorted((repository / "hues_search").glob("[0-9]*"))] == ["1"]
+
+
+def test_model_is_refused_when_it_gives_no_vectors(
+    command: Command, gallery: Path, make_network: MakeNetwork, tmp_path: Path
+) -> None:
+    save_network(tmp_path / "pets.safetensors", make_network("test_resnet"))
+    answer = command("builder", "index", tmp_path / "pets.safetensors", gallery, *RATE, "--json")
+    assert (answer.exit_code, error_codes(answer)) == (2, {"index.no_embedder"})
+
+
+def test_images_are_not_added_when_the_embedder_is_another_one(
+    command: Command, repository: Path, network_of: NetworkOf, tmp_path: Path
+) -> None:
+    network = network_of(TaskSpec(task="embedding", embedding_size=EMBEDDING_SIZE))
+    next(network.parameters()).data.mul_(1.01)
+    save_network(tmp_path / "hues.safetensors", network, network.spec.renamed("hues"))
+    added = write_classes(tmp_path / "added", (6, 7), range(3))
+    answer = command(
+        "builder", "index", tmp_path / "hues.safetensors", added, "--add", "--repository", repository, "--json"
+    )
+    assert (answer.exit_code, error_codes(answer)) == (2, {"index.other_embedder"})
+
+
+def test_images_are_not_added_when_the_gallery_was_changed(
+    command: Command, repository: Path, embedder: Path, tmp_path: Path
+) -> None:
+    folder = repository / "hues_search" / "1"
+    model = onnx.load(folder / "model.onnx")
+    vectors = next(tensor for tensor in model.graph.initializer if tensor.name == "gallery.vectors")
+    vectors.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(vectors), vectors.name))
+    onnx.save(model, folder / "model.onnx")
+    added = write_classes(tmp_path / "added", (6, 7), range(3))
+    arguments = ("builder", "index", embedder, added, "--add", "--repository", repository, "--json")
+    assert error_codes(command(*arguments)) == {"index.changed_gallery"}
+    spec = ModelSpec.read(folder)
+    assert spec is not None
+    assert spec.gallery is not None
+    fingerprint = gallery_in(model, "a test").fingerprint  # as if another embedder had made the vectors
+    spec.model_copy(update={"gallery": spec.gallery.model_copy(update={"fingerprint": fingerprint})}).write(folder)
+    assert error_codes(command(*arguments)) == {"index.foreign_vectors"}
+
+
+def test_gallery_is_refused_when_it_does_not_fit_into_one_file() -> None:
+    with raises(InputError, "index.too_large"):
+        check_size(1_100_000, 512, "faces_search")
+    check_size(1_000_000, 512, "faces_search")
+
+
+def test_sample_of_the_verdict_names_its_images_when_it_is_stored(published_once: Path) -> None:
+    golden = Golden.load(published_once / "hues_search" / "1" / GOLDEN_FILE)
+    assert golden.targets["answer.path"].tolist() == golden.outputs["path"][:, 0].tolist()
+
+
+def test_fingerprint_changes_when_labels_change() -> None:
+    vectors, paths = np.eye(2, dtype=np.float32), np.array(["a", "b"])
+    first, second = (Gallery(vectors, np.array(labels), paths) for labels in (["x", "y"], ["x", "z"]))
+    assert first.fingerprint != second.fingerprint

@@ -1,0 +1,126 @@
+"""The task `search`: which answers are possible, when two agree, and how one is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.errors import raises
+from tritonkit.errors import SpecError
+from tritonkit.images.preprocess import Geometry
+from tritonkit.spec import GallerySpec, Outputs, TaskSpec
+from tritonkit.tasks import task_for
+from tritonkit.tasks.search import OWN_PATH, UNKNOWN, Search
+
+THRESHOLD = 0.3
+GALLERY = GallerySpec(
+    items=5,
+    neighbors=3,
+    threshold=THRESHOLD,
+    false_accept=0.05,
+    false_accept_error=0.01,
+    embedder="e" * 64,
+    fingerprint="f" * 64,
+)
+SPEC = TaskSpec(task="search", labels=("cat", "dog"), embedding_size=8, gallery=GALLERY)
+WHOLE = Geometry((8, 8), (0.0, 0.0, 8.0, 8.0), (0.0, 0.0, 8.0, 8.0))
+
+
+def found(*items: tuple[str, str, float], answer: str = "") -> Outputs:
+    """The outputs for one image: (label, path, distance) of each neighbor."""
+    labels, paths, distances = zip(*items, strict=True)
+    answer = answer or (labels[0] if distances[0] < THRESHOLD else UNKNOWN)
+    return {
+        "answer": np.array([[answer]]),
+        "label": np.array([labels]),
+        "path": np.array([paths]),
+        "distance": np.array([distances], np.float32),
+    }
+
+
+REFERENCE = found(("cat", "a", 0.1), ("dog", "b", 0.2), ("cat", "c", 0.4))
+
+
+@pytest.fixture
+def task() -> Search:
+    task = task_for(SPEC)
+    assert isinstance(task, Search)
+    return task
+
+
+def kept(task: Search, actual: Outputs, expected: Outputs = REFERENCE) -> bool:
+    return bool(task.decisions_kept(task.agreement(expected, actual)).all())
+
+
+@pytest.mark.parametrize(
+    "actual",
+    [
+        REFERENCE,
+        found(("cat", "a", 0.1), ("dog", "b", 0.2), ("cat", "d", 0.4)),  # as near as the last one
+    ],
+)
+def test_answers_agree_when_the_items_are_as_near(task: Search, actual: Outputs) -> None:
+    assert kept(task, actual)
+
+
+@pytest.mark.parametrize(
+    "actual",
+    [
+        found(("dog", "b", 0.1), ("cat", "a", 0.2), ("cat", "c", 0.4)),  # another order
+        found(("cat", "a", 0.1), ("dog", "b", 0.2), ("dog", "d", 0.3)),  # an item that is farther away
+        found(("cat", "a", 0.1), ("dog", "b", 0.2), ("cat", "c", 0.4), answer=UNKNOWN),
+        found(("cat", "a", 0.1), ("cat", "c", 0.4), ("dog", "d", 0.5)),  # one is missing
+    ],
+)
+def test_answers_differ_when_items_or_decision_change(task: Search, actual: Outputs) -> None:
+    assert not kept(task, actual)
+
+
+def test_equally_near_items_may_change_places_when_their_distances_tie(task: Search) -> None:
+    expected = found(("cat", "a", 0.1), ("dog", "b", 0.1), ("cat", "c", 0.4))
+    assert kept(task, found(("dog", "b", 0.1), ("cat", "a", 0.1), ("cat", "c", 0.4)), expected)
+
+
+def test_both_decisions_agree_when_the_distance_is_at_the_threshold(task: Search) -> None:
+    expected = found(("cat", "a", 0.2999), ("dog", "b", 0.4), ("cat", "c", 0.5))
+    assert kept(task, found(("cat", "a", 0.3001), ("dog", "b", 0.4), ("cat", "c", 0.5)), expected)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "word"),
+    [
+        (found(("cat", "a", 2.5), ("dog", "b", 2.6), ("cat", "c", 2.7)), "unit length"),
+        (found(("cat", "a", 0.2), ("dog", "b", 0.1), ("cat", "c", 0.4)), "order"),
+        (found(("cat", "a", 0.2), ("dog", "b", 0.3), ("cat", "c", 0.4), answer="dog"), "means cat"),
+        ({**REFERENCE, "path": REFERENCE["path"][:, :2]}, "expected [3]"),
+        ({name: array for name, array in REFERENCE.items() if name != "distance"}, "missing"),
+    ],
+)
+def test_outputs_are_refused_when_no_search_gives_them(task: Search, outputs: Outputs, word: str) -> None:
+    assert word in (task.value_problem(outputs) or "")
+
+
+def test_outputs_are_valid_when_they_fit_together(task: Search) -> None:
+    assert task.value_problem(REFERENCE) is None
+
+
+def test_recall_ignores_the_image_itself_when_it_is_in_the_gallery(task: Search) -> None:
+    outputs = found(("cat", "own", 0.0), ("dog", "b", 0.2), ("cat", "c", 0.4))
+    in_gallery = {"answer": np.array(["cat"]), OWN_PATH: np.array(["own"])}
+    assert task.quality(outputs, in_gallery) == {"recall@1": 0.0}
+    assert task.quality(outputs, {"answer": np.array(["cat"])}) == {"recall@1": 1.0, "recall@3": 1.0}
+
+
+def test_answer_lists_the_nearest_items_when_top_is_smaller(task: Search) -> None:
+    far = {name: array[0] for name, array in found(("cat", "a", 0.5), ("dog", "b", 0.6), ("cat", "c", 0.7)).items()}
+    fields: dict[str, Any] = task.answer(far, WHOLE, top=2).fields
+    assert (fields["label"], fields["distance"]) == (UNKNOWN, 0.5)
+    assert [neighbor["path"] for neighbor in fields["neighbors"]] == ["a", "b"]
+    assert task.cells(fields) == [UNKNOWN, "a 0.500", "b 0.600"]
+
+
+def test_search_without_a_gallery_is_refused() -> None:
+    with raises(SpecError, "spec.no_gallery"):
+        task_for(TaskSpec(task="search", labels=("cat",)))

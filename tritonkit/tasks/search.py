@@ -1,0 +1,181 @@
+"""Search: the items of a gallery that are nearest to an image, and the label of the nearest, or `unknown`.
+
+The gallery is inside the model. Outputs: `answer` BYTES [1]; `label`, `path` BYTES [K] and `distance` FP32 [K], nearest
+first. A distance is the cosine distance, 1 - cos, of the embeddings, in 0..2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritonkit.errors import SpecError
+from tritonkit.images.preprocess import Geometry
+from tritonkit.spec import Outputs, TaskSpec, TensorSpec
+from tritonkit.tasks.base import (
+    RANGE_TOLERANCE,
+    TIE_TOLERANCE,
+    Agreement,
+    Answer,
+    Geometries,
+    OutputSummary,
+    Targets,
+    Task,
+)
+
+UNKNOWN = "unknown"
+"""The answer for an image that is far from every item."""
+RANKS = (1, 3, 5, 10)
+"""The k of recall@k."""
+OWN_PATH = "answer.path"
+"""Ground truth: the path of the image itself in the gallery, empty for an image that is not in it."""
+
+
+class Search(Task):
+    """Finds the nearest items of the gallery inside the model."""
+
+    name = "search"
+    output_name = "answer"
+    floors = {"answer": 1.0, "neighbors": 1.0}
+    min_labels = 1
+
+    def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
+        super().__init__(task_spec, output)
+        if task_spec.gallery is None:
+            raise SpecError(
+                "search: has no gallery; `builder index CHECKPOINT GALLERY` makes a search model of an embedding model",
+                code="spec.no_gallery",
+            )
+        self._gallery = task_spec.gallery
+
+    def outputs(self, image: TensorSpec) -> tuple[TensorSpec, ...]:
+        count = self._gallery.neighbors
+        return (
+            TensorSpec(name=self.output, dtype="BYTES", shape=(1,)),
+            TensorSpec(name="label", dtype="BYTES", shape=(count,)),
+            TensorSpec(name="path", dtype="BYTES", shape=(count,)),
+            TensorSpec(name="distance", dtype="FP32", shape=(count,)),
+        )
+
+    def layout_problems(self, outputs: Outputs) -> list[str]:
+        if problems := super().layout_problems(outputs):
+            return problems
+        shape = (self._gallery.neighbors,)
+        return [
+            f"output {name} is missing"
+            if name not in outputs
+            else f"output {name} has shape {list(outputs[name].shape[1:])} for an image, expected {list(shape)}"
+            for name in ("label", "path", "distance")
+            if name not in outputs or outputs[name].shape[1:] != shape
+        ]
+
+    def faults(self, outputs: Outputs) -> list[str]:
+        distances, faults = outputs["distance"], []
+        lowest, highest = float(distances.min()), float(distances.max())
+        if lowest < -RANGE_TOLERANCE or highest > 2 + RANGE_TOLERANCE:
+            faults.append(
+                f"distances lie in {lowest:.3g}..{highest:.3g}, expected 0..2: embeddings without unit length"
+            )
+        if (np.diff(distances, axis=1) < 0).any():
+            faults.append("the distances are not in increasing order")
+        expected = np.where(distances[:, 0] < np.float32(self._gallery.threshold), outputs["label"][:, 0], UNKNOWN)
+        wrong = np.flatnonzero(outputs[self.output][:, 0] != expected)
+        if len(wrong):
+            first = int(wrong[0])
+            faults.append(
+                f"the answer is {outputs[self.output][first, 0]}, but the nearest item has distance "
+                f"{distances[first, 0]:.4g}, which means {expected[first]}"
+            )
+        return faults
+
+    def agreement(
+        self, expected: Outputs, actual: Outputs, geometries: Geometries = None, tie: float = TIE_TOLERANCE
+    ) -> Agreement:
+        """Compare answers, and which items are found.
+
+        Items whose distances differ by less than `tie` may change places, also at the threshold and after the last
+        neighbor.
+        """
+        rows = [
+            (
+                {name: array[row] for name, array in expected.items()},
+                {name: array[row] for name, array in actual.items()},
+            )
+            for row in range(len(expected["distance"]))
+        ]
+        return {
+            "answer": np.array([self._is_same_answer(*row, tie) for row in rows], np.float64),
+            "neighbors": np.array([_share_of_right_items(*row, tie) for row in rows], np.float64),
+        }
+
+    def _is_same_answer(self, expected: Outputs, actual: Outputs, tie: float) -> bool:
+        before, after = expected[self.output][0], actual[self.output][0]
+        if before == after:
+            return True
+        nearest = expected["distance"][0]
+        is_at_threshold = abs(nearest - self._gallery.threshold) <= tie
+        equally_near = expected["label"][expected["distance"] <= nearest + tie]
+        if UNKNOWN in (before, after):
+            return bool(is_at_threshold) and (after == UNKNOWN or after in equally_near)
+        return bool(after in equally_near)
+
+    def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
+        """Return recall@k; an image of the gallery does not find itself."""
+        truth = targets[self.output]
+        own = targets.get(OWN_PATH, np.full(len(truth), ""))
+        hits: dict[str, list[bool]] = {}
+        for row, (label, path) in enumerate(zip(truth, own, strict=True)):
+            others = outputs["label"][row][outputs["path"][row] != path]
+            for k in RANKS:
+                if k <= self._gallery.neighbors - bool(path):
+                    hits.setdefault(f"recall@{k}", []).append(label in others[:k])
+        return {name: float(np.mean(found)) for name, found in hits.items() if len(found) == len(truth)}
+
+    def summarize(self, outputs: Outputs) -> dict[str, OutputSummary]:
+        """Summarize by the distance of the nearest item, and by the answer; `unknown` has no label."""
+        answers = outputs[self.output][:, :1] == np.array(self.labels)
+        return {self.output: OutputSummary(outputs["distance"][:, :1].astype(np.float16), ("distance",), answers)}
+
+    def decisions(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        return {"label": fields["label"]}
+
+    def joint(self, other: Task) -> Task:
+        """Return this task: labels are texts in the outputs, so those of two galleries are comparable as they are."""
+        self._check_same_task(other)
+        return self
+
+    def relabel(self, outputs: Outputs, joint: Task) -> Outputs:
+        return outputs
+
+    def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
+        neighbors = [
+            {"label": str(label), "distance": float(f"{distance:.7g}"), "path": str(path)}
+            for label, distance, path in zip(output["label"], output["distance"], output["path"], strict=True)
+        ]
+        fields = {"label": str(output[self.output][0]), "distance": neighbors[0]["distance"]}
+        return Answer({**fields, "neighbors": neighbors[:top]})
+
+    def cells(self, fields: Mapping[str, Any]) -> list[str]:
+        return [
+            str(fields["label"]),
+            *(f"{neighbor['path']} {neighbor['distance']:.3f}" for neighbor in fields["neighbors"]),
+        ]
+
+    def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
+        """Return the label of each answer with the path of its nearest item."""
+        nearest = [answer.fields["neighbors"][0] for answer in answers]
+        return [
+            f"{answer.fields['label']}: {item['path']} ({item['distance']:.3f})"
+            for answer, item in zip(answers, nearest, strict=True)
+        ]
+
+
+def _share_of_right_items(expected: Outputs, actual: Outputs, tie: float) -> float:
+    """Return the share of the items found that are right for one image; another item must be as near as the last."""
+    distances = dict(zip(expected["path"], expected["distance"], strict=True))
+    last = expected["distance"][-1]
+    found = zip(actual["path"], actual["distance"], strict=True)
+    return float(np.mean([abs(distances.get(path, last) - distance) <= tie for path, distance in found]))
