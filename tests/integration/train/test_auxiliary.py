@@ -60,7 +60,7 @@ def kept(run: FitResult, tmp_path_factory: pytest.TempPathFactory) -> PublishedV
         repository=tmp_path_factory.mktemp("kept"),
         max_batch=8,
         auxiliary="keep",
-        data=run.run / "splits",
+        encoded=False,
     )
     return export(request)
 
