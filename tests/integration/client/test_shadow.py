@@ -102,7 +102,7 @@ def state_of(server: Server) -> dict[str, Any]:
             "index": sorted(control.index(), key=str),
             "trace": control.trace_settings("pets"),
             "versions": control.versions("pets"),
-            "files": sorted(path.name for path in (server.folder / "traces").iterdir()),
+            "images": [path.name for path in (server.folder / "traces").iterdir() if path.suffix != ".lock"],
         }
 
 
