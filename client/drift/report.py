@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from client.drift.sketching import PictureSample
 from client.drift.statistics import ks_tests, mmd_test, remoteness, share_test
+from tritonkit.errors import InputError
 from tritonkit.runtimes.base import Runner
 from tritonkit.sketch import PICTURE_COLUMNS, Sketch
 from tritonkit.spec import Frozen
@@ -72,6 +74,8 @@ class FarPicture(Frozen):
     """A picture far from all reference images."""
 
     path: str
+    row: int = Field(exclude=True)
+    """Of the sketch."""
     closer: float
     """The share of reference images that lie closer to the others, 0..1."""
     by: str
@@ -123,8 +127,8 @@ class DriftReport(Frozen):
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """How samples are compared. All tests together raise a false alarm with a probability of at most `alpha`.
+class DriftTests:
+    """The tests of two sketches. All together raise a false alarm with a probability of at most `alpha`.
 
     For that, a p-value is multiplied by the number of tests of its kind and by the number of kinds (Bonferroni).
     """
@@ -172,15 +176,25 @@ class Comparison:
 def compare_sketches(
     reference: Sketch, current: Sketch, alpha: float, min_shift: float
 ) -> tuple[tuple[OutputDrift, ...], tuple[ColumnDrift, ...]]:
-    """Compare two sketches of a model: its outputs, and the pictures."""
+    """Compare two sketches of a model: its outputs, and the pictures.
+
+    Raises InputError if they summarize the outputs in different ways.
+    """
     kinds = 1 + sum(3 if len(summary.labels[0]) else 2 for summary in reference.outputs.values())
-    comparison = Comparison(kinds, alpha, min_shift)
+    tests = DriftTests(kinds, alpha, min_shift)
     permutations = max(999, ceil(2 * kinds / alpha))  # the smallest possible p-value stays below alpha
     outputs = []
     for name, before in reference.outputs.items():
         after = current.outputs[name]
+        if before.columns != after.columns:
+            raise InputError(
+                f"{name}: the sketch has the columns {', '.join(before.columns[:5])}, …, and the pictures have "
+                f"{', '.join(after.columns[:5])}, …. Make a new sketch with `client drift MODEL FOLDER --save-sketch "
+                "FILE`",
+                code="drift.other_columns",
+            )
         mmd2, p = mmd_test(before.values, after.values, permutations)
-        p = comparison.corrected(p, 1)
+        p = tests.corrected(p, 1)
         labels = (reference.spec.heads.get(name) or reference.spec).labels if len(before.labels[0]) else ()
         outputs.append(
             OutputDrift(
@@ -188,11 +202,11 @@ def compare_sketches(
                 mmd2=mmd2,
                 p=p,
                 moved=p < alpha,
-                columns=comparison.columns(before.columns, before.values, after.values),
-                labels=comparison.labels(labels, before.labels, after.labels),
+                columns=tests.columns(before.columns, before.values, after.values),
+                labels=tests.labels(labels, before.labels, after.labels),
             )
         )
-    return tuple(outputs), comparison.columns(PICTURE_COLUMNS, reference.pictures, current.pictures)
+    return tuple(outputs), tests.columns(PICTURE_COLUMNS, reference.pictures, current.pictures)
 
 
 def furthest_pictures(reference: Sketch, current: Sketch) -> Iterator[tuple[int, float, str]]:
@@ -242,7 +256,7 @@ def drift_report(
         outputs=outputs,
         pictures=pictures,
         furthest=tuple(
-            FarPicture(path=sample.picture(row).name, closer=closer, by=by)
+            FarPicture(path=sample.picture(row).name, row=row, closer=closer, by=by)
             for row, closer, by in furthest_pictures(reference, current)
         ),
     )

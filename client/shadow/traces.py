@@ -167,7 +167,8 @@ class LiveTrace:
             # A setting that is equal to the server's follows it again.
             server_wide = self._server.trace_settings("")
             self._restored = {
-                name: None if is_left or before.get(name) == server_wide.get(name) else before.get(name) for name in ours
+                name: None if is_left or before.get(name) == server_wide.get(name) else before.get(name)
+                for name in ours
             }
             self._delete()
             yield
