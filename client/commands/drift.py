@@ -152,7 +152,7 @@ def _print_report(report: DriftReport) -> None:
                         f"{label.low * 100:+.1f} to {label.high * 100:+.1f}",
                         f"{label.shift:+.2f}",
                         f"{label.p:.2g}",
-                        "moved" if label.moved else "",
+                        "drifted" if label.drifted else "",
                     ]
                     for label in output.labels[:_MAX_ROWS]
                 ],
@@ -175,7 +175,7 @@ def _print_columns(title: str, columns: tuple[ColumnDrift, ...], digits: str) ->
             f"{column.current:{digits}}",
             f"{column.distance:.2f}",
             f"{column.p:.2g}",
-            "moved" if column.moved else "",
+            "drifted" if column.drifted else "",
         ]
         for column in columns[:_MAX_ROWS]
     ]

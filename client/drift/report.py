@@ -1,4 +1,4 @@
-"""Compares pictures with a sketch: which outputs, labels and properties of the pictures moved."""
+"""Compares pictures with a sketch: which outputs, labels and properties of the pictures drifted."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from tritonkit.spec import Frozen
 MAX_FURTHEST = 24
 
 
-class Change(Frozen):
+class DriftTest(Frozen):
     """The result of a test."""
 
     p: float
     """Corrected for the number of tests."""
-    moved: bool
+    drifted: bool
     """Whether the change is significant and large enough."""
 
 
-class ColumnDrift(Change):
+class ColumnDrift(DriftTest):
     """The distribution of one number of the answers, or of the pictures."""
 
     name: str
@@ -45,21 +45,21 @@ class ColumnDrift(Change):
     """Kolmogorov-Smirnov: the largest difference of the two cumulative distributions, 0..1."""
 
 
-class LabelDrift(Change):
+class LabelDrift(DriftTest):
     """The share of images whose answer has a label, of the reference images and of the pictures."""
 
     label: str
     reference: float
     current: float
     low: float
-    """Bounds of the change, at 95 %."""
+    """Bounds of the change, at 95 %, not corrected for the number of labels."""
     high: float
     shift: float
     """Half of Cohen's h."""
 
 
-class OutputDrift(Change):
-    """The answers of one head; `p` and `moved` are those of the MMD."""
+class OutputDrift(DriftTest):
+    """The answers of one head; `p` and `drifted` are those of the MMD."""
 
     output: str
     mmd2: float
@@ -103,23 +103,23 @@ class DriftReport(Frozen):
     furthest: tuple[FarPicture, ...]
 
     def findings(self) -> list[str]:
-        """Sentences about what moved; empty without drift."""
+        """Sentences about what drifted; empty without drift."""
         sentences = []
         for output in self.outputs:
             for label in output.labels:
-                if label.moved:
+                if label.drifted:
                     name = label.label if len(self.outputs) == 1 else f"{output.output} {label.label}"
                     more = "more" if label.shift > 0 else "fewer"
                     sentences.append(
                         f"{name}: {more} answers, {label.current:.1%} instead of {label.reference:.1%} "
                         f"(change {label.low * 100:+.1f} to {label.high * 100:+.1f} points)"
                     )
-            moved = [column.name for column in output.columns if column.moved]
-            if moved or output.moved:
-                names = f" of {', '.join(moved[:5])}{', …' if len(moved) > 5 else ''}" if moved else " as a whole"
+            drifted = [column.name for column in output.columns if column.drifted]
+            if drifted or output.drifted:
+                names = f" of {', '.join(drifted[:5])}{', …' if len(drifted) > 5 else ''}" if drifted else " as a whole"
                 sentences.append(f"{output.output}: the distribution{names} changed (MMD p = {output.p:.2g})")
         for column in self.pictures:
-            if column.moved:
+            if column.drifted:
                 sentences.append(
                     f"pictures: the {column.name} is {column.current:.1f} instead of {column.reference:.1f}"
                 )
@@ -141,7 +141,7 @@ class DriftTests:
         """The p-value corrected for the number of tests."""
         return min(1.0, p * tests * self.kinds)
 
-    def moved(self, p: float, shift: float) -> bool:
+    def drifted(self, p: float, shift: float) -> bool:
         """Whether a change is significant, and large enough to matter."""
         return p < self.alpha and abs(shift) >= self.min_shift
 
@@ -153,10 +153,16 @@ class DriftTests:
         for i, (distance, p) in enumerate(ks_tests(reference, current)):
             p = self.corrected(p, len(names))
             means = float(reference[:, i].mean(dtype=np.float64)), float(current[:, i].mean(dtype=np.float64))
-            moved = self.moved(p, distance)
+            drifted = self.drifted(p, distance)
             drifts.append(
                 ColumnDrift(
-                    name=names[i], number=i, reference=means[0], current=means[1], distance=distance, p=p, moved=moved
+                    name=names[i],
+                    number=i,
+                    reference=means[0],
+                    current=means[1],
+                    distance=distance,
+                    p=p,
+                    drifted=drifted,
                 )
             )
         return tuple(sorted(drifts, key=lambda drift: -drift.distance))
@@ -169,7 +175,7 @@ class DriftTests:
                 int(reference[:, i].sum()), len(reference), int(current[:, i].sum()), len(current)
             )
             p = self.corrected(p, len(names))
-            drifts.append(LabelDrift(label=label, **share._asdict(), shift=shift, p=p, moved=self.moved(p, shift)))
+            drifts.append(LabelDrift(label=label, **share._asdict(), shift=shift, p=p, drifted=self.drifted(p, shift)))
         return tuple(sorted(drifts, key=lambda drift: -abs(drift.shift)))
 
 
@@ -201,7 +207,7 @@ def compare_sketches(
                 output=name,
                 mmd2=mmd2,
                 p=p,
-                moved=p < alpha,
+                drifted=p < alpha,
                 columns=tests.columns(before.columns, before.values, after.values),
                 labels=tests.labels(labels, before.labels, after.labels),
             )
@@ -238,7 +244,7 @@ def drift_report(
 ) -> DriftReport:
     """Compare the answered pictures of a runner with its sketch. version: of a served model. path: of the sketch."""
     outputs, pictures = compare_sketches(reference, current, alpha, min_shift)
-    tests: list[Change] = [*outputs, *pictures]
+    tests: list[DriftTest] = [*outputs, *pictures]
     for output in outputs:
         tests += [*output.columns, *output.labels]
     return DriftReport(
@@ -252,7 +258,7 @@ def drift_report(
         failed=len(sample.errors),
         alpha=alpha,
         min_shift=min_shift,
-        drifted=any(test.moved for test in tests),
+        drifted=any(test.drifted for test in tests),
         outputs=outputs,
         pictures=pictures,
         furthest=tuple(

@@ -1,4 +1,4 @@
-"""Two-sample tests with effect sizes. A sample is a float array [N, D], a row for each image."""
+"""Two-sample tests with the size of the shift. A sample is a float array [N, D], a row for each image."""
 
 from __future__ import annotations
 
