@@ -28,7 +28,7 @@ class DriftTest(Frozen):
     p: float
     """Corrected for the number of tests."""
     drifted: bool
-    """Whether the change is significant and large enough."""
+    """Whether the shift is significant and large enough."""
 
 
 class ColumnDrift(DriftTest):
@@ -67,7 +67,7 @@ class OutputDrift(DriftTest):
     columns: tuple[ColumnDrift, ...]
     """The most different first."""
     labels: tuple[LabelDrift, ...]
-    """The most changed first."""
+    """The largest shift first."""
 
 
 class FarPicture(Frozen):
@@ -142,7 +142,7 @@ class DriftTests:
         return min(1.0, p * tests * self.kinds)
 
     def drifted(self, p: float, shift: float) -> bool:
-        """Whether a change is significant, and large enough to matter."""
+        """Whether a shift is significant, and large enough to matter."""
         return p < self.alpha and abs(shift) >= self.min_shift
 
     def columns(
@@ -152,17 +152,15 @@ class DriftTests:
         drifts = []
         for i, (distance, p) in enumerate(ks_tests(reference, current)):
             p = self.corrected(p, len(names))
-            means = float(reference[:, i].mean(dtype=np.float64)), float(current[:, i].mean(dtype=np.float64))
-            drifted = self.drifted(p, distance)
             drifts.append(
                 ColumnDrift(
                     name=names[i],
                     number=i,
-                    reference=means[0],
-                    current=means[1],
+                    reference=float(reference[:, i].mean(dtype=np.float64)),
+                    current=float(current[:, i].mean(dtype=np.float64)),
                     distance=distance,
                     p=p,
-                    drifted=drifted,
+                    drifted=self.drifted(p, distance),
                 )
             )
         return tuple(sorted(drifts, key=lambda drift: -drift.distance))

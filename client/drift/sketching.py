@@ -52,7 +52,7 @@ class PictureSample:
             return
         images = np.stack([image for _, image in readable])
         outputs = runner.infer(images)
-        valid = []
+        valid: list[int] = []
         for row, (picture, _) in enumerate(readable):
             problem = task.value_problem({name: array[row : row + 1] for name, array in outputs.items()})
             if problem is None:

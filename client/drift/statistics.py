@@ -72,7 +72,8 @@ def _squared_mmds(kernel: NDArray[np.float32], is_first: NDArray[np.float32]) ->
     across = with_first.sum(axis=1, dtype=np.float64) - both_first
     both_second = kernel.sum(dtype=np.float64) - both_first - 2 * across
     mmd2: NDArray[np.float64] = both_first / (first * (first - 1)) + both_second / (second * (second - 1))
-    return mmd2 - 2 * across / (first * second)
+    mmd2 -= 2 * across / (first * second)
+    return mmd2
 
 
 def share_test(reference: int, of_reference: int, current: int, of_current: int) -> tuple[ShareChange, float, float]:

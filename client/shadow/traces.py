@@ -157,7 +157,9 @@ class LiveTrace:
                 ) from error
             before = self._server.trace_settings(self._model)
             ours = self._settings()
-            is_left = all(before.get(name) == _text(ours[name]) for name in ("trace_level", "log_frequency"))
+            is_left = before.get("trace_count", "-1") != "-1" and all(
+                before.get(name) == _text(ours[name]) for name in ("trace_level", "log_frequency")
+            )
             if before.get("trace_level", "OFF") != "OFF" and not is_left:
                 raise InputError(
                     f"{self._server.url}: requests to {self._model} are traced already (trace_level "
