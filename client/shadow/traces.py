@@ -146,7 +146,7 @@ class LiveTrace:
 
         The kernel releases the lock of a process that is killed; what that left behind is taken over.
         """
-        with os.fdopen(os.open(f"{self._file}.{self._model}.lock", os.O_RDONLY | os.O_CREAT, 0o600)) as file:
+        with os.fdopen(os.open(f"{self._file}.{self._model}.lock", os.O_RDONLY | os.O_CREAT, 0o644)) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
