@@ -19,6 +19,7 @@ from server.network_policy import check_network_options
 from server.options import Options
 from server.ports import check_ports_free
 from server.runtimes.base import LOG_FILE, ProgressCallback, Server
+from server.runtimes.pip_runtime import TRACE_FOLDER
 from server.runtimes.table import RUNTIMES, runtime_of
 from server.security import load_server_tokens
 from tritonkit.errors import InputError, ServerError
@@ -130,7 +131,8 @@ def stop(server: Server, keep_log: bool = False) -> None:
         if not _owns_folder(server):
             return  # another server uses this port and folder now
         (server.folder / STATE_FILE).unlink(missing_ok=True)
-        shutil.rmtree(server.folder / "backends", ignore_errors=True)
+        for name in ("backends", TRACE_FOLDER):
+            shutil.rmtree(server.folder / name, ignore_errors=True)
         if not keep_log:
             shutil.rmtree(server.folder, ignore_errors=True)
 

@@ -92,7 +92,8 @@ class Sketch:
 
     def differing_fields(self, spec: ModelSpec) -> list[str]:
         """The fields in which a model differs from that of the sketch, so that their answers cannot be compared."""
-        return [name for name in _COMPARED_FIELDS if getattr(self.spec, name) != getattr(spec, name)]
+        mine, other = (each.without_heads(spec.auxiliary_heads) for each in (self.spec, spec))
+        return [name for name in _COMPARED_FIELDS if getattr(mine, name) != getattr(other, name)]
 
     def _check(self, path: Path) -> None:
         label_counts = {
@@ -116,9 +117,14 @@ class Sketch:
 
 
 class SketchSampler:
-    """Collects a sketch of up to 1000 images of any number, each with the same chance, with a fixed seed."""
+    """Collects a sketch of up to 1000 images of any number, each with the same chance, with a fixed seed.
+
+    Auxiliary heads are left out.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
+        # An auxiliary head is trained on changed copies of the images, and not exported by default.
+        spec = spec.without_heads(spec.auxiliary_heads)
         self._spec, self._task = spec.public(), task_of(spec)
         self._random = np.random.default_rng(0)
         self._rows: list[tuple[dict[str, OutputSummary], NDArray[np.float16]]] = []

@@ -36,9 +36,9 @@ def drift(
         str | None, typer.Option("--from", metavar="PATH", help="Use this checkpoint or ONNX file, not a server.")
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the model; default: the server's choice.")] = "",
-    alpha: Annotated[float, typer.Option(min=1e-6, max=0.5, help="Probability of a false alarm.")] = 0.05,
+    alpha: Annotated[float, typer.Option(min=1e-4, max=0.5, help="Probability of a false alarm.")] = 0.05,
     min_shift: Annotated[
-        float, typer.Option(min=0, max=1, help="Smallest change that counts, as a KS distance.")
+        float, typer.Option(min=0, max=1, help="Smallest shift that counts: a KS distance, or half of Cohen's h.")
     ] = 0.1,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write the result as a page.")] = None,
     save_sketch: Annotated[
@@ -152,7 +152,7 @@ def _print_report(report: DriftReport) -> None:
                         f"{label.low * 100:+.1f} to {label.high * 100:+.1f}",
                         f"{label.shift:+.2f}",
                         f"{label.p:.2g}",
-                        "moved" if label.moved else "",
+                        "drifted" if label.drifted else "",
                     ]
                     for label in output.labels[:_MAX_ROWS]
                 ],
@@ -175,7 +175,7 @@ def _print_columns(title: str, columns: tuple[ColumnDrift, ...], digits: str) ->
             f"{column.current:{digits}}",
             f"{column.distance:.2f}",
             f"{column.p:.2g}",
-            "moved" if column.moved else "",
+            "drifted" if column.drifted else "",
         ]
         for column in columns[:_MAX_ROWS]
     ]

@@ -24,7 +24,7 @@ def shadow(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A served model.")],
     candidate: Annotated[int, typer.Option(min=0, help="The version to try, of the same model repository.")],
-    share: Annotated[float, typer.Option(min=0.0001, max=1, help="Share of the live requests to mirror.")] = 0.1,
+    share: Annotated[float, typer.Option(min=0.0001, max=1, help="Highest share of live requests to mirror.")] = 0.1,
     minutes: Annotated[float, typer.Option(min=0.001, help="Longest time.")] = 10.0,
     max_changed: Annotated[
         float, typer.Option(min=1e-6, max=0.5, help="Highest acceptable share of changed answers.")
@@ -80,8 +80,9 @@ def _print_result(result: ShadowResult, repository: Path) -> None:
     )
     skipped = f", {result.skipped} skipped" if result.skipped else ""
     print_text(
-        f"{result.requests} requests mirrored in {result.seconds:.0f} s{skipped}: {result.changed} of {result.images} "
-        f"answers changed (95 % interval at any time: {result.low:.2%} to {result.high:.2%})"
+        f"{result.requests} requests mirrored in {result.seconds:.0f} s, 1 of {1 / result.share:.0f}{skipped}: "
+        f"{result.changed} of {result.images} answers changed (95 % interval at any time: {result.low:.2%} to "
+        f"{result.high:.2%})"
     )
     print_text(f"{result.decision}: {result.reason}")
     if result.decision == "promote":

@@ -36,11 +36,13 @@ from tritonkit.runtimes.base import Runner
 from tritonkit.spec import ModelSpec, Outputs
 from tritonkit.tasks import Answer, Task, task_of
 from tritonkit.tasks.base import IMPOSSIBLE_ANSWER_ADVICE, Agreement
+from tritonkit.tasks.embedding import Embedding
+from tritonkit.tasks.heads import Heads
 
 BLOCK = 1024
-"""Images among which nearest neighbours are searched."""
-_DENSE_BLOCK = 4
-"""Images whose masks are in memory at once."""
+"""Images among which the nearest neighbours of embeddings are searched."""
+_SMALL_BLOCK = 4
+"""Images of the other tasks, with their masks, that are in memory at once; a batch if it is larger."""
 _TOP = 3
 
 Loaded = tuple[ImageArray, Geometry]
@@ -84,7 +86,7 @@ class ComparedModel:
         )
 
 
-class Tile(NamedTuple):
+class ChangedImage(NamedTuple):
     """A changed answer with what the page shows of it."""
 
     rank: tuple[float, float]
@@ -117,7 +119,7 @@ class Comparer:
         self._settings = InferenceSettings()
         self._turns = itertools.cycle([(0, 1), (1, 0)])
         self._numbers = itertools.count()
-        self._tiles: list[Tile] = []
+        self._tiles: list[ChangedImage] = []
         self._flips: Counter[tuple[str, str, str]] = Counter()
         self._failures: list[FailedImage] = []
         self._measures: defaultdict[str, float] = defaultdict(float)
@@ -127,7 +129,9 @@ class Comparer:
     def run(self, pictures: Iterable[Picture]) -> None:
         """Compare all images. Raises InferenceError, ArtifactError."""
         stream = iter(pictures)
-        size = max(_DENSE_BLOCK, self._batch) if self.joint.dense else BLOCK
+        tasks = self.joint.heads.values() if isinstance(self.joint, Heads) else [self.joint]
+        has_embedding = any(isinstance(task, Embedding) for task in tasks)
+        size = BLOCK if has_embedding else max(_SMALL_BLOCK, self._batch)
         with ThreadPoolExecutor(self._settings.workers, "decode") as decoders:
             while block := list(itertools.islice(stream, size)):
                 if answered := self._join(list(self._infer(block, decoders))):
@@ -203,11 +207,14 @@ class Comparer:
             ]
             for model, outputs, geometries in zip(self.models, answered.outputs, answered.geometries, strict=True)
         ]
+        placed_old, placed_new = (
+            model.task.place(outputs, self.joint) for model, outputs in zip(self.models, answered.outputs, strict=True)
+        )
         agreement = self._agreement(old, new, answered.geometries)
         changed = np.flatnonzero(~self.joint.decisions_kept(agreement))
         worst = 1 - np.minimum.reduce(list(agreement.values()))
-        errors = max_error_per_image(old, new) if not self.joint.dense else worst
-        self._count(agreement, changed, old, new)
+        errors = max_error_per_image(placed_old, placed_new) if not self.joint.dense else worst
+        self._count(agreement, changed, placed_old, placed_new)
         names = [picture.name for picture in answered.pictures]
         captions = [model.task.captions(each, names) for model, each in zip(self.models, answers, strict=True)]
         for number in changed:
@@ -215,7 +222,6 @@ class Comparer:
             self._count_flips(before, after)
             rank = float(worst[number]), float(errors[number])
             if len(self._tiles) == MAX_CHANGED and rank <= self._tiles[0].rank:
-                next(self._numbers)
                 continue
             entry = ChangedAnswer(
                 path=names[number],
@@ -226,7 +232,7 @@ class Comparer:
             )
             images = self._thumbnails(answered.pictures[number], before, after) if self._with_thumbnails else ()
             push = heapq.heappushpop if len(self._tiles) == MAX_CHANGED else heapq.heappush
-            push(self._tiles, Tile(rank, -next(self._numbers), entry, images))
+            push(self._tiles, ChangedImage(rank, -next(self._numbers), entry, images))
 
     def _agreement(self, old: Outputs, new: Outputs, geometries: tuple[list[Geometry], list[Geometry]]) -> Agreement:
         if not self.joint.dense or self._same_input:
@@ -272,7 +278,7 @@ class Comparer:
         return ()
 
     @property
-    def tiles(self) -> list[Tile]:
+    def tiles(self) -> list[ChangedImage]:
         """The changed answers, the largest difference first."""
         return sorted(self._tiles, reverse=True)
 

@@ -36,7 +36,7 @@ class ModelReference(Frozen):
     def parse(cls, text: str) -> ModelReference:
         """Read `MODEL`, `MODEL@VERSION`, or the path or address of an artifact. Raises InputError for anything else."""
         path = Path(text)
-        if is_address(text) or path.suffix == _CHECKPOINT or format_of(path) is not None or path.exists():
+        if is_address(text) or path.suffix == _CHECKPOINT or format_of(path) is not None or path.is_file():
             return cls(text=text)
         if served := _SERVED.fullmatch(text):
             return cls(text=text, model=served["model"], version=served["version"] or "")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from client.comparison.compare import Tile
+from client.comparison.compare import ChangedImage
 from client.comparison.results import ModelComparison
 from tritonkit import pages
 from tritonkit.system.files import atomic_write
@@ -15,7 +15,7 @@ MAX_FLIPS = 30
 """Rows of the table of changed decisions."""
 
 
-def write_comparison_page(path: Path, comparison: ModelComparison, tiles: Sequence[Tile]) -> None:
+def write_comparison_page(path: Path, comparison: ModelComparison, tiles: Sequence[ChangedImage]) -> None:
     """Write the page, one HTML file that contains its images, atomically. Raises OSError."""
     page = (
         pages.templates(Path(__file__).parent)

@@ -32,7 +32,7 @@ class Histogram(NamedTuple):
     high: float
 
 
-class LabelRow(NamedTuple):
+class LabelBar(NamedTuple):
     """The bars of one label, in percent of the widest bar."""
 
     label: LabelDrift
@@ -44,7 +44,7 @@ class OutputSection(NamedTuple):
     """A head, or the pictures themselves."""
 
     title: str
-    rows: list[LabelRow]
+    rows: list[LabelBar]
     labels: int
     histograms: list[Histogram]
     columns: int
@@ -70,10 +70,10 @@ def write_page(path: Path, report: DriftReport, reference: Sketch, current: Sket
         temporary.write_text(text, encoding="utf-8")
 
 
-def _label_rows(labels: tuple[LabelDrift, ...]) -> list[LabelRow]:
+def _label_rows(labels: tuple[LabelDrift, ...]) -> list[LabelBar]:
     shown = labels[:MAX_LABELS]
     widest = max((max(label.reference, label.current) for label in shown), default=0) or 1
-    return [LabelRow(label, 100 * label.reference / widest, 100 * label.current / widest) for label in shown]
+    return [LabelBar(label, 100 * label.reference / widest, 100 * label.current / widest) for label in shown]
 
 
 def _histograms(drifts: tuple[ColumnDrift, ...], reference: Sample, current: Sample) -> list[Histogram]:
@@ -91,11 +91,10 @@ def _histograms(drifts: tuple[ColumnDrift, ...], reference: Sample, current: Sam
 
 
 def _tiles(report: DriftReport, sample: PictureSample) -> list[ContactSheetTile]:
-    by_name = {picture.name: picture for picture in sample.answered}
     tiles = []
     for far in report.furthest:
         try:
-            image = thumbnail(by_name[far.path].decode())
+            image = thumbnail(sample.picture(far.row).decode())
         except ImageError:  # the file was deleted after it was answered
             image = None
         caption = f"{far.by}: {far.closer:.1%}"

@@ -35,8 +35,8 @@ class PictureSample:
     """A sketch of pictures, and the pictures of its rows."""
 
     sampler: SketchSampler
-    answered: list[Picture] = field(default_factory=list)
-    """All answered pictures."""
+    pictures: dict[int, Picture] = field(default_factory=dict)
+    """By number among the answered ones. Others are not kept, because a picture may hold its content."""
     errors: dict[str, str] = field(default_factory=dict)
     """Why pictures have no answer, by name."""
 
@@ -52,16 +52,17 @@ class PictureSample:
             return
         images = np.stack([image for _, image in readable])
         outputs = runner.infer(images)
-        valid = []
+        valid: list[int] = []
         for row, (picture, _) in enumerate(readable):
             problem = task.value_problem({name: array[row : row + 1] for name, array in outputs.items()})
             if problem is None:
+                self.pictures[self.sampler.seen + len(valid)] = picture
                 valid.append(row)
-                self.answered.append(picture)
             else:
                 self.errors[picture.name] = problem
         if valid:
             self.sampler.add(images[valid], {name: array[valid] for name, array in outputs.items()})
+            self.pictures = {number: self.pictures[number] for number in self.sampler.numbers}
 
     def sketch(self, version: str) -> Sketch:
         """The sketch of the answered pictures. Raises InputError for fewer than 30."""
@@ -75,7 +76,7 @@ class PictureSample:
 
     def picture(self, row: int) -> Picture:
         """The picture of a row of the sketch."""
-        return self.answered[self.sampler.numbers[row]]
+        return self.pictures[self.sampler.numbers[row]]
 
 
 def sketch_pictures(runner: Runner, pictures: Iterable[Picture], batch: int, sample: PictureSample) -> Iterator[None]:
@@ -111,16 +112,15 @@ def find_sketch(runner: Runner, sketch: Path | None, artifact: Path | None, repo
     Raises InputError if there is none.
     """
     if sketch is not None:
-        path: Path | None = sketch
+        path = sketch
     elif artifact is not None:
-        path = sketch_of_artifact(artifact)
+        path = sketch_of_artifact(artifact) or artifact.with_name(SKETCH_FILE)
     else:
         served: TritonRunner = runner  # type: ignore[assignment]  # a runner without an artifact
         path = repository / served.model / served.version / SKETCH_FILE
-    if path is None or not path.is_file():
-        missing = path or (artifact or Path()).with_name(SKETCH_FILE)
+    if not path.is_file():
         raise InputError(
-            f"{missing}: no drift sketch of {runner.spec.name}. Set --repository to the repository that the server "
+            f"{path}: no drift sketch of {runner.spec.name}. Set --repository to the repository that the server "
             "serves, or --sketch to a file. `train fit` and `builder export --sketch FOLDER` write one; for a served "
             "model, `client drift MODEL FOLDER --save-sketch FILE` makes one of a folder of reference images",
             code="drift.no_sketch",

@@ -1,4 +1,4 @@
-"""Two-sample tests with effect sizes. A sample is a float array [N, D], a row for each image."""
+"""Two-sample tests with the size of the shift. A sample is a float array [N, D], a row for each image."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import fisher_exact, ks_2samp
 
+from tritonkit.evaluation.intervals import newcombe
+
 Sample = NDArray[np.floating]
 MAX_KERNEL_IMAGES = 500
 """Images of each sample in the MMD, whose kernel is quadratic; few enough that only visible changes are significant."""
-_Z_95 = 1.96
+_PERMUTATIONS_AT_ONCE = 1000
 _NEIGHBOURS = 5
 
 
-class Share(NamedTuple):
+class ShareChange(NamedTuple):
     """The share of reference images and of pictures with a label, 0..1, with the 95 % interval of the change."""
 
     reference: float
@@ -50,35 +52,42 @@ def mmd_test(reference: Sample, current: Sample, permutations: int, seed: int = 
     width = float(np.median(positive)) or float(positive.mean()) or 1.0
     kernel = np.exp(-squared / (2 * width)).astype(np.float32)
     np.fill_diagonal(kernel, 0)
-    # Row 0 is the real division into two samples, the others are random ones.
     real = np.repeat(np.array([[1, 0]], np.float32), (count, total - count), axis=1)
-    is_first = np.concatenate([real, random.permuted(np.repeat(real, permutations, axis=0), axis=1)])
+    mmd2 = float(_squared_mmds(kernel, real)[0])
+    as_large = 1
+    for start in range(0, permutations, _PERMUTATIONS_AT_ONCE):
+        rows = min(_PERMUTATIONS_AT_ONCE, permutations - start)
+        divisions = random.permuted(np.repeat(real, rows, axis=0), axis=1)
+        # The tolerance: single precision, in which equal divisions differ by the order of the sum.
+        as_large += int((_squared_mmds(kernel, divisions) >= mmd2 - 1e-6).sum())
+    return mmd2, as_large / (permutations + 1)
+
+
+def _squared_mmds(kernel: NDArray[np.float32], is_first: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The squared MMD for each division of N images into two samples, [P]; is_first: 1 or 0, [P, N]."""
+    first = int(is_first[0].sum())
+    second = len(kernel) - first
     with_first = is_first @ kernel
     both_first = (with_first * is_first).sum(axis=1, dtype=np.float64)
     across = with_first.sum(axis=1, dtype=np.float64) - both_first
     both_second = kernel.sum(dtype=np.float64) - both_first - 2 * across
-    first, second = count, total - count
-    mmd = both_first / (first * (first - 1)) + both_second / (second * (second - 1)) - 2 * across / (first * second)
-    # The tolerance: single precision, in which equal divisions differ by the order of the sum.
-    return float(mmd[0]), float((mmd >= mmd[0] - 1e-6).mean())
+    mmd2: NDArray[np.float64] = both_first / (first * (first - 1)) + both_second / (second * (second - 1))
+    mmd2 -= 2 * across / (first * second)
+    return mmd2
 
 
-def share_test(reference: int, of_reference: int, current: int, of_current: int) -> tuple[Share, float, float]:
+def share_test(reference: int, of_reference: int, current: int, of_current: int) -> tuple[ShareChange, float, float]:
     """Compare the share of images with a label: the shares, the shift and the p-value of Fisher's exact test.
 
-    The interval is Newcombe's, of Wilson's for each share (Statistics in Medicine 17, 1998). The shift is half of
+    The interval is Newcombe's, not corrected for the number of labels. The shift is half of
     Cohen's h, asin(sqrt(current)) - asin(sqrt(reference)): about the change of a share near one half, and more for rare
     labels.
     """
     before, after = reference / of_reference, current / of_current
-    low_before, high_before = _wilson(before, of_reference)
-    low_after, high_after = _wilson(after, of_current)
-    change = after - before
-    low = change - float(np.hypot(after - low_after, high_before - before))
-    high = change + float(np.hypot(high_after - after, before - low_before))
+    low, high = newcombe(reference, of_reference, current, of_current)
     p = float(fisher_exact([[reference, of_reference - reference], [current, of_current - current]]).pvalue)
     shift = float(np.arcsin(np.sqrt(after)) - np.arcsin(np.sqrt(before)))
-    return Share(before, after, low, high), shift, min(1.0, p)
+    return ShareChange(before, after, low, high), shift, min(1.0, p)
 
 
 def remoteness(reference: Sample, current: Sample) -> NDArray[np.float64]:
@@ -105,11 +114,3 @@ def _squared_distances(first: Sample, second: Sample) -> NDArray[np.float64]:
     first, second = first.astype(np.float64), second.astype(np.float64)
     squares: NDArray[np.float64] = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
     return squares.clip(min=0)
-
-
-def _wilson(share: float, images: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (JASA 22, 1927)."""
-    square = _Z_95**2
-    centre = (share + square / (2 * images)) / (1 + square / images)
-    half = _Z_95 * float(np.sqrt(share * (1 - share) / images + square / (4 * images**2))) / (1 + square / images)
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -21,7 +21,7 @@ from tritonkit.triton.client import TritonClient
 from tritonkit.triton.model_config import read_config, versions_of
 
 
-class Candidate(Frozen):
+class CandidateVersion(Frozen):
     """A version of a model in the repository."""
 
     folder: Path
@@ -52,7 +52,7 @@ class Candidate(Frozen):
         return spec
 
     @contextmanager
-    def loaded(self, server: TritonClient, spec: ModelSpec) -> Iterator[str]:
+    def load(self, server: TritonClient, spec: ModelSpec) -> Iterator[str]:
         """Load it, yield the name, and unload it. Raises CheckFailedError if Triton refuses it, InferenceError."""
         from google.protobuf import json_format
 
@@ -70,14 +70,21 @@ class Candidate(Frozen):
                 warn(f"{self.shadow_name} was not unloaded: {failure}. `server unload {self.shadow_name}` does it")
 
     def _config(self, spec: ModelSpec, names: list[str]) -> ModelConfig:
-        """Return the configuration of the served version, changed as the candidate's file needs it."""
+        """Return the configuration of the repository, changed as the candidate's file needs it."""
         config = copy.deepcopy(read_config(self.folder))
         config.name = self.shadow_name
         config.parameters[METADATA_KEY].string_value = spec.to_json()
         for name in ("version_policy", "model_warmup", "response_cache"):
             config.ClearField(name)
+        shapes = {output.name: output.shape for output in spec.outputs}
         for output in config.output:
             output.label_filename = ""
+            if output.name in shapes:  # another number of labels
+                output.dims[:] = shapes[output.name]
+        del config.instance_group[1:]
+        for group in config.instance_group:  # requests are mirrored one at a time
+            group.count = 1
+            del group.gpus[1:]
         served = backend_format(backend_of(config))
         if served is not None and served.file not in names and not config.default_model_filename:
             for name in ("backend", "platform", "optimization", "instance_group", "cc_model_filenames"):

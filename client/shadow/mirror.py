@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from client.shadow.candidate import Candidate
+from client.shadow.candidate import CandidateVersion
 from client.shadow.sequential import Decision, ShareTest
 from client.shadow.traces import REPEATED, LiveRequest, LiveTrace
 from tritonkit.comparison import valid_answers
@@ -36,7 +36,7 @@ class ShadowPlan(Frozen):
     model: str
     candidate: int
     share: float = Field(default=0.1, gt=0, le=1)
-    """Share of the live requests."""
+    """Highest share of the live requests."""
     minutes: float = Field(default=10.0, gt=0)
     """Longest time."""
     max_changed: float = Field(default=0.02, gt=0, lt=1)
@@ -62,6 +62,8 @@ class ShadowResult(Frozen):
     low: float
     """Bounds of the share of changed answers: the confidence sequence of 95 %."""
     high: float
+    share: float
+    """Share of the live requests that Triton traced: one over a whole number, at most the chosen share."""
     skipped: int
     """Sampled requests that were not compared: of other versions, or while the server was busy."""
     seconds: float
@@ -78,14 +80,14 @@ def shadow(plan: ShadowPlan, server: TritonClient, report: Callable[[str], None]
     """
     current = server.version(plan.model)
     spec = server.model(plan.model).spec()
-    candidate = Candidate(folder=plan.repository / plan.model, version=plan.candidate)
+    candidate = CandidateVersion(folder=plan.repository / plan.model, version=plan.candidate)
     candidate_spec = candidate.spec()
     _check_pair(plan, current, server.versions(plan.model), spec, candidate_spec)
     task, candidate_task = task_of(spec), task_of(candidate_spec)
-    comparison = _AnswerComparison(task, candidate_task)
-    trace = LiveTrace(server, plan.model, plan.share, plan.trace_file)
+    comparison = _DecisionComparison(task, candidate_task)
+    trace = LiveTrace(server, plan.model, spec, plan.share, plan.trace_file)
     report(f"loading version {plan.candidate} as {candidate.shadow_name}")
-    with candidate.loaded(server, candidate_spec) as name:
+    with trace.lock(), candidate.load(server, candidate_spec) as name:
         server.infer(name, "", candidate_spec, np.zeros((1, *spec.input.shape), dtype=np.uint8))  # the first is slow
         mirror = _Mirror(server, plan, current, spec, candidate_spec, name, comparison)
         before = mirror.statistics()
@@ -106,6 +108,7 @@ def shadow(plan: ShadowPlan, server: TritonClient, report: Callable[[str], None]
         changed=mirror.test.differing,
         low=low,
         high=high,
+        share=trace.share,
         skipped=mirror.skipped + trace.unreadable,
         seconds=mirror.seconds,
         current_ms=None if times[0] is None else times[0] / 1e3,
@@ -113,14 +116,14 @@ def shadow(plan: ShadowPlan, server: TritonClient, report: Callable[[str], None]
     )
 
 
-class _AnswerComparison:
+class _DecisionComparison:
     """Compares the answers of the served version with the candidate's."""
 
     def __init__(self, task: Task, candidate_task: Task) -> None:
         self.tasks = task, candidate_task
         self.joint = task.joint(candidate_task)
 
-    def changed(self, live: Outputs, mirrored: Outputs) -> int:
+    def count_changed(self, live: Outputs, mirrored: Outputs) -> int:
         """Return the number of images whose decision differs."""
         old, new = (task.relabel(each, self.joint) for task, each in zip(self.tasks, (live, mirrored), strict=True))
         kept = self.joint.decisions_kept(self.joint.agreement(old, new))
@@ -138,7 +141,7 @@ class _Mirror:
         spec: ModelSpec,
         candidate_spec: ModelSpec,
         name: str,
-        comparison: _AnswerComparison,
+        comparison: _DecisionComparison,
     ) -> None:
         self._server, self._plan, self._current, self._name = server, plan, current, name
         self._spec, self._candidate_spec, self._comparison = spec, candidate_spec, comparison
@@ -154,7 +157,7 @@ class _Mirror:
         end = started + 60 * self._plan.minutes
         while not self._is_decided() and time.monotonic() < end:
             idle = True
-            for request in trace.take(self._spec):
+            for request in trace.take():
                 idle = False
                 self._mirror(request)
                 if self._is_decided() or time.monotonic() >= end:
@@ -195,7 +198,7 @@ class _Mirror:
         if (problem := candidate.value_problem(outputs)) is not None:
             self.failure = f"the candidate's answer to a live request is invalid: {problem}"
             return
-        self.test.add(self._comparison.changed(expected, outputs), len(request.images))
+        self.test.add(self._comparison.count_changed(expected, outputs), len(request.images))
 
     def _repeat(self, request: LiveRequest) -> Outputs:
         """Send a live request to the served version again, because the trace has no outputs; empty if it fails."""

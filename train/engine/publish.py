@@ -44,7 +44,8 @@ def publish(
     parts = {"val": splits.val, "test": splits.test}
     metrics: MetricValues = {}
     reported_part: Literal["test", "val"] = "test" if splits.test else "val"
-    sampler = SketchSampler(network.spec)
+    lineage = Lineage(config=public_values(plan.config.model_dump(mode="json")))
+    sampler = SketchSampler(network.spec.model_copy(update={"lineage": lineage}))
     report = EvaluationCollector(plan.task, network.spec, reported_part, run.evaluation, run.started)
     for part, samples in parts.items():
         if samples:
@@ -58,7 +59,7 @@ def publish(
                 report.save(values)
     lineage = Lineage(
         data_fingerprint=splits.fingerprint,
-        config=public_values(plan.config.model_dump(mode="json")),
+        config=lineage.config,
         git_revision=git_revision(),
         seed=plan.config.seed,
         metrics={name: value for name, value in metrics.items() if value is not None},

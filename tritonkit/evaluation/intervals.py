@@ -1,4 +1,4 @@
-"""The confidence interval of a proportion, without SciPy."""
+"""Confidence intervals of a proportion and of the difference of two, without SciPy."""
 
 from __future__ import annotations
 
@@ -19,3 +19,16 @@ def wilson(count: int, total: int, confidence: float = 0.95) -> tuple[float, flo
     centre = (share + z * z / (2 * total)) / scale
     half = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2) / scale
     return (0.0 if count == 0 else centre - half), (1.0 if count == total else centre + half)
+
+
+def newcombe(count: int, total: int, other_count: int, other_total: int) -> tuple[float, float]:
+    """Return the bounds of the 95 % interval of `other_count / other_total - count / total`; the totals are not 0.
+
+    Source: R. Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
+    Medicine 17 (1998), pages 873-890, method 10.
+    """
+    share, other = count / total, other_count / other_total
+    (low, high), (other_low, other_high) = wilson(count, total), wilson(other_count, other_total)
+    below = math.hypot(other - other_low, high - share)
+    above = math.hypot(other_high - other, share - low)
+    return other - share - below, other - share + above

@@ -206,6 +206,10 @@ class Task(ABC):
         return type(self)(task_spec, self.output)
 
     def relabel(self, outputs: Outputs, joint: Task) -> Outputs:
+        """Return this model's outputs as the `joint` task decides on them; by default they are those of `place`."""
+        return self.place(outputs, joint)
+
+    def place(self, outputs: Outputs, joint: Task) -> Outputs:
         """Return this model's outputs [N, C] with the labels of a `joint` task, [N, C']; 0 for a label it lacks."""
         if self.labels == joint.labels:
             return outputs

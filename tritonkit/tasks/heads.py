@@ -122,6 +122,14 @@ class Heads(Task):
             for output, values in task.relabel({name: outputs[name]}, heads[name]).items()
         }
 
+    def place(self, outputs: Outputs, joint: Task) -> Outputs:
+        heads = joint.heads if isinstance(joint, Heads) else {}
+        return {
+            output: values
+            for name, task in self.heads.items()
+            for output, values in task.place({name: outputs[name]}, heads[name]).items()
+        }
+
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
         captions_by_head = [
             task.captions([Answer(answer.fields[name]) for answer in answers], names)

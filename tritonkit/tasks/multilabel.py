@@ -74,7 +74,7 @@ class Multilabel(Task):
 
     def relabel(self, outputs: Outputs, joint: Task) -> Outputs:
         """Shift the probabilities of a label whose threshold differs by the difference, so that decisions stay."""
-        placed = super().relabel(outputs, joint)
+        placed = self.place(outputs, joint)
         before = np.array([self.task_spec.threshold(label) for label in joint.labels])
         after = np.array([joint.task_spec.threshold(label) for label in joint.labels])
         has_label = np.isin(joint.labels, self.labels)

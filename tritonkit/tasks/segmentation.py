@@ -76,7 +76,7 @@ class Segmentation(Task):
         task_spec = self.task_spec.model_copy(update={"labels": labels, "thresholds": {}, "probability": False})
         return Segmentation(task_spec, self.output)
 
-    def relabel(self, outputs: Outputs, joint: Task) -> Outputs:
+    def place(self, outputs: Outputs, joint: Task) -> Outputs:
         """Return the mask with the class numbers of the joint task; without the probability if they differ."""
         if self.labels == joint.labels:
             return outputs

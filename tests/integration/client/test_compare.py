@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from client.comparison.models import ModelReference
 from tests.browser import open_browser
 from tests.errors import error_codes
 from tests.fixture_types import Command, NetworkOf
@@ -16,7 +17,7 @@ from tests.html_pages import Balanced
 from tests.integration.client.conftest import MODELS
 from tests.task_specs import COLOURS
 from tritonkit.images.preprocess import decode_image
-from tritonkit.networks.network import save_network
+from tritonkit.networks.network import load_network, save_network
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,24 @@ def test_models_are_compared_by_label_names_when_size_and_labels_differ(
         command("client", "compare", models["colours"], tmp_path / "more.safetensors", pictures, "--json").stdout
     )
     assert (document["only_old"], document["only_new"]) == (["green"], ["violet"])
+
+
+def test_outputs_do_not_differ_when_only_the_thresholds_do(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    network = load_network(models["tags"])
+    spec = network.spec.model_copy(update={"thresholds": dict.fromkeys(network.spec.labels, 0.3)})
+    save_network(tmp_path / "lower.safetensors", network, spec)
+    completed = command("client", "compare", models["tags"], tmp_path / "lower.safetensors", pictures, "--json")
+    document = json.loads(completed.stdout)
+    assert (document["mean_difference"], document["max_difference"]) == (0, 0)
+
+
+def test_served_model_is_meant_when_a_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cats@3").mkdir()
+    monkeypatch.chdir(tmp_path)
+    reference = ModelReference.parse("cats@3")
+    assert (reference.model, reference.version) == ("cats", "3")
 
 
 @pytest.mark.parametrize(

@@ -126,15 +126,15 @@ def test_the_label_is_named_when_its_share_rose(drift: Command, pictures: Callab
     (output,) = json.loads(completed.stdout)["outputs"]
     assert completed.exit_code == 1
     assert output["labels"][0]["label"] == "7"
-    assert output["labels"][0]["moved"]
+    assert output["labels"][0]["drifted"]
     assert output["labels"][0]["low"] > 0.1
 
 
 def test_brightness_is_named_when_the_pictures_are_darker(drift: Command, pictures: Callable[..., Path]) -> None:
     completed = drift(pictures(lambda image: image.point(lambda level: level // 2), n0=30, n1=30, n7=30))
-    moved = {column["name"] for column in json.loads(completed.stdout)["pictures"] if column["moved"]}
+    drifted = {column["name"] for column in json.loads(completed.stdout)["pictures"] if column["drifted"]}
     assert completed.exit_code == 1
-    assert {"brightness", "contrast"} <= moved
+    assert {"brightness", "contrast"} <= drifted
 
 
 def test_sharpness_and_outputs_are_named_on_a_page_when_the_pictures_are_blurred(
@@ -239,7 +239,7 @@ def test_each_task_is_compared_when_pictures_are_inverted(
     inverted = run(pictures(ImageOps.invert, n0=20, n7=20), "--sketch", saved, "--html", tmp_path / "drift.html")
     report = json.loads(inverted.stdout)
     assert inverted.exit_code == 1
-    assert {column["name"] for column in report["pictures"] if column["moved"]} >= {"brightness"}
+    assert {column["name"] for column in report["pictures"] if column["drifted"]} >= {"brightness"}
     assert [output["output"] for output in report["outputs"]] == list(Sketch.load(saved).outputs)
     Balanced((tmp_path / "drift.html").read_text())
 

@@ -18,6 +18,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from client.shadow.candidate import CandidateVersion
+from client.shadow.traces import LiveTrace
 from server.process import Server
 from tests.errors import error_codes
 from tests.fixture_types import Command
@@ -102,7 +104,7 @@ def state_of(server: Server) -> dict[str, Any]:
             "index": sorted(control.index(), key=str),
             "trace": control.trace_settings("pets"),
             "versions": control.versions("pets"),
-            "files": sorted(path.name for path in (server.folder / "traces").iterdir()),
+            "images": [path.name for path in (server.folder / "traces").iterdir() if path.suffix != ".lock"],
         }
 
 
@@ -167,28 +169,79 @@ def test_nothing_is_decided_when_no_request_comes_in(command: Command, triton_of
     assert (result["decision"], result["requests"], result["current_ms"]) == ("undecided", 0, None)
 
 
-def test_server_is_restored_when_the_command_is_terminated(triton_of_pets: Server, pets: Path) -> None:
-    before, address = state_of(triton_of_pets), triton_of_pets.options.grpc_url
-    words = ["shadow", "pets", "--candidate", "1", "--minutes", "5", "--url", address, "--repository", str(pets)]
-    environment = {"PYTHONPATH": str(ROOT), ADMIN_TOKEN_VARIABLE: triton_of_pets.tokens.admin or "", "PATH": ""}
+def start_shadow(server: Server, repository: Path) -> subprocess.Popen[bytes]:
+    """Start `client shadow` in a process of its own and wait until it traces `pets`."""
+    words = ["shadow", "pets", "--candidate", "1", "--share", "0.7", "--minutes", "5", "--url", server.options.grpc_url]
+    environment = {"PYTHONPATH": str(ROOT), ADMIN_TOKEN_VARIABLE: server.tokens.admin or "", "PATH": ""}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", "from client.cli import app; app()", *words],
-        env={**environment, STATE_VARIABLE: str(pets.parent / "no state")},
+        [sys.executable, "-P", "-c", "from client.cli import app; app()", *words, "--repository", str(repository)],
+        env={**environment, STATE_VARIABLE: str(repository.parent / "no state")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
+    end = time.monotonic() + 120
+    while state_of(server)["trace"]["trace_level"] == "OFF":
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.usefixtures("tokens")
+def test_server_is_restored_when_the_command_is_terminated(
+    command: Command, triton_of_pets: Server, pets: Path
+) -> None:
+    with triton_of_pets.client(timeout_s=60) as control:
+        control.set_trace("pets", {"trace_rate": "7"})
+    before = state_of(triton_of_pets)
+    process = start_shadow(triton_of_pets, pets)
     try:
-        end = time.monotonic() + 120
-        while state_of(triton_of_pets)["trace"]["trace_level"] == "OFF":
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        assert state_of(triton_of_pets)["trace"]["trace_rate"] == "2"  # half of the requests, not more than 0.7
+        address = triton_of_pets.options.grpc_url
+        second = command("client", "shadow", "pets", "--candidate", 1, "--url", address, "--repository", pets, "--json")
+        assert error_codes(second) == {"shadow.traced_already"}
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
     assert state_of(triton_of_pets) == before
+    with triton_of_pets.client(timeout_s=60) as control:
+        control.set_trace("pets", {"trace_rate": None})
+
+
+@pytest.mark.usefixtures("tokens")
+def test_next_run_takes_over_when_the_command_was_killed(command: Command, triton_of_pets: Server, pets: Path) -> None:
+    before, address = state_of(triton_of_pets), triton_of_pets.options.grpc_url
+    process = start_shadow(triton_of_pets, pets)
+    process.kill()
+    process.communicate(timeout=60)
+    with Callers(triton_of_pets):
+        end = time.monotonic() + 60
+        while not state_of(triton_of_pets)["images"]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    words = ("client", "shadow", "pets", "--candidate", 1, "--minutes", 0.01, "--url", address, "--repository", pets)
+    completed = command(*words, "--json")
+    assert json.loads(completed.stdout)["requests"] == 0, completed.stderr
+    assert state_of(triton_of_pets) == before
+
+
+def test_each_trace_has_the_requests_of_its_model_when_two_run_at_once(triton_of_pets: Server, pets: Path) -> None:
+    candidate = CandidateVersion(folder=pets / "pets", version=1)
+    spec = candidate.spec()
+    with triton_of_pets.client(timeout_s=60) as control, candidate.load(control, spec) as other:
+        first, second = (LiveTrace(control, model, spec, 1.0, None) for model in ("pets", other))
+        found: dict[str, list[int]] = {"pets": [], other: []}
+        with first.lock(), second.lock(), first, second:
+            for model, level in (("pets", 10), (other, 200), ("pets", 20)):
+                control.infer(model, "", spec, np.full((1, 32, 32, 3), level, dtype=np.uint8))
+            end = time.monotonic() + 60
+            while sum(map(len, found.values())) < 3 and time.monotonic() < end:
+                for model, trace in ((other, second), ("pets", first)):
+                    found[model] += [int(request.images[0, 0, 0, 0]) for request in trace.take()]
+                time.sleep(0.05)
+    assert found == {"pets": [10, 20], other: [200]}
 
 
 @pytest.mark.parametrize(

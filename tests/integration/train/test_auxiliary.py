@@ -27,6 +27,7 @@ from tritonkit.errors import InputError
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.images.preprocess import load_file
 from tritonkit.runtimes import open_artifact
+from tritonkit.sketch import SKETCH_FILE, Sketch
 from tritonkit.spec import ModelSpec
 
 HEADS = {
@@ -106,6 +107,7 @@ def test_export_drops_the_head_with_a_passed_verdict(dropped: PublishedVersion, 
     assert list(spec.heads) == ["digit"]
     golden = Golden.load(dropped.artifact.parent / GOLDEN_FILE)
     assert golden.outputs.keys() == golden.targets.keys() == {"digit"}
+    assert Sketch.load(dropped.artifact.with_name(SKETCH_FILE)).outputs.keys() == {"digit"}
     assert "turn_head" not in str(onnx.load(dropped.artifact).graph.initializer)
     original = golden_of_run(run.checkpoint)
     np.testing.assert_allclose(golden.outputs["digit"], original.outputs["digit"], atol=1e-5)

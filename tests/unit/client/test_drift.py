@@ -1,6 +1,8 @@
-"""The tests of drift: right on published figures, silent on equal distributions, awake on changed ones."""
+"""The tests of drift: right on published figures, silent on equal distributions, and they find changes."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from numpy.typing import NDArray
 
 from client.drift.report import compare_sketches
 from client.drift.statistics import ks_tests, mmd_test, remoteness, share_test
+from tests.errors import raises
 from tests.task_specs import COLOUR_AND_MARKS
+from tritonkit.errors import InputError
 from tritonkit.sketch import Sketch, SketchSampler
 from tritonkit.spec import ModelSpec
 
@@ -33,38 +37,38 @@ def answers(
     return sampler.sketch("a simulation")
 
 
-def moved(reference: Sketch, current: Sketch, min_shift: float) -> set[str]:
-    """The names of all that moved."""
+def drifted(reference: Sketch, current: Sketch, min_shift: float) -> set[str]:
+    """The names of all that drifted."""
     (output,), pictures = compare_sketches(reference, current, ALPHA, min_shift)
-    names = {f"label {label.label}" for label in output.labels if label.moved}
-    names |= {f"probability {column.name}" for column in output.columns if column.moved}
-    return names | {column.name for column in pictures if column.moved} | ({"MMD"} if output.moved else set())
+    names = {f"label {label.label}" for label in output.labels if label.drifted}
+    names |= {f"probability {column.name}" for column in output.columns if column.drifted}
+    return names | {column.name for column in pictures if column.drifted} | ({"MMD"} if output.drifted else set())
 
 
 def test_false_alarms_are_as_rare_as_alpha_when_the_distribution_is_the_same(
     spec: ModelSpec, draw: np.random.Generator
 ) -> None:
     repetitions = 60
-    alarms = sum(bool(moved(answers(spec, draw, 120), answers(spec, draw, 80), 0)) for _ in range(repetitions))
+    alarms = sum(bool(drifted(answers(spec, draw, 120), answers(spec, draw, 80), 0)) for _ in range(repetitions))
     assert alarms <= 8  # of 3 expected at most; more than 8 has a probability of 0.2 %
 
 
 def test_the_label_is_named_when_its_share_changed(spec: ModelSpec, draw: np.random.Generator) -> None:
-    found = moved(answers(spec, draw, 500), answers(spec, draw, 300, (1, 1, 4)), 0.1)
+    found = drifted(answers(spec, draw, 500), answers(spec, draw, 300, (1, 1, 4)), 0.1)
     assert {"label bird", "probability bird", "MMD"} <= found
     assert not found & {"brightness", "contrast", "sharpness", "colour"}
 
 
 def test_brightness_is_named_when_pictures_are_darker(spec: ModelSpec, draw: np.random.Generator) -> None:
-    found = moved(answers(spec, draw, 300), answers(spec, draw, 100, dark=0.8), 0.1)
+    found = drifted(answers(spec, draw, 300), answers(spec, draw, 100, dark=0.8), 0.1)
     assert "brightness" in found
     assert not any(name.startswith(("label", "probability")) for name in found)
 
 
-def test_nothing_moved_when_a_significant_change_is_small(spec: ModelSpec, draw: np.random.Generator) -> None:
+def test_nothing_drifted_when_a_significant_change_is_small(spec: ModelSpec, draw: np.random.Generator) -> None:
     reference, current = answers(spec, draw, 1000), answers(spec, draw, 1000, (1, 1, 1.6))
-    assert "label bird" in moved(reference, current, 0)
-    assert not {name for name in moved(reference, current, 0.15) if name != "MMD"}
+    assert "label bird" in drifted(reference, current, 0)
+    assert not {name for name in drifted(reference, current, 0.15) if name != "MMD"}
 
 
 def test_each_head_is_compared_when_the_model_has_several(spec: ModelSpec, draw: np.random.Generator) -> None:
@@ -83,10 +87,24 @@ def test_each_head_is_compared_when_the_model_has_several(spec: ModelSpec, draw:
         return sampler.sketch("a simulation")
 
     compared, _ = compare_sketches(sketch(300, 0.5, 0.2), sketch(200, 0.5, 0.6), ALPHA, 0.1)
-    assert {output.output: [label.label for label in output.labels if label.moved] for output in compared} == {
+    assert {output.output: [label.label for label in output.labels if label.drifted] for output in compared} == {
         "colour": [],
         "marks": ["line"],
     }
+
+
+def test_drift_is_found_when_alpha_is_small(spec: ModelSpec, draw: np.random.Generator) -> None:
+    reference, current = answers(spec, draw, 60), answers(spec, draw, 60, (1, 1, 9))
+    (output,), _ = compare_sketches(reference, current, 1e-3, 0.1)
+    assert output.drifted  # by the MMD, whose p-value is at least 1 / (permutations + 1)
+
+
+def test_sketches_are_refused_when_their_columns_differ(spec: ModelSpec, draw: np.random.Generator) -> None:
+    reference, current = answers(spec, draw, 60), answers(spec, draw, 60)
+    summary = reference.outputs["probabilities"]
+    fewer = replace(summary, values=summary.values[:, :3], columns=summary.columns[:3])
+    with raises(InputError, "drift.other_columns"):
+        compare_sketches(replace(reference, outputs={"probabilities": fewer}), current, ALPHA, 0.1)
 
 
 def test_share_test_gives_the_published_interval() -> None:

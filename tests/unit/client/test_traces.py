@@ -54,11 +54,19 @@ def test_request_has_no_outputs_when_triton_did_not_trace_them(images: ImageArra
     assert np.array_equal(request.images, images)
 
 
+def test_request_has_no_outputs_when_the_caller_asked_for_some_only(images: ImageArray) -> None:
+    raw = b",".join(bytes([value]) for value in images.ravel().tolist())
+    two = SPEC.model_copy(update={"outputs": (*SPEC.outputs, SPEC.outputs[0].model_copy(update={"name": "other"}))})
+    request = parse_trace(trace_of(images, raw), two)
+    assert request.outputs is None
+    assert np.array_equal(request.images, images)
+
+
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.95])
 def test_trace_is_refused_when_its_end_is_missing(images: ImageArray, part: float) -> None:
     raw = b",".join(bytes([value]) for value in images.ravel().tolist())
     whole = trace_of(images, raw)
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match="no end"):
         parse_trace(whole[: int(len(whole) * part)], SPEC)
 
 

@@ -15,7 +15,7 @@ from tritonkit.errors import ArtifactError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.sketch import MAX_IMAGES, PICTURE_COLUMNS, Sketch, SketchSampler, picture_values
-from tritonkit.spec import ModelSpec, TaskSpec
+from tritonkit.spec import Lineage, ModelSpec, TaskSpec
 from tritonkit.tasks import task_for
 
 COLUMNS = {
@@ -104,6 +104,19 @@ def test_differing_fields_are_named_when_the_model_is_another(spec: ModelSpec) -
     sketch = sketch_of(spec, 3)
     assert sketch.differing_fields(spec.model_copy(update={"name": "other"})) == []
     assert sketch.differing_fields(spec.model_copy(update={"labels": ("cat", "dog", "cow")})) == ["labels"]
+
+
+def test_auxiliary_head_is_left_out_and_not_compared(network_of: NetworkOf) -> None:
+    runner = TorchRunner(network_of(TASK_SPECS["heads"]), origin="a test")
+    lineage = Lineage(config={"heads": {"vector": {"task": "augmentation", "operation": "flip"}}})
+    spec = runner.spec.model_copy(update={"lineage": lineage})
+    sampler, images = SketchSampler(spec), random_images(3, spec.input.shape[0])
+    sampler.add(images, runner.infer(images))
+    sketch = sampler.sketch("a test")
+    assert list(sketch.outputs) == ["kind"]
+    exported = spec.without_heads(["vector"])
+    assert (sketch.differing_fields(spec), sketch.differing_fields(exported)) == ([], [])
+    assert sketch.differing_fields(runner.spec) == ["heads"]  # there it is a head like any other
 
 
 @pytest.mark.parametrize(
