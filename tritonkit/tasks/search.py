@@ -147,7 +147,7 @@ class Search(Task):
         self._check_same_task(other)
         return self
 
-    def relabel(self, outputs: Outputs, joint: Task) -> Outputs:
+    def place(self, outputs: Outputs, joint: Task) -> Outputs:
         return outputs
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
