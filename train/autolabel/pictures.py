@@ -11,14 +11,15 @@ from PIL import Image
 
 from train.config.loading import Config
 from train.data.near_duplicates import Thumbnails
-from train.data.splits import Splits, read_splits
+from train.data.splits import CheckedData, Splits, read_splits
 from train.data.splitting import split_parts
 from train.tasks import TrainingTask, training_task
 from tritonkit.errors import ConfigError, DataError, InputError, Problem
-from tritonkit.evaluation.labelled_images import check_files
+from tritonkit.evaluation.labelled_images import check_files, raise_if_any
 from tritonkit.evaluation.samples.sample import IMAGE, Sample, listed, search_notes, summarized
 from tritonkit.images.picture_files import PictureSearch, pictures_below
 from tritonkit.plugins import load_plugins
+from tritonkit.remotes.addresses import public_name
 from tritonkit.system.tables import TableError, path_of, table_rows
 
 PARTS = ("train", "val", "test")
@@ -31,17 +32,23 @@ class Pictures:
     """All pictures, each in one role. `splits.test` is the holdout."""
 
     task: TrainingTask
+    checked: CheckedData
+    """The labelled parts, and the sha256 of each picture, also of the unlabelled ones."""
     splits: Splits
     calibration: tuple[Sample, ...]
     unlabelled: tuple[Path, ...]
     fingerprint: str
-    """Of the truths and contents of all pictures, so that nothing else is continued with."""
+    """Of the parts, truths, paths and contents of all pictures in their order, which that of the stored answers is."""
     notes: tuple[str, ...]
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels in the order of the model's answers."""
         return self.splits.task_spec.labels
+
+    def splits_with(self, train: Iterable[Sample]) -> Splits:
+        """Return the splits of a training on these pictures, without the holdout."""
+        return self.checked.splits({"base": (), "train": tuple(train), "val": self.splits.val, "test": ()}, self.task)
 
 
 def read_pictures(config: Config, unlabelled: Path, calibration: float, decisions: Decisions) -> Pictures:
@@ -82,9 +89,9 @@ def read_pictures(config: Config, unlabelled: Path, calibration: float, decision
         *search_notes(search),
         *(f"skipped: {problem}" for problem in problems),
         *summarized("unlabelled pictures left out, because another picture has the same content", copies),
-        *thumbnails.warnings({"train": [Sample(path, None) for path in fresh], "val": (), "test": splits.test}),
+        *thumbnails.warnings({"unlabelled": [Sample(path, None) for path in fresh], "test": splits.test}),
     ]
-    parts: dict[str, list[Sample]] = {part: list(getattr(splits, part)) for part in PARTS}
+    parts: dict[str, list[Sample]] = {"base": [], **{part: list(getattr(splits, part)) for part in PARTS}}
     parts["calibration"] = []
     if calibration:
         parts |= _split_calibration(parts["train"], calibration, task, config, digests)
@@ -94,14 +101,22 @@ def read_pictures(config: Config, unlabelled: Path, calibration: float, decision
             f"{unlabelled}: no unlabelled pictures are left; expected pictures that are not among the labelled ones",
             code="autolabel.nothing_to_label",
         )
-    lines = [f"{part}\t{sample.truth}\t{digests[sample.path]}" for part in parts for sample in parts[part]]
-    lines += [f"\t\t{digests[path]}" for path in fresh]
+    origin = public_name(str(config.data.path))
+    truths = {part: [sample.truth for sample in samples] for part, samples in parts.items()}
+    # Decisions, and a calibration part of whole groups, may have taken all pictures of a class.
+    raise_if_any(origin, task.validate_splits(truths, splits.task_spec, minimum=1))
+    checked = CheckedData(origin, parts, splits.task_spec, digests, thumbnails, splits.group)
+    chosen = checked.splits(parts, task)
+    roles = {**{part: getattr(chosen, part) for part in PARTS}, "calibration": parts["calibration"]}
+    lines = [f"{part}\t{s.truth}\t{s.path.absolute()}\t{digests[s.path]}" for part in roles for s in roles[part]]
+    lines += [f"\t\t{path.absolute()}\t{digests[path]}" for path in fresh]
     return Pictures(
         task=task,
-        splits=replace(splits, train=tuple(parts["train"]), val=tuple(parts["val"]), test=tuple(parts["test"])),
+        checked=checked,
+        splits=chosen,
         calibration=tuple(parts["calibration"]),
         unlabelled=tuple(fresh),
-        fingerprint=hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),
+        fingerprint=hashlib.sha256("\n".join(lines).encode()).hexdigest(),
         notes=tuple(notes),
     )
 

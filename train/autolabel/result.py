@@ -39,7 +39,7 @@ class AutolabelResult(Frozen):
     """Of the labels that all rounds accept, on the holdout."""
     max_error: float | None
     confidence: float | None
-    """The probability with which the error is at most `max_error`."""
+    """The probability with which the expected error of the accepted labels is at most `max_error`."""
     used_rounds: int
     """The self-labelled model learned the labels of this round and of those before it."""
     comparison: Comparison | None

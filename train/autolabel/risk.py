@@ -1,4 +1,7 @@
-"""Chooses the confidence from which a label is accepted, so that the error of all accepted labels is bounded.
+"""Chooses the confidence from which a label is accepted, so that the expected error of all accepted labels is bounded.
+
+The expected error is that of many pictures that are accepted in the same way. Among a few hundred accepted labels, the
+share of wrong ones can be larger by chance.
 
 The calibration part is a sample of the same pictures as the unlabelled ones, and no model trains on it. For a fixed
 threshold, the wrong answers among its accepted pictures have a binomial distribution. So a threshold is tested by the
@@ -61,11 +64,11 @@ def level_of_round(confidence: float, number: int) -> float:
 def choose_threshold(
     unlabelled: Floats, calibration: Floats, wrong: NDArray[np.bool_], max_error: float, level: float, before: Counts
 ) -> Choice:
-    """Return the lowest threshold at which the error of all accepted labels is at most `max_error`.
+    """Return the lowest threshold at which the expected error of all accepted labels is at most `max_error`.
 
     unlabelled, calibration: confidences [N], [M] of the pictures that no round has accepted yet. wrong: [M], whether
-    the model's label of a calibration picture differs from its truth. level: the probability that the error is larger
-    all the same. before: the calibration pictures that earlier rounds accepted, whose labels are part of the error.
+    the model's label of a calibration picture differs from its truth. level: the probability that the expected error
+    is larger all the same. before: the calibration pictures that earlier rounds accepted, whose labels are part of the error.
     """
     if not len(unlabelled):
         return Choice(None, None)

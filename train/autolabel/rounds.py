@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from train.autolabel.risk import Choice, choose_threshold, level_of_round, pictu
 from train.autolabel.suspects import Suspect, check_cleanlab, find_suspects
 from train.config.loading import Config
 from train.config.sections import DataConfig
+from train.engine.run_folder import RunFolder
 from train.experiments.child_run import ChildRun, fit_in_process
 from train.experiments.folder import ExperimentFolder
 from tritonkit.errors import DataError
@@ -40,7 +41,7 @@ class AutolabelOptions:
     """Accept labels from this confidence on; or else `max_error`."""
     max_error: float | None = None
     confidence: float = 0.9
-    """The probability with which the error of the accepted labels is at most `max_error`."""
+    """The probability with which the expected error of the accepted labels is at most `max_error`."""
     calibration: float = 0.3
     """With `max_error`: the share of the labelled training part that only picks the threshold."""
     rounds: int = 10
@@ -114,8 +115,7 @@ class _Autolabelling:
         alone, labelled, chosen = self._final_models(models)
         comparison, used = None, self._used_round(models, labelled)
         if labelled is not None:
-            right = [self._is_right(name, model) for name, model in (("alone", alone), ("self-labelled", labelled))]
-            comparison = Comparison.of(*right)
+            comparison = Comparison.of(self._is_right(alone), self._is_right(labelled))
         suspects = self._suspects()
         result = AutolabelResult(
             folder=self.folder,
@@ -222,7 +222,9 @@ class _Autolabelling:
         if self.pictures.calibration:
             alone = self._fit("labels-alone", (*self.pictures.splits.train, *self.pictures.calibration))
             everything = (*self._samples(), *self.pictures.calibration)
-            labelled = self._fit("self-labelled", everything) if has_labels else None
+            # By its last round, because the same folder can be continued with more rounds or fewer.
+            name = f"self-labelled-{self.unlabelled.rounds.max()}"
+            labelled = self._fit(name, everything) if has_labels else None
         else:
             alone = models[0]
             labelled = max(models[1:], key=self._score, default=None)
@@ -245,30 +247,39 @@ class _Autolabelling:
     def _fit(self, name: str, train: Sequence[Sample]) -> ChildRun:
         """Train on these pictures below a subfolder, in a process of its own."""
         folder, config = self.folder / name, self.config
-        parts = replace(self.pictures.splits, train=tuple(train), test=(), base=())
-        parts.save(folder / "data", self.pictures.task)
+        splits = self.pictures.splits_with(train)
+        splits.save(folder / "data", self.pictures.task)
         # The surest labels are of few classes, which would crowd out the others: on Fashion-MNIST that cost 8 points.
-        given = {sample.path for sample in (*self.pictures.splits.train, *self.pictures.calibration)}
-        has_accepted = any(sample.path not in given for sample in train)
-        sampling = "balanced" if has_accepted else config.data.sampling
-        data = DataConfig(path=folder / "data", test_ratio=0, sampling=sampling)
+        # Also without accepted labels, so that the compared models differ by these labels alone.
+        per_class = config.data.per_class
+        sampling: Literal["shuffled", "balanced"] = "balanced" if per_class is None else "shuffled"
+        data = DataConfig(path=folder / "data", test_ratio=0, sampling=sampling, per_class=per_class)
         changes: dict[str, object] = {"data": data}
-        if has_accepted and self.options.round_epochs is not None:
+        given = {sample.path for sample in (*self.pictures.splits.train, *self.pictures.calibration)}
+        if self.options.round_epochs is not None and any(sample.path not in given for sample in train):
             changes["epochs"] = self.options.round_epochs
         doing = f"{name}: training on {len(train):,} pictures"
         with progress(doing) as report:
-            return fit_in_process(
+            run = fit_in_process(
                 config.model_copy(update=changes), folder, lambda row: report(f"{doing}, epoch {row['epoch']:.0f} done")
             )
+        if RunFolder(run.run).fingerprint() != splits.fingerprint:
+            raise DataError(
+                f"{run.run}: this model was trained on other pictures or labels, which have changed since; start "
+                "another self-labelling with --folder DIR",
+                code="autolabel.data_changed",
+            )
+        return run
 
     def _score(self, model: ChildRun) -> float:
         return model.metrics[f"val_{self.pictures.task.monitor}"]
 
-    def _is_right(self, name: str, model: ChildRun) -> np.ndarray:
+    def _is_right(self, model: ChildRun) -> np.ndarray:
         """[N] whether the model's answers to the holdout are right."""
-        file = self.folder / f"holdout-{name}.npz"
+        folder = model.run.parents[1]  # of this training
+        file = folder / "holdout.npz"
         if not file.is_file():
-            _save(file, {"probabilities": predict(model.checkpoint, self.holdout.paths, f"holdout, {name}")})
+            _save(file, {"probabilities": predict(model.checkpoint, self.holdout.paths, f"holdout, {folder.name}")})
         with np.load(file) as kept:
             right: np.ndarray = kept["probabilities"].argmax(axis=1) == self.holdout.truths
         return right
@@ -279,8 +290,8 @@ class _Autolabelling:
         return Share.of(counts.wrong, counts.accepted)
 
     def _suspects(self) -> list[Suspect]:
-        def answer(name: str, pictures: Pictures, samples: tuple[Sample, ...]) -> Probabilities:
-            model = self._fit(name, pictures.splits.train)
+        def answer(name: str, train: tuple[Sample, ...], samples: tuple[Sample, ...]) -> Probabilities:
+            model = self._fit(name, train)
             return predict(model.checkpoint, [sample.path for sample in samples], name)
 
         return find_suspects(self.pictures, answer, self.options.folds) if self.options.folds else []

@@ -30,7 +30,7 @@ def autolabel(
     ] = None,
     max_error: Annotated[
         float | None,
-        typer.Option(help="Choose the threshold so that at most this share of the accepted labels is wrong."),
+        typer.Option(help="Choose the threshold so that the expected error of the accepted labels is at most this."),
     ] = None,
     confidence: Annotated[
         float, typer.Option(help="The probability with which --max-error is kept, over all rounds.")

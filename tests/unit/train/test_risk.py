@@ -33,6 +33,20 @@ def test_error_exceeds_the_bound_no_more_often_than_allowed_when_calibrations_ar
     assert exceeded <= 400 * (1 - CONFIDENCE)
 
 
+def test_expected_error_exceeds_the_bound_no_more_often_than_allowed_when_few_pictures_are_unlabelled() -> None:
+    draw = np.random.default_rng(3)
+    population, truth = answers(draw, 100_000)
+    exceeded, chosen = 0, 0
+    for _ in range(400):
+        (pool, _), (confidence, wrong) = answers(draw, 100), answers(draw, 800)
+        threshold = choose_threshold(pool, confidence, wrong, MAX_ERROR, 1 - CONFIDENCE, Counts()).threshold
+        if threshold is not None:
+            chosen += 1
+            exceeded += truth[population >= threshold].mean() > MAX_ERROR
+    assert chosen > 200
+    assert exceeded <= 400 * (1 - CONFIDENCE)
+
+
 class Classes:
     """Two overlapping classes of points, and a classifier by the nearer mean."""
 
@@ -123,7 +137,10 @@ def test_picture_keeps_the_label_of_the_round_that_accepted_it() -> None:
     assert group.counts() == (1, 0)
 
 
-@pytest.mark.parametrize(("better", "worse", "helped"), [(60, 10, True), (10, 60, False), (12, 10, None), (0, 0, None)])
+@pytest.mark.parametrize(
+    ("better", "worse", "helped"),
+    [(60, 10, True), (10, 60, False), (12, 10, None), (0, 0, None), (4, 0, None), (6, 0, True)],
+)
 def test_comparison_says_whether_it_helped_when_both_models_answer(
     better: int, worse: int, helped: bool | None
 ) -> None:
@@ -135,3 +152,14 @@ def test_comparison_says_whether_it_helped_when_both_models_answer(
 
     assert comparison.helped is helped
     assert comparison.low <= comparison.gain == (better - worse) / 1000 <= comparison.high
+
+
+def test_interval_of_the_gain_is_that_of_bonett_and_price() -> None:
+    alone, labelled = np.ones(48, dtype=bool), np.ones(48, dtype=bool)
+    alone[:26] = False
+    labelled[26:30] = False
+
+    comparison = Comparison.of(alone, labelled)
+
+    # The figures are those of the R package statpsych: ci.prop.ps(.05, 12, 4, 26, 6).
+    assert (comparison.low, comparison.high) == pytest.approx((0.2548067, 0.6251933), abs=1e-6)
