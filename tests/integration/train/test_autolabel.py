@@ -19,9 +19,10 @@ import pytest
 from tests.browser import Browser, open_browser
 from tests.fixture_types import Command
 from tests.integration.train.conftest import CopyDigits, WriteConfig
-from train.autolabel.pictures import read_decisions, read_pictures
+from train.autolabel.data import read_autolabel_data, read_decisions
+from train.autolabel.options import AutolabelOptions
 from train.autolabel.result import AutolabelResult
-from train.autolabel.rounds import AutolabelOptions, autolabel
+from train.autolabel.rounds import autolabel
 from train.autolabel.suspects import find_suspects
 from train.config.loading import load_config
 from train.data.splits import read_splits
@@ -175,8 +176,8 @@ def test_decisions_move_pictures_and_change_labels(done: Done) -> None:
     unlabelled = sorted((done.unlabelled / "1").iterdir())[:2]
     decisions = {wrong: "7", other: "", unlabelled[0]: "1", unlabelled[1]: ""}
 
-    before = read_pictures(config, done.unlabelled, 0.3, {})
-    after = read_pictures(config, done.unlabelled, 0.3, decisions)
+    before = read_autolabel_data(config, done.unlabelled, 0.3, {})
+    after = read_autolabel_data(config, done.unlabelled, 0.3, decisions)
 
     roles = {
         sample.path: sample.truth
@@ -193,11 +194,11 @@ def test_decisions_move_pictures_and_change_labels(done: Done) -> None:
 def test_fingerprint_differs_when_an_unlabelled_picture_has_another_name(done: Done, tmp_path: Path) -> None:
     config, unlabelled = load_config(done.config), tmp_path / "more"
     shutil.copytree(done.unlabelled / "1", unlabelled)
-    before = read_pictures(config, unlabelled, 0, {})
+    before = read_autolabel_data(config, unlabelled, 0, {})
     first = before.unlabelled[0]
     first.rename(first.with_name("zzz.png"))
 
-    after = read_pictures(config, unlabelled, 0, {})
+    after = read_autolabel_data(config, unlabelled, 0, {})
 
     assert len(after.unlabelled) == len(before.unlabelled)
     assert after.fingerprint != before.fingerprint
@@ -205,17 +206,17 @@ def test_fingerprint_differs_when_an_unlabelled_picture_has_another_name(done: D
 
 def test_decisions_are_refused_when_they_take_all_pictures_of_a_class(done: Done) -> None:
     config = load_config(done.config)
-    train = read_pictures(config, done.unlabelled, 0, {}).splits.train
+    train = read_autolabel_data(config, done.unlabelled, 0, {}).splits.train
     ones = {sample.path: "" for sample in train if sample.truth == "1"}
 
     with pytest.raises(DataError) as error:
-        read_pictures(config, done.unlabelled, 0, ones)
+        read_autolabel_data(config, done.unlabelled, 0, ones)
 
     assert [problem.code for problem in error.value.problems] == ["data.class_not_in_train"]
 
 
 def test_copies_and_groups_stay_in_one_fold_when_given_labels_are_checked(done: Done) -> None:
-    data = read_pictures(load_config(done.config), done.unlabelled, 0, {})
+    data = read_autolabel_data(load_config(done.config), done.unlabelled, 0, {})
     samples = data.splits.train
     copies = {sample.path: str(number // 3) for number, sample in enumerate(samples)}
     data = replace(data, checked=replace(data.checked, digests={**data.checked.digests, **copies}))
