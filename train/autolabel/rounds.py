@@ -108,11 +108,11 @@ class _AutolabelRun:
             used_rounds=used,
             comparison=comparison,
             conclusion=_conclusion(comparison, chosen is labelled),
-            suspects=len(suspects) if self.options.folds else None,
+            suspects=None if suspects is None else len(suspects),
             without_labels=self._labels_never_given(),
             notes=tuple(self.notes),
         )
-        write_outputs(result, self.data, self.unlabelled, suspects, self.config)
+        write_outputs(result, self.data, self.unlabelled, suspects or [], self.config)
         return result
 
     def _label(self) -> list[ChildRun]:
@@ -268,12 +268,12 @@ class _AutolabelRun:
         counts = self.holdout.counts()
         return Proportion.of(counts.wrong, counts.accepted)
 
-    def _suspects(self) -> list[Suspect]:
+    def _suspects(self) -> list[Suspect] | None:
         def answer(name: str, train: tuple[Sample, ...], samples: tuple[Sample, ...]) -> Probabilities:
             model = self._fit(name, train)
             return predict(model.checkpoint, [sample.path for sample in samples], name)
 
-        return find_suspects(self.data, answer, self.options.folds) if self.options.folds else []
+        return find_suspects(self.data, answer, self.options.folds) if self.options.folds else None
 
     def _labels_never_given(self) -> tuple[str, ...]:
         used = set(self.unlabelled.labels[self.unlabelled.rounds > 0].tolist())

@@ -43,18 +43,19 @@ def check_cleanlab() -> None:
         ) from error
 
 
-def find_suspects(data: AutolabelData, answer: TrainAndPredict, folds: int) -> list[Suspect]:
+def find_suspects(data: AutolabelData, answer: TrainAndPredict, folds: int) -> list[Suspect] | None:
     """List the given labels of train, calibration and val that look wrong, the most suspicious first.
 
     Each model trains on all but one fold of train and calibration, and answers to that fold. Val only picks the epoch;
-    its answers are the means of all models. The holdout is not looked at.
+    its answers are the means of all models. The holdout is not looked at. None, with a warning, if a label has too few
+    images or groups for this number of folds.
     """
     from cleanlab.filter import find_label_issues
 
     samples = (*data.splits.train, *data.calibration)
     numbers = _fold_numbers(data, samples, folds)
     if numbers is None:
-        return []
+        return None
     probabilities = _out_of_fold(data, samples, answer, numbers)
     checked = (*samples, *data.splits.val)
     truths = np.array([data.labels.index(sample.truth) for sample in checked])
@@ -71,7 +72,7 @@ def find_suspects(data: AutolabelData, answer: TrainAndPredict, folds: int) -> l
 
 
 def _fold_numbers(data: AutolabelData, samples: tuple[Sample, ...], folds: int) -> NDArray[np.int64] | None:
-    """Return the fold of each sample, [N] from 1; a group and the copies of an image stay in one fold.
+    """Return the fold of each sample, [N] from 1; a group, or else the copies of an image, stay in one fold.
 
     None, with a warning, if a label is not in all folds' training parts.
     """

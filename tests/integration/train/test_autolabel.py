@@ -215,11 +215,15 @@ def test_decisions_are_refused_when_they_take_all_pictures_of_a_class(done: Done
     assert [problem.code for problem in error.value.problems] == ["data.class_not_in_train"]
 
 
-def test_copies_and_groups_stay_in_one_fold_when_given_labels_are_checked(done: Done) -> None:
+@pytest.mark.parametrize("has_groups", [False, True])
+def test_copies_and_groups_stay_in_one_fold_when_given_labels_are_checked(done: Done, has_groups: bool) -> None:
     data = read_autolabel_data(load_config(done.config), done.unlabelled, 0, {})
-    samples = data.splits.train
-    copies = {sample.path: str(number // 3) for number, sample in enumerate(samples)}
-    data = replace(data, checked=replace(data.checked, digests={**data.checked.digests, **copies}))
+    copies = {sample.path: str(number // 3) for number, sample in enumerate(data.splits.train)}
+    if has_groups:
+        train = tuple(replace(sample, group=copies[sample.path]) for sample in data.splits.train)
+        data = replace(data, splits=replace(data.splits, train=train, group="patient"))
+    else:
+        data = replace(data, checked=replace(data.checked, digests={**data.checked.digests, **copies}))
     trained: list[set[str]] = []
 
     def answer(name: str, train: tuple[Sample, ...], asked: tuple[Sample, ...]) -> np.ndarray:
