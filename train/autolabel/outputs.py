@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from train.autolabel.data import AutolabelData
 from train.autolabel.labelling import Labelling
-from train.autolabel.pictures import Pictures
 from train.autolabel.result import AutolabelResult
-from train.autolabel.review import Doubtful, write_page
+from train.autolabel.review import ReviewItem, write_page
 from train.autolabel.suspects import Suspect
 from train.config.loading import Config
 from tritonkit.evaluation.samples.sample import IMAGE
@@ -19,36 +19,39 @@ from tritonkit.system.files import atomic_write
 
 DOUBTFUL, SUSPECTS, RESULT = "doubtful.csv", "suspects.csv", "result.json"
 _ON_PAGE = 60
-"""Pictures of each kind on the page."""
+"""Images of each kind on the page."""
 
 
 def write_outputs(
-    result: AutolabelResult, pictures: Pictures, group: Labelling, suspects: Sequence[Suspect], config: Config
+    result: AutolabelResult, data: AutolabelData, group: Labelling, suspects: Sequence[Suspect], config: Config
 ) -> None:
     """Write the tables, `result.json` and the page into the folder of the result."""
-    column = pictures.task.truth_column
-    rows = [
-        {
-            IMAGE: str(group.paths[i].absolute()),
-            column: pictures.labels[group.labels[i]],
-            "round": int(group.rounds[i]),
-            "confidence": f"{group.confidence[i]:.6f}",
-        }
-        for i in np.argsort(-group.confidence, kind="stable").tolist()
-    ]
+    column = data.task.truth_column
     columns = (IMAGE, column, "round", "confidence")
-    _write_table(result.labels, columns, (row for row in rows if row["round"]))
-    _write_table(result.folder / DOUBTFUL, columns, (row for row in rows if not row["round"]))
+
+    def row(i: int) -> dict[str, object]:
+        label, confidence = data.labels[group.labels[i]], f"{group.confidence[i]:.6f}"
+        values = (str(group.paths[i].absolute()), label, int(group.rounds[i]), confidence)
+        return dict(zip(columns, values, strict=True))
+
+    def item(i: int, state: str) -> ReviewItem:
+        label = data.labels[group.labels[i]]
+        note = f"{state}: {label}, {group.confidence[i]:.1%} sure"
+        return ReviewItem(str(group.paths[i].absolute()), label, note, is_used=state == "accepted")
+
+    order: list[int] = np.argsort(-group.confidence, kind="stable").tolist()
+    accepted = [i for i in order if group.rounds[i]]
+    rejected = [i for i in order if not group.rounds[i]]
+    _write_table(result.labels, columns, map(row, accepted))
+    _write_table(result.folder / DOUBTFUL, columns, map(row, rejected))
     _write_table(result.folder / SUSPECTS, list(Suspect.model_fields), (each.model_dump() for each in suspects))
     with atomic_write(result.folder / RESULT) as temporary:
         temporary.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    accepted = [row for row in rows if row["round"]][-_ON_PAGE:]
-    rejected = [row for row in rows if not row["round"]][:_ON_PAGE]
     groups = {
-        "Accepted with the lowest confidence": [_doubtful(row, column, "accepted") for row in reversed(accepted)],
-        "Left out with the highest confidence": [_doubtful(row, column, "left out") for row in rejected],
+        "Accepted with the lowest confidence": [item(i, "accepted") for i in reversed(accepted[-_ON_PAGE:])],
+        "Left out with the highest confidence": [item(i, "left out") for i in rejected[:_ON_PAGE]],
         "Given labels that look wrong": [
-            Doubtful(
+            ReviewItem(
                 path=each.image_path,
                 label=each.label,
                 note=f"given as {each.label}; the model says {each.suggestion}",
@@ -57,12 +60,7 @@ def write_outputs(
             for each in suspects[:_ON_PAGE]
         ],
     }
-    write_page(result.page, config.name, result, groups, pictures.labels)
-
-
-def _doubtful(row: Mapping[str, object], column: str, state: str) -> Doubtful:
-    note = f"{state}: {row[column]}, {float(str(row['confidence'])):.1%} sure"
-    return Doubtful(path=str(row[IMAGE]), label=str(row[column]), note=note, is_used=state == "accepted")
+    write_page(result.page, config.name, result, groups, data.labels)
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:

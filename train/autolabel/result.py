@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from train.autolabel.comparison import Comparison, Share
+from train.autolabel.comparison import HoldoutComparison, Proportion
 from tritonkit.spec import Frozen
 
 LABELS, PAGE = "labels.csv", "review.html"
@@ -15,14 +15,14 @@ class Round(Frozen):
 
     number: int
     trained_on: int
-    """Pictures that the model had learned: the given labels, and those of earlier rounds."""
+    """Images that the model had learned: the given labels, and those of earlier rounds."""
     val: float
     """The model's metric on val that picks the best epoch."""
     threshold: float | None
     """None if no threshold kept the bound."""
     accepted: int
     accepted_so_far: int
-    error: Share
+    error: Proportion
     """On the holdout, of the labels that this and all earlier rounds accept."""
 
 
@@ -35,20 +35,20 @@ class AutolabelResult(Frozen):
     rounds: tuple[Round, ...]
     unlabelled: int
     accepted: int
-    error: Share
+    error: Proportion
     """Of the labels that all rounds accept, on the holdout."""
     max_error: float | None
     confidence: float | None
-    """The probability with which the error is at most `max_error`."""
+    """The probability with which the expected error of the accepted labels is at most `max_error`."""
     used_rounds: int
     """The self-labelled model learned the labels of this round and of those before it."""
-    comparison: Comparison | None
+    comparison: HoldoutComparison | None
     """On the holdout; None if no label was accepted."""
     conclusion: str
     suspects: int | None
     """Given labels that look wrong; None if they were not checked."""
     without_labels: tuple[str, ...]
-    """Labels that no picture was given, though others were."""
+    """Labels that no image was given, though others were."""
     notes: tuple[str, ...]
 
     @property

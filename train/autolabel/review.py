@@ -17,8 +17,8 @@ _TEMPLATE = "review.html.jinja"
 
 
 @dataclass(frozen=True)
-class Doubtful:
-    """A picture to decide on."""
+class ReviewItem:
+    """An image to decide on."""
 
     path: str
     label: str
@@ -29,7 +29,7 @@ class Doubtful:
 
     @property
     def image(self) -> str | None:
-        """A thumbnail as a data URL; None if the picture cannot be read any more."""
+        """A thumbnail as a data URL; None if the image cannot be read any more."""
         try:
             return thumbnail(decode_image(read_picture(Path(self.path))))
         except ImageError:
@@ -37,9 +37,9 @@ class Doubtful:
 
 
 def write_page(
-    path: Path, name: str, result: AutolabelResult, groups: Mapping[str, Sequence[Doubtful]], labels: Sequence[str]
+    path: Path, name: str, result: AutolabelResult, groups: Mapping[str, Sequence[ReviewItem]], labels: Sequence[str]
 ) -> None:
-    """Write the page, one file that works offline. groups: the pictures to decide on, by heading."""
+    """Write the page, one file that works offline. groups: the images to decide on, by heading."""
     shown = "\n".join(each.path for group in groups.values() for each in group)
     page = (
         pages.templates(Path(__file__).parent)
@@ -49,7 +49,7 @@ def write_page(
             result=result,
             groups={heading: group for heading, group in groups.items() if group},
             labels=labels,
-            # The browser keeps decisions under this key; another set of pictures has another.
+            # The browser keeps decisions under this key; another set of images has another.
             key=f"autolabel-{hashlib.sha256(shown.encode()).hexdigest()[:16]}",
         )
     )

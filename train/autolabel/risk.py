@@ -1,7 +1,10 @@
-"""Chooses the confidence from which a label is accepted, so that the error of all accepted labels is bounded.
+"""Chooses the confidence from which a label is accepted, so that the expected error of all accepted labels is bounded.
 
-The calibration part is a sample of the same pictures as the unlabelled ones, and no model trains on it. For a fixed
-threshold, the wrong answers among its accepted pictures have a binomial distribution. So a threshold is tested by the
+The expected error is that of many images that are accepted in the same way. Among a few hundred accepted labels, the
+share of wrong ones can be larger by chance.
+
+The calibration part is a sample of the same images as the unlabelled ones, and no model trains on it. For a fixed
+threshold, the wrong answers among its accepted images have a binomial distribution. So a threshold is tested by the
 exact binomial tail, which is the bound of Clopper and Pearson (selective risk: Geifman and El-Yaniv, 2017; testing of
 thresholds: Angelopoulos et al., Learn then Test, 2021).
 
@@ -21,32 +24,26 @@ from scipy.special import bdtr
 
 Floats = NDArray[np.floating[Any]]
 _STEPS = 40
-"""Thresholds that are tried in a round: each accepts a further fortieth of the unlabelled pictures."""
+"""Thresholds that are tried in a round: each accepts a further fortieth of the unlabelled images."""
 _START_SHARE = 0.3
-"""The tests start where one wrong label among the accepted still passes, if this share of the calibration pictures gets
+"""The tests start where one wrong label among the accepted still passes, if this share of the calibration images gets
 so far; else where none may be wrong. A start without room for one fails by chance too often."""
-_MOST_PICTURES = 10_000_000
+_MOST_IMAGES = 10_000_000
 
 
 class Counts(NamedTuple):
-    """Pictures with a known truth that were accepted, and how many of them got a wrong label."""
+    """Images with a known truth that were accepted, and how many of them got a wrong label."""
 
     accepted: int = 0
     wrong: int = 0
 
-    def __add__(self, other: object) -> Counts:
-        """Add up the counts of two rounds."""
-        if not isinstance(other, Counts):
-            return NotImplemented
-        return Counts(self.accepted + other.accepted, self.wrong + other.wrong)
 
-
-class Choice(NamedTuple):
+class ThresholdChoice(NamedTuple):
     """The threshold of a round; None if no threshold keeps the bound."""
 
     threshold: float | None
     needed: int | None
-    """Without a threshold: how many calibration pictures would do, were their error as it is here; None if the error
+    """Without a threshold: how many calibration images would do, were their error as it is here; None if the error
     itself is too high at every threshold."""
 
 
@@ -60,57 +57,54 @@ def level_of_round(confidence: float, number: int) -> float:
 
 def choose_threshold(
     unlabelled: Floats, calibration: Floats, wrong: NDArray[np.bool_], max_error: float, level: float, before: Counts
-) -> Choice:
-    """Return the lowest threshold at which the error of all accepted labels is at most `max_error`.
+) -> ThresholdChoice:
+    """Return the lowest threshold at which the expected error of all accepted labels is at most `max_error`.
 
-    unlabelled, calibration: confidences [N], [M] of the pictures that no round has accepted yet. wrong: [M], whether
-    the model's label of a calibration picture differs from its truth. level: the probability that the error is larger
-    all the same. before: the calibration pictures that earlier rounds accepted, whose labels are part of the error.
+    unlabelled, calibration: confidences [N], [M] of the images that no round has accepted yet. wrong: [M], whether
+    the model's label of a calibration image differs from its truth. level: the probability that the expected error
+    is larger all the same. before: the calibration images that earlier rounds accepted; their labels are part of the
+    error.
     """
     if not len(unlabelled):
-        return Choice(None, None)
-    start = _least_pictures(before.wrong + 1, max_error, level)
+        return ThresholdChoice(None, None)
+    start = images_needed(max_error, level, before.wrong + 1)
     if start > before.accepted + _START_SHARE * len(calibration):
-        start = _least_pictures(before.wrong, max_error, level)
-    # The thresholds come from pictures without a known truth, and the start from a number of pictures: what is tested
+        start = images_needed(max_error, level, before.wrong)
+    # The thresholds come from images without a known truth, and the start from a number of images: what is tested
     # does not depend on which answers are wrong.
     shares = np.arange(1, _STEPS + 1) / _STEPS
     chosen, last = None, before
     for threshold in np.quantile(unlabelled, 1 - shares, method="lower").tolist():
         is_accepted = calibration >= threshold
-        last = before + Counts(int(is_accepted.sum()), int(wrong[is_accepted].sum()))
+        last = Counts(before.accepted + int(is_accepted.sum()), before.wrong + int(wrong[is_accepted].sum()))
         if last.accepted < start:
             continue
         if bdtr(last.wrong, last.accepted, max_error) > level:
             break
         chosen = float(threshold)
     if chosen is not None:
-        return Choice(chosen, None)
-    return Choice(None, _needed_at(last, before.accepted + len(calibration), max_error, level))
+        return ThresholdChoice(chosen, None)
+    return ThresholdChoice(None, _needed_at(last, before.accepted + len(calibration), max_error, level))
 
 
-def pictures_needed(max_error: float, level: float) -> int:
-    """How many accepted calibration pictures, all of them right, show that the error is at most `max_error`.
+def images_needed(max_error: float, level: float, wrong: int = 0) -> int:
+    """Smallest sample size whose binomial tail with `wrong` errors is at most `level`; at most _MOST_IMAGES.
 
-    Without an error, the bound of n pictures is 1 - level ** (1 / n).
+    This number of accepted calibration images shows that the expected error is at most `max_error`. Without an error,
+    the bound of n images is 1 - level ** (1 / n).
     """
-    return _least_pictures(0, max_error, level)
-
-
-def _least_pictures(wrong: int, max_error: float, level: float) -> int:
-    """How many accepted pictures show it, if so many of them are wrong."""
-    return _first(lambda pictures: bdtr(wrong, pictures, max_error) <= level)
+    return _first(lambda images: bdtr(wrong, images, max_error) <= level)
 
 
 def _first(holds: Callable[[int], bool]) -> int:
-    """Return the first number for which this holds, if it then holds for all larger ones; at most _MOST_PICTURES."""
+    """Return the first number for which `holds` is true, if it is true for all larger ones; at most _MOST_IMAGES."""
     low, high = 0, 1
-    while high < _MOST_PICTURES and not holds(high):
+    while high < _MOST_IMAGES and not holds(high):
         low, high = high, 2 * high
-    while high < _MOST_PICTURES and high - low > 1:
+    while high < _MOST_IMAGES and high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
-    return min(high, _MOST_PICTURES)
+    return min(high, _MOST_IMAGES)
 
 
 def _needed_at(counts: Counts, calibration: int, max_error: float, level: float) -> int | None:
@@ -118,5 +112,5 @@ def _needed_at(counts: Counts, calibration: int, max_error: float, level: float)
     error = counts.wrong / max(counts.accepted, 1)
     if error >= max_error:
         return None
-    accepted = _first(lambda pictures: bdtr(math.ceil(error * pictures), pictures, max_error) <= level)
+    accepted = _first(lambda images: bdtr(math.ceil(error * images), images, max_error) <= level)
     return max(math.ceil(accepted * calibration / max(counts.accepted, 1)), calibration + 1)

@@ -1,23 +1,24 @@
-"""Trains, labels the pictures of which the model is sure, and trains again, until nothing is gained."""
+"""Trains, labels the images of which the model is sure, and trains again, until nothing is gained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from train.autolabel.comparison import Comparison, Share
+from train.autolabel.comparison import HoldoutComparison, Proportion
+from train.autolabel.data import AutolabelData, read_autolabel_data, read_decisions
 from train.autolabel.labelling import Labelling, Probabilities, predict
+from train.autolabel.options import AutolabelOptions
 from train.autolabel.outputs import write_outputs
-from train.autolabel.pictures import Pictures, read_decisions, read_pictures
 from train.autolabel.result import AutolabelResult, Round
-from train.autolabel.risk import Choice, choose_threshold, level_of_round, pictures_needed
+from train.autolabel.risk import ThresholdChoice, choose_threshold, images_needed, level_of_round
 from train.autolabel.suspects import Suspect, check_cleanlab, find_suspects
 from train.config.loading import Config
 from train.config.sections import DataConfig
+from train.engine.run_folder import RunFolder
 from train.experiments.child_run import ChildRun, fit_in_process
 from train.experiments.folder import ExperimentFolder
 from tritonkit.errors import DataError
@@ -26,34 +27,13 @@ from tritonkit.system.console import progress, warn
 from tritonkit.system.files import atomic_write, file_sha256
 
 LEAST_GAIN = 0.01
-"""Rounds end when one accepts less than this share of the unlabelled pictures."""
+"""Rounds end when one accepts less than this share of the unlabelled images."""
 PATIENCE = 2
-"""Rounds end when so many of them did not improve the metric on val."""
-
-
-@dataclass(frozen=True)
-class AutolabelOptions:
-    """The options of `train autolabel`, named as on the command line."""
-
-    unlabelled: Path
-    threshold: float | None = None
-    """Accept labels from this confidence on; or else `max_error`."""
-    max_error: float | None = None
-    confidence: float = 0.9
-    """The probability with which the error of the accepted labels is at most `max_error`."""
-    calibration: float = 0.3
-    """With `max_error`: the share of the labelled training part that only picks the threshold."""
-    rounds: int = 10
-    folds: int = 3
-    """Models that check the given labels; 0 leaves the check out."""
-    round_epochs: int | None = None
-    """Epochs of the trainings that have accepted labels; default: as the configuration says."""
-    decisions: Path | None = None
-    folder: Path | None = None
+"""Rounds end when this number of them did not improve the metric on val."""
 
 
 def autolabel(config: Config, options: AutolabelOptions) -> AutolabelResult:
-    """Label pictures in rounds, write `labels.csv` and `review.html`, and measure on the holdout whether it helped.
+    """Label images in rounds, write `labels.csv` and `review.html`, and measure on the holdout whether it helped.
 
     An interrupted self-labelling continues when it is started again. Raises InputError before the first training for
     problems of configuration, data and options; then whatever a training raises.
@@ -62,9 +42,9 @@ def autolabel(config: Config, options: AutolabelOptions) -> AutolabelResult:
         check_cleanlab()
     decisions = {} if options.decisions is None else read_decisions(options.decisions)
     share = 0.0 if options.max_error is None else options.calibration
-    pictures = read_pictures(config, options.unlabelled, share, decisions)
+    data = read_autolabel_data(config, options.unlabelled, share, decisions)
     if options.max_error is not None:
-        _check_calibration(len(pictures.calibration), options.max_error, options.confidence)
+        _check_calibration(len(data.calibration), options.max_error, options.confidence)
     settings = {
         "threshold": options.threshold,
         "max_error": options.max_error,
@@ -72,41 +52,41 @@ def autolabel(config: Config, options: AutolabelOptions) -> AutolabelResult:
         "calibration": share,
         "folds": options.folds,
         "round_epochs": options.round_epochs,
-        "pictures": pictures.fingerprint,
+        "images": data.fingerprint,
         "decisions": None if options.decisions is None else file_sha256(options.decisions),
     }
     folder = ExperimentFolder.open(options.folder, "autolabel", config, settings)
     with folder.lock():
-        for note in pictures.notes:
+        for note in data.notes:
             warn(note)
-        return _Autolabelling(config, options, pictures, folder.path).run()
+        return _AutolabelRun(config, options, data, folder.path).run()
 
 
 def _check_calibration(size: int, max_error: float, confidence: float) -> None:
-    least = pictures_needed(max_error, level_of_round(confidence, 1))
+    least = images_needed(max_error, level_of_round(confidence, 1))
     if size < least:
         raise DataError(
-            f"--max-error {max_error:g}: the calibration part has {size} pictures; even without a wrong label among "
-            f"them {least} are needed to show this with confidence {confidence:g}. Label more pictures, or change "
+            f"--max-error {max_error:g}: the calibration part has {size} images; even without a wrong label among "
+            f"them {least} are needed to show this with confidence {confidence:g}. Label more images, or change "
             "--calibration, --max-error or --confidence",
             code="autolabel.calibration_too_small",
         )
 
 
-class _Autolabelling:
+class _AutolabelRun:
     """One self-labelling, from its first training to its files."""
 
-    def __init__(self, config: Config, options: AutolabelOptions, pictures: Pictures, folder: Path) -> None:
-        self.config, self.options, self.pictures, self.folder = config, options, pictures, folder
-        splits = pictures.splits
-        self.unlabelled = Labelling(pictures.unlabelled)
-        self.calibration = self._labelling(pictures.calibration)
+    def __init__(self, config: Config, options: AutolabelOptions, data: AutolabelData, folder: Path) -> None:
+        self.config, self.options, self.data, self.folder = config, options, data, folder
+        splits = data.splits
+        self.unlabelled = Labelling(data.unlabelled)
+        self.calibration = self._labelling(data.calibration)
         self.holdout = self._labelling(splits.test)
         self.rounds: list[Round] = []
         self.notes: list[str] = []
 
     def _labelling(self, samples: Sequence[Sample]) -> Labelling:
-        labels = self.pictures.labels
+        labels = self.data.labels
         return Labelling([sample.path for sample in samples], [labels.index(sample.truth) for sample in samples])
 
     def run(self) -> AutolabelResult:
@@ -114,8 +94,7 @@ class _Autolabelling:
         alone, labelled, chosen = self._final_models(models)
         comparison, used = None, self._used_round(models, labelled)
         if labelled is not None:
-            right = [self._is_right(name, model) for name, model in (("alone", alone), ("self-labelled", labelled))]
-            comparison = Comparison.of(*right)
+            comparison = HoldoutComparison.of(self._is_right(alone), self._is_right(labelled))
         suspects = self._suspects()
         result = AutolabelResult(
             folder=self.folder,
@@ -129,11 +108,11 @@ class _Autolabelling:
             used_rounds=used,
             comparison=comparison,
             conclusion=_conclusion(comparison, chosen is labelled),
-            suspects=len(suspects) if self.options.folds else None,
+            suspects=None if suspects is None else len(suspects),
             without_labels=self._labels_never_given(),
             notes=tuple(self.notes),
         )
-        write_outputs(result, self.pictures, self.unlabelled, suspects, self.config)
+        write_outputs(result, self.data, self.unlabelled, suspects or [], self.config)
         return result
 
     def _label(self) -> list[ChildRun]:
@@ -150,7 +129,7 @@ class _Autolabelling:
                 or accepted < LEAST_GAIN * len(self.unlabelled.paths)
                 or len(models) - 1 - best >= PATIENCE
             )
-            if is_last and self.pictures.calibration:
+            if is_last and self.data.calibration:
                 break  # the final model learns from these labels, and from the calibration part
             models.append(self._fit(f"round-{number}", self._samples()))
             if is_last:
@@ -158,7 +137,7 @@ class _Autolabelling:
         return models
 
     def _answer(self, number: int, model: ChildRun) -> None:
-        """Let a model answer to all pictures that no round has accepted; keep the answers for a continued run."""
+        """Let a model answer to all images that no round has accepted; keep the answers for a continued run."""
         file = self.folder / f"round-{number - 1}" / "answers.npz"
         groups = {"unlabelled": self.unlabelled, "calibration": self.calibration, "holdout": self.holdout}
         if file.is_file():
@@ -199,9 +178,9 @@ class _Autolabelling:
         warn(f"round {number}: {accepted:,} labels accepted{at}; {total:,} of {len(self.unlabelled.paths):,} so far")
         return accepted
 
-    def _choose(self, number: int) -> Choice:
+    def _choose(self, number: int) -> ThresholdChoice:
         if self.options.max_error is None:
-            return Choice(self.options.threshold, None)
+            return ThresholdChoice(self.options.threshold, None)
         pending, calibration = self.unlabelled.pending, self.calibration
         return choose_threshold(
             self.unlabelled.confidence[pending],
@@ -219,10 +198,12 @@ class _Autolabelling:
         """
         has_labels = bool((self.unlabelled.rounds > 0).any())
         labelled: ChildRun | None
-        if self.pictures.calibration:
-            alone = self._fit("labels-alone", (*self.pictures.splits.train, *self.pictures.calibration))
-            everything = (*self._samples(), *self.pictures.calibration)
-            labelled = self._fit("self-labelled", everything) if has_labels else None
+        if self.data.calibration:
+            alone = self._fit("labels-alone", (*self.data.splits.train, *self.data.calibration))
+            everything = (*self._samples(), *self.data.calibration)
+            # By its last round, because the same folder can be continued with more rounds or fewer.
+            name = f"self-labelled-{self.unlabelled.rounds.max()}"
+            labelled = self._fit(name, everything) if has_labels else None
         else:
             alone = models[0]
             labelled = max(models[1:], key=self._score, default=None)
@@ -238,60 +219,65 @@ class _Autolabelling:
 
     def _samples(self) -> tuple[Sample, ...]:
         """The given labels of the training part, and all labels accepted so far."""
-        group, labels = self.unlabelled, self.pictures.labels
+        group, labels = self.unlabelled, self.data.labels
         accepted = (Sample(group.paths[i], labels[group.labels[i]]) for i in np.flatnonzero(group.rounds))
-        return (*self.pictures.splits.train, *accepted)
+        return (*self.data.splits.train, *accepted)
 
     def _fit(self, name: str, train: Sequence[Sample]) -> ChildRun:
-        """Train on these pictures below a subfolder, in a process of its own."""
+        """Train on these images below a subfolder, in a process of its own."""
         folder, config = self.folder / name, self.config
-        parts = replace(self.pictures.splits, train=tuple(train), test=(), base=())
-        parts.save(folder / "data", self.pictures.task)
+        splits = self.data.splits_with(train)
+        splits.save(folder / "data", self.data.task)
         # The surest labels are of few classes, which would crowd out the others: on Fashion-MNIST that cost 8 points.
-        given = {sample.path for sample in (*self.pictures.splits.train, *self.pictures.calibration)}
-        has_accepted = any(sample.path not in given for sample in train)
-        sampling = "balanced" if has_accepted else config.data.sampling
-        data = DataConfig(path=folder / "data", test_ratio=0, sampling=sampling)
-        changes: dict[str, object] = {"data": data}
-        if has_accepted and self.options.round_epochs is not None:
+        # Also without accepted labels, so that the compared models differ by these labels alone.
+        per_class = config.data.per_class
+        sampling: Literal["shuffled", "balanced"] = "balanced" if per_class is None else "shuffled"
+        section = DataConfig(path=folder / "data", test_ratio=0, sampling=sampling, per_class=per_class)
+        changes: dict[str, object] = {"data": section}
+        labelled = {sample.path for sample in (*self.data.splits.train, *self.data.calibration)}
+        if self.options.round_epochs is not None and any(sample.path not in labelled for sample in train):
             changes["epochs"] = self.options.round_epochs
-        doing = f"{name}: training on {len(train):,} pictures"
+        doing = f"{name}: training on {len(train):,} images"
         with progress(doing) as report:
-            return fit_in_process(
+            run = fit_in_process(
                 config.model_copy(update=changes), folder, lambda row: report(f"{doing}, epoch {row['epoch']:.0f} done")
             )
+        if RunFolder(run.run).fingerprint() != splits.fingerprint:
+            raise DataError(
+                f"{run.run}: this model was trained on other images or labels, which have changed since; start "
+                "another self-labelling with --folder DIR",
+                code="autolabel.data_changed",
+            )
+        return run
 
     def _score(self, model: ChildRun) -> float:
-        return model.metrics[f"val_{self.pictures.task.monitor}"]
+        return model.metrics[f"val_{self.data.task.monitor}"]
 
-    def _is_right(self, name: str, model: ChildRun) -> np.ndarray:
+    def _is_right(self, model: ChildRun) -> np.ndarray:
         """[N] whether the model's answers to the holdout are right."""
-        file = self.folder / f"holdout-{name}.npz"
+        folder = model.run.parents[1]  # of this training
+        file = folder / "holdout.npz"
         if not file.is_file():
-            _save(file, {"probabilities": predict(model.checkpoint, self.holdout.paths, f"holdout, {name}")})
+            _save(file, {"probabilities": predict(model.checkpoint, self.holdout.paths, f"holdout, {folder.name}")})
         with np.load(file) as kept:
             right: np.ndarray = kept["probabilities"].argmax(axis=1) == self.holdout.truths
         return right
 
-    def _held_out_error(self) -> Share:
+    def _held_out_error(self) -> Proportion:
         """The error of the labels that the rounds would have accepted on the holdout."""
         counts = self.holdout.counts()
-        return Share.of(counts.wrong, counts.accepted)
+        return Proportion.of(counts.wrong, counts.accepted)
 
-    def _suspects(self) -> list[Suspect]:
-        def answer(name: str, pictures: Pictures, samples: tuple[Sample, ...]) -> Probabilities:
-            model = self._fit(name, pictures.splits.train)
+    def _suspects(self) -> list[Suspect] | None:
+        def answer(name: str, train: tuple[Sample, ...], samples: tuple[Sample, ...]) -> Probabilities:
+            model = self._fit(name, train)
             return predict(model.checkpoint, [sample.path for sample in samples], name)
 
-        return find_suspects(self.pictures, answer, self.options.folds) if self.options.folds else []
+        return find_suspects(self.data, answer, self.options.folds) if self.options.folds else None
 
     def _labels_never_given(self) -> tuple[str, ...]:
-        given = set(self.unlabelled.labels[self.unlabelled.rounds > 0].tolist())
-        return (
-            ()
-            if not given
-            else tuple(label for number, label in enumerate(self.pictures.labels) if number not in given)
-        )
+        used = set(self.unlabelled.labels[self.unlabelled.rounds > 0].tolist())
+        return () if not used else tuple(label for number, label in enumerate(self.data.labels) if number not in used)
 
 
 def _save(file: Path, arrays: dict[str, Any]) -> None:
@@ -301,15 +287,15 @@ def _save(file: Path, arrays: dict[str, Any]) -> None:
 
 def _nothing_accepted(max_error: float, needed: int | None, size: int) -> str:
     how = (
-        "the labels of which the model is most sure are wrong more often than that; more labelled pictures to train "
+        "the labels of which the model is most sure are wrong more often than that; more labelled images to train "
         "on, or another network, may help"
         if needed is None
-        else f"about {needed:,} calibration pictures would show it, if their error stays as it is"
+        else f"about {needed:,} calibration images would show it, if their error stays as it is"
     )
-    return f"no threshold keeps the error below {max_error:g} on {size:,} calibration pictures: {how}"
+    return f"no threshold keeps the error below {max_error:g} on {size:,} calibration images: {how}"
 
 
-def _conclusion(comparison: Comparison | None, is_chosen: bool) -> str:
+def _conclusion(comparison: HoldoutComparison | None, is_chosen: bool) -> str:
     if comparison is None:
         return "No label was accepted, so nothing was gained: the checkpoint is that of the given labels alone."
     named = "" if is_chosen else " The validation part prefers the model of the given labels alone."

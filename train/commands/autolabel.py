@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from train.autolabel.options import AutolabelOptions
 from train.commands.output import format_metric
 from tritonkit.errors import InputError
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table
@@ -20,7 +21,7 @@ _DEFAULT_THRESHOLD = 0.8
 @reports_errors
 def autolabel(
     config: Annotated[str, typer.Argument(metavar="CONFIG.yaml", help="A configuration, as for train fit.")],
-    unlabelled: Annotated[Path, typer.Option(metavar="DIR", help="The folder of unlabelled pictures.")],
+    unlabelled: Annotated[Path, typer.Option(metavar="DIR", help="The folder of unlabelled images.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys of the configuration.")
     ] = None,
@@ -30,18 +31,18 @@ def autolabel(
     ] = None,
     max_error: Annotated[
         float | None,
-        typer.Option(help="Choose the threshold so that at most this share of the accepted labels is wrong."),
+        typer.Option(help="Choose the threshold so that the expected error of the accepted labels is at most this."),
     ] = None,
     confidence: Annotated[
         float, typer.Option(help="The probability with which --max-error is kept, over all rounds.")
-    ] = 0.9,
+    ] = AutolabelOptions.confidence,
     calibration: Annotated[
-        float, typer.Option(help="With --max-error: share of the training pictures that only choose the threshold.")
-    ] = 0.3,
-    rounds: Annotated[int, typer.Option(min=1, help="The most rounds.")] = 10,
+        float, typer.Option(help="With --max-error: share of the training images that only choose the threshold.")
+    ] = AutolabelOptions.calibration,
+    rounds: Annotated[int, typer.Option(min=1, help="The most rounds.")] = AutolabelOptions.rounds,
     folds: Annotated[
         int, typer.Option(min=0, help="Trainings that look for wrong given labels, at least 2; 0: do not look.")
-    ] = 3,
+    ] = AutolabelOptions.folds,
     round_epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of the trainings with accepted labels; default: as configured.")
     ] = None,
@@ -53,7 +54,7 @@ def autolabel(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Label pictures with the model's own sure answers, train on them, and repeat until nothing is gained.
+    """Label images with the model's own sure answers, train on them, and repeat until nothing is gained.
 
     Multiclass. The test part says in the end whether it helped. Start the command again to continue after a stop. The
     last line on stdout is the path of the better checkpoint.
@@ -77,7 +78,6 @@ def autolabel(
             raise InputError(f"{name} {value:g}: expected a number between 0 and 1", code="option.out_of_range")
     if folds == 1:
         raise InputError("--folds 1: expected at least 2, or 0 to leave the check out", code="option.out_of_range")
-    from train.autolabel.rounds import AutolabelOptions
     from train.autolabel.rounds import autolabel as run_autolabel
     from train.config.loading import load_config
     from tritonkit.remotes import local_path
@@ -121,7 +121,7 @@ def _print(result: AutolabelResult) -> None:
     for note in result.notes:
         print_text(note)
     if result.without_labels:
-        print_text(f"labels that no picture was given: {', '.join(result.without_labels)}")
+        print_text(f"labels that no image was given: {', '.join(result.without_labels)}")
     if result.suspects:
         print_text(f"{result.suspects} given labels look wrong: {result.folder / 'suspects.csv'}")
     print_text(result.conclusion)

@@ -10,20 +10,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.browser import Browser, open_browser
 from tests.fixture_types import Command
 from tests.integration.train.conftest import CopyDigits, WriteConfig
-from train.autolabel.pictures import read_decisions, read_pictures
+from train.autolabel.data import read_autolabel_data, read_decisions
+from train.autolabel.options import AutolabelOptions
 from train.autolabel.result import AutolabelResult
-from train.autolabel.rounds import AutolabelOptions, autolabel
+from train.autolabel.rounds import autolabel
+from train.autolabel.suspects import find_suspects
 from train.config.loading import load_config
 from train.data.splits import read_splits
 from train.tasks import training_task
+from tritonkit.errors import DataError
+from tritonkit.evaluation.samples.sample import Sample
 
 OPTIONS = {"max_error": 0.2, "confidence": 0.6, "calibration": 0.45, "rounds": 2, "folds": 2, "round_epochs": 5}
 WORDS = (
@@ -67,7 +72,7 @@ def test_labels_are_right_and_can_be_trained_on(done: Done) -> None:
     result, labels = done.result, rows_of(done.result.labels)
 
     assert result.unlabelled == 180  # without the copy and the broken file
-    assert len(labels) == result.accepted == result.rounds[-1].accepted_so_far > 90
+    assert len(labels) == result.accepted == result.rounds[-1].accepted_so_far > 40
     wrong = sum(row["label"] != Path(row["image_path"]).parent.name for row in labels)
     assert wrong <= 0.2 * len(labels)
     assert {row["round"] for row in labels} <= {"1", "2"}
@@ -91,10 +96,11 @@ def test_holdout_compares_with_all_given_labels(done: Done) -> None:
     assert result.error.low <= (result.error.value or 0) <= (result.error.high or 0)
     learned = {name: len(rows_of(result.folder / name / "data" / "train.csv")) for name in ("round-0", "labels-alone")}
     assert learned["round-0"] < learned["labels-alone"] == 108  # the calibration part
-    everything = rows_of(result.folder / "self-labelled" / "data" / "train.csv")
+    name = f"self-labelled-{max(row['round'] for row in rows_of(result.labels))}"
+    everything = rows_of(result.folder / name / "data" / "train.csv")
     assert len(everything) == 108 + result.accepted
     assert not (result.folder / "round-0" / "data" / "test.csv").exists()
-    runs = ("round-0", "labels-alone", "self-labelled")
+    runs = ("round-0", "labels-alone", name)
     assert [len(rows_of(result.folder / name / "tiny" / "1" / "metrics.csv")) for name in runs] == [10, 10, 5]
 
 
@@ -104,8 +110,8 @@ def test_given_labels_that_are_wrong_are_listed(done: Done) -> None:
 
     found = [listed[str(path)] for path in done.wrongly_labelled if str(path) in listed]
     assert found
-    assert {(row["label"], row["suggestion"]) for row in found} == {("0", "7")}
-    assert done.result.suspects == len(suspects) < 20
+    assert all(row["label"] == "0" != row["suggestion"] for row in found)
+    assert done.result.suspects == len(suspects) < 40
 
 
 def test_command_continues_to_the_same_result_and_refuses_other_settings(command: Command, done: Done) -> None:
@@ -119,6 +125,21 @@ def test_command_continues_to_the_same_result_and_refuses_other_settings(command
     assert {path: path.stat().st_mtime_ns for path in done.result.folder.rglob("best.safetensors")} == checkpoints
     assert other.exit_code == 2
     assert json.loads(other.stdout)["error"]["code"] == "experiment.other_settings"
+
+
+def test_finished_model_is_refused_when_it_learned_other_labels(done: Done, tmp_path: Path) -> None:
+    folder = tmp_path / "autolabel"
+    shutil.copytree(done.result.folder, folder)
+    file = folder / "round-0" / "answers.npz"
+    answers = dict(np.load(file))
+    answers["unlabelled"] = np.roll(answers["unlabelled"], 1, axis=1)
+    np.savez(file, **answers)
+    options = AutolabelOptions(done.unlabelled, folder=folder, **OPTIONS)  # type: ignore[arg-type]
+
+    with pytest.raises(DataError) as error:
+        autolabel(load_config(done.config), options)
+
+    assert error.value.code == "autolabel.data_changed"
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +176,8 @@ def test_decisions_move_pictures_and_change_labels(done: Done) -> None:
     unlabelled = sorted((done.unlabelled / "1").iterdir())[:2]
     decisions = {wrong: "7", other: "", unlabelled[0]: "1", unlabelled[1]: ""}
 
-    before = read_pictures(config, done.unlabelled, 0.3, {})
-    after = read_pictures(config, done.unlabelled, 0.3, decisions)
+    before = read_autolabel_data(config, done.unlabelled, 0.3, {})
+    after = read_autolabel_data(config, done.unlabelled, 0.3, decisions)
 
     roles = {
         sample.path: sample.truth
@@ -168,6 +189,51 @@ def test_decisions_move_pictures_and_change_labels(done: Done) -> None:
     assert set(before.unlabelled) - set(after.unlabelled) == set(unlabelled)
     assert {sample.path for sample in after.calibration} <= {sample.path for sample in before.calibration}
     assert before.fingerprint != after.fingerprint
+
+
+def test_fingerprint_differs_when_an_unlabelled_picture_has_another_name(done: Done, tmp_path: Path) -> None:
+    config, unlabelled = load_config(done.config), tmp_path / "more"
+    shutil.copytree(done.unlabelled / "1", unlabelled)
+    before = read_autolabel_data(config, unlabelled, 0, {})
+    first = before.unlabelled[0]
+    first.rename(first.with_name("zzz.png"))
+
+    after = read_autolabel_data(config, unlabelled, 0, {})
+
+    assert len(after.unlabelled) == len(before.unlabelled)
+    assert after.fingerprint != before.fingerprint
+
+
+def test_decisions_are_refused_when_they_take_all_pictures_of_a_class(done: Done) -> None:
+    config = load_config(done.config)
+    train = read_autolabel_data(config, done.unlabelled, 0, {}).splits.train
+    ones = {sample.path: "" for sample in train if sample.truth == "1"}
+
+    with pytest.raises(DataError) as error:
+        read_autolabel_data(config, done.unlabelled, 0, ones)
+
+    assert [problem.code for problem in error.value.problems] == ["data.class_not_in_train"]
+
+
+@pytest.mark.parametrize("has_groups", [False, True])
+def test_copies_and_groups_stay_in_one_fold_when_given_labels_are_checked(done: Done, has_groups: bool) -> None:
+    data = read_autolabel_data(load_config(done.config), done.unlabelled, 0, {})
+    copies = {sample.path: str(number // 3) for number, sample in enumerate(data.splits.train)}
+    if has_groups:
+        train = tuple(replace(sample, group=copies[sample.path]) for sample in data.splits.train)
+        data = replace(data, splits=replace(data.splits, train=train, group="patient"))
+    else:
+        data = replace(data, checked=replace(data.checked, digests={**data.checked.digests, **copies}))
+    trained: list[set[str]] = []
+
+    def answer(name: str, train: tuple[Sample, ...], asked: tuple[Sample, ...]) -> np.ndarray:
+        keys = [{copies[each.path] for each in group if each.path in copies} for group in (train, asked)]
+        trained.append(keys[0] & keys[1])
+        return np.full((len(asked), 3), 1 / 3, dtype=np.float32)
+
+    find_suspects(data, answer, 3)
+
+    assert trained == [set(), set(), set()]
 
 
 @pytest.mark.parametrize(
@@ -211,14 +277,16 @@ def test_killed_command_continues_without_training_again(done: Done, tmp_path: P
     program = [sys.executable, "-P", "-m", "train.cli", "autolabel", str(done.config), "--unlabelled"]
     program += [str(done.unlabelled), "--threshold", "0.7", "--rounds", "1", "--folds", "0", "--folder", str(tmp_path)]
     checkpoint, second = (tmp_path / f"round-{number}" / "tiny" / "1" for number in (0, 1))
-    process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    log = tmp_path.with_name(f"{tmp_path.name}.log")
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=stderr)
     for _ in range(3000):
         if second.exists() or process.poll() is not None:
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
-    _, stderr = process.communicate()
-    assert second.exists(), stderr
+    process.wait()
+    assert second.exists(), log.read_text()
     trained_at = (checkpoint / "best.safetensors").stat().st_mtime_ns
 
     finished = subprocess.run([*program, "--json"], capture_output=True, check=True)

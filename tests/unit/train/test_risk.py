@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from train.autolabel.comparison import Comparison
+from train.autolabel.comparison import HoldoutComparison
 from train.autolabel.labelling import Labelling
-from train.autolabel.risk import Counts, choose_threshold, level_of_round, pictures_needed
+from train.autolabel.risk import Counts, choose_threshold, images_needed, level_of_round
 
 MAX_ERROR, CONFIDENCE = 0.05, 0.9
 
@@ -29,6 +29,20 @@ def test_error_exceeds_the_bound_no_more_often_than_allowed_when_calibrations_ar
         if threshold is not None:
             chosen += 1
             exceeded += truth[unlabelled >= threshold].mean() > MAX_ERROR
+    assert chosen > 200
+    assert exceeded <= 400 * (1 - CONFIDENCE)
+
+
+def test_expected_error_exceeds_the_bound_no_more_often_than_allowed_when_few_pictures_are_unlabelled() -> None:
+    draw = np.random.default_rng(3)
+    population, truth = answers(draw, 100_000)
+    exceeded, chosen = 0, 0
+    for _ in range(400):
+        (pool, _), (confidence, wrong) = answers(draw, 100), answers(draw, 800)
+        threshold = choose_threshold(pool, confidence, wrong, MAX_ERROR, 1 - CONFIDENCE, Counts()).threshold
+        if threshold is not None:
+            chosen += 1
+            exceeded += truth[population >= threshold].mean() > MAX_ERROR
     assert chosen > 200
     assert exceeded <= 400 * (1 - CONFIDENCE)
 
@@ -84,7 +98,7 @@ def test_error_of_all_rounds_exceeds_the_bound_no_more_often_than_allowed_when_m
     assert exceeded <= 200 * (1 - CONFIDENCE)
 
 
-def test_threshold_is_missing_with_the_number_of_pictures_needed_when_the_calibration_part_is_small() -> None:
+def test_threshold_is_missing_with_the_number_of_images_needed_when_the_calibration_part_is_small() -> None:
     draw = np.random.default_rng(2)
     unlabelled, _ = answers(draw, 5000)
     right = np.zeros(100, dtype=bool)
@@ -104,9 +118,9 @@ def test_threshold_is_missing_without_a_number_when_even_sure_answers_are_wrong(
     assert choose_threshold(confidence, confidence, wrong, 0.02, 0.05, Counts()) == (None, None)
 
 
-def test_pictures_needed_are_those_of_clopper_and_pearson() -> None:
+def test_images_needed_are_those_of_clopper_and_pearson() -> None:
     level = 0.05
-    least = pictures_needed(0.02, level)
+    least = images_needed(0.02, level)
     upper = [beta.ppf(1 - level, 1, pictures) for pictures in (least - 1, least)]
     assert upper[1] <= 0.02 < upper[0]
     assert sum(level_of_round(0.9, number) for number in range(1, 60)) == pytest.approx(0.1)
@@ -123,7 +137,10 @@ def test_picture_keeps_the_label_of_the_round_that_accepted_it() -> None:
     assert group.counts() == (1, 0)
 
 
-@pytest.mark.parametrize(("better", "worse", "helped"), [(60, 10, True), (10, 60, False), (12, 10, None), (0, 0, None)])
+@pytest.mark.parametrize(
+    ("better", "worse", "helped"),
+    [(60, 10, True), (10, 60, False), (12, 10, None), (0, 0, None), (4, 0, None), (6, 0, True)],
+)
 def test_comparison_says_whether_it_helped_when_both_models_answer(
     better: int, worse: int, helped: bool | None
 ) -> None:
@@ -131,7 +148,18 @@ def test_comparison_says_whether_it_helped_when_both_models_answer(
     alone[:better] = False
     labelled[better : better + worse] = False
 
-    comparison = Comparison.of(alone, labelled)
+    comparison = HoldoutComparison.of(alone, labelled)
 
     assert comparison.helped is helped
     assert comparison.low <= comparison.gain == (better - worse) / 1000 <= comparison.high
+
+
+def test_interval_of_the_gain_is_that_of_bonett_and_price() -> None:
+    alone, labelled = np.ones(48, dtype=bool), np.ones(48, dtype=bool)
+    alone[:26] = False
+    labelled[26:30] = False
+
+    comparison = HoldoutComparison.of(alone, labelled)
+
+    # The figures are those of the R package statpsych: ci.prop.ps(.05, 12, 4, 26, 6).
+    assert (comparison.low, comparison.high) == pytest.approx((0.2548067, 0.6251933), abs=1e-6)

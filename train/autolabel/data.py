@@ -1,4 +1,4 @@
-"""The pictures of a self-labelling: labelled parts, calibration part, unlabelled ones, and a person's decisions."""
+"""The images of a self-labelling: labelled parts, calibration part, unlabelled ones, and a person's decisions."""
 
 from __future__ import annotations
 
@@ -11,31 +11,34 @@ from PIL import Image
 
 from train.config.loading import Config
 from train.data.near_duplicates import Thumbnails
-from train.data.splits import Splits, read_splits
+from train.data.splits import CheckedData, Splits, read_splits
 from train.data.splitting import split_parts
 from train.tasks import TrainingTask, training_task
 from tritonkit.errors import ConfigError, DataError, InputError, Problem
-from tritonkit.evaluation.labelled_images import check_files
+from tritonkit.evaluation.labelled_images import check_files, raise_if_any
 from tritonkit.evaluation.samples.sample import IMAGE, Sample, listed, search_notes, summarized
 from tritonkit.images.picture_files import PictureSearch, pictures_below
 from tritonkit.plugins import load_plugins
+from tritonkit.remotes.addresses import public_name
 from tritonkit.system.tables import TableError, path_of, table_rows
 
 PARTS = ("train", "val", "test")
 Decisions = Mapping[Path, str]
-"""A label for each picture that a person looked at; empty for one to leave out."""
+"""A label for each image that a person looked at; empty for one to leave out."""
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """All pictures, each in one role. `splits.test` is the holdout."""
+class AutolabelData:
+    """All images, each in one role. `splits.test` is the holdout."""
 
     task: TrainingTask
+    checked: CheckedData
+    """The labelled parts, and the sha256 of each image, also of the unlabelled ones."""
     splits: Splits
     calibration: tuple[Sample, ...]
     unlabelled: tuple[Path, ...]
     fingerprint: str
-    """Of the truths and contents of all pictures, so that nothing else is continued with."""
+    """Of the parts, truths, paths and contents of all images in their order, which that of the stored answers is."""
     notes: tuple[str, ...]
 
     @property
@@ -43,17 +46,21 @@ class Pictures:
         """The labels in the order of the model's answers."""
         return self.splits.task_spec.labels
 
+    def splits_with(self, train: Iterable[Sample]) -> Splits:
+        """Return the splits of a training on these images, without the holdout."""
+        return self.checked.splits({"base": (), "train": tuple(train), "val": self.splits.val, "test": ()}, self.task)
 
-def read_pictures(config: Config, unlabelled: Path, calibration: float, decisions: Decisions) -> Pictures:
-    """Read and check all pictures.
+
+def read_autolabel_data(config: Config, unlabelled: Path, calibration: float, decisions: Decisions) -> AutolabelData:
+    """Read and check all images.
 
     calibration: the share of the labelled training part that no model trains on. decisions: replace labels and give new
-    ones; a picture that got a label joins the training part. An unlabelled picture with the content of another picture
-    is left out. Raises ConfigError for another task, DataError for data without a holdout or without pictures to label.
+    ones; an image that got a label joins the training part. An unlabelled image with the content of another image
+    is left out. Raises ConfigError for another task, DataError for data without a holdout or without images to label.
     """
     if config.task != "multiclass":
         raise ConfigError(
-            f"task: {config.task}: train autolabel is for multiclass, where a picture has one label",
+            f"task: {config.task}: train autolabel is for multiclass, where an image has one label",
             code="autolabel.task",
         )
     load_plugins(config.plugins)
@@ -81,27 +88,35 @@ def read_pictures(config: Config, unlabelled: Path, calibration: float, decision
     notes = [
         *search_notes(search),
         *(f"skipped: {problem}" for problem in problems),
-        *summarized("unlabelled pictures left out, because another picture has the same content", copies),
-        *thumbnails.warnings({"train": [Sample(path, None) for path in fresh], "val": (), "test": splits.test}),
+        *summarized("unlabelled images left out, because another image has the same content", copies),
+        *thumbnails.warnings({"unlabelled": [Sample(path, None) for path in fresh], "test": splits.test}),
     ]
-    parts: dict[str, list[Sample]] = {part: list(getattr(splits, part)) for part in PARTS}
+    parts: dict[str, list[Sample]] = {"base": [], **{part: list(getattr(splits, part)) for part in PARTS}}
     parts["calibration"] = []
     if calibration:
         parts |= _split_calibration(parts["train"], calibration, task, config, digests)
     fresh = _apply(decisions, parts, fresh, digests, splits.task_spec.labels)
     if not fresh:
         raise DataError(
-            f"{unlabelled}: no unlabelled pictures are left; expected pictures that are not among the labelled ones",
+            f"{unlabelled}: no unlabelled images are left; expected images that are not among the labelled ones",
             code="autolabel.nothing_to_label",
         )
-    lines = [f"{part}\t{sample.truth}\t{digests[sample.path]}" for part in parts for sample in parts[part]]
-    lines += [f"\t\t{digests[path]}" for path in fresh]
-    return Pictures(
+    origin = public_name(str(config.data.path))
+    truths = {part: [sample.truth for sample in samples] for part, samples in parts.items()}
+    # Decisions, and a calibration part of whole groups, may have taken all images of a class.
+    raise_if_any(origin, task.validate_splits(truths, splits.task_spec, minimum=1))
+    checked = CheckedData(origin, parts, splits.task_spec, digests, thumbnails, splits.group)
+    chosen = checked.splits(parts, task)
+    roles = {**{part: getattr(chosen, part) for part in PARTS}, "calibration": parts["calibration"]}
+    lines = [f"{part}\t{s.truth}\t{s.path.absolute()}\t{digests[s.path]}" for part in roles for s in roles[part]]
+    lines += [f"\t\t{path.absolute()}\t{digests[path]}" for path in fresh]
+    return AutolabelData(
         task=task,
-        splits=replace(splits, train=tuple(parts["train"]), val=tuple(parts["val"]), test=tuple(parts["test"])),
+        checked=checked,
+        splits=chosen,
         calibration=tuple(parts["calibration"]),
         unlabelled=tuple(fresh),
-        fingerprint=hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),
+        fingerprint=hashlib.sha256("\n".join(lines).encode()).hexdigest(),
         notes=tuple(notes),
     )
 
@@ -120,9 +135,9 @@ def read_decisions(path: Path) -> dict[Path, str]:
             f"{path}: expected the columns {IMAGE} and label, as the page exports them, got {', '.join(header):.200}",
             code="autolabel.decision_columns",
         )
-    picture, label = header.index(IMAGE), header.index("label")
+    path_column, label = header.index(IMAGE), header.index("label")
     filled = [row + [""] * (len(header) - len(row)) for _, row in rows]
-    return {path_of(path.parent, row[picture]).resolve(): row[label] for row in filled}
+    return {path_of(path.parent, row[path_column]).resolve(): row[label] for row in filled}
 
 
 def _folder_pictures(folder: Path, search: PictureSearch) -> list[Path]:
@@ -134,7 +149,7 @@ def _folder_pictures(folder: Path, search: PictureSearch) -> list[Path]:
 def _without_copies(
     found: Iterable[Sample], digests: Mapping[Path, str], known: Iterable[str]
 ) -> tuple[list[Path], list[str]]:
-    """Return the readable pictures with contents that no other has, and the paths of the others."""
+    """Return the readable images with contents that no other has, and the paths of the others."""
     fresh, copies, seen = list[Path](), list[str](), set(known)
     for sample in found:
         digest = digests.get(sample.path)
@@ -154,8 +169,8 @@ def _split_calibration(
         return split_parts(train, {"calibration": share}, task, by, config.seed, digests)
     except DataError as error:
         raise DataError(
-            f"--calibration {share:g}: cannot be split off {len(train)} training pictures so that each class is in "
-            "both parts; choose another share, or label more pictures",
+            f"--calibration {share:g}: cannot be split off {len(train)} training images so that each class is in "
+            "both parts; choose another share, or label more images",
             code="autolabel.calibration_split",
         ) from error
 
@@ -167,7 +182,7 @@ def _apply(
     digests: Mapping[Path, str],
     labels: Sequence[str],
 ) -> list[Path]:
-    """Change the labelled parts as decided, and return the pictures that stay unlabelled. Raises InputError."""
+    """Change the labelled parts as decided, and return the images that stay unlabelled. Raises InputError."""
     by_path = {path.resolve(): path for path in digests}
     problems = listed(
         f"decisions with a label that the data do not have; the labels are {', '.join(labels):.200}",
@@ -175,7 +190,7 @@ def _apply(
         code="autolabel.decision_label",
     )
     problems += listed(
-        "decisions on pictures that are neither labelled nor unlabelled here",
+        "decisions on images that are neither labelled nor unlabelled here",
         [str(path) for path in decisions if path not in by_path],
         code="autolabel.decision_picture",
     )
