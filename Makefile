@@ -7,8 +7,8 @@ DOCS_PORT ?= 8080
 UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
-# Two files at a time.
-PYTEST := pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
+# Two files at a time, in the order of tests/conftest.py.
+PYTEST := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 # Two busy cores and spinning threads starve each other: let idle threads sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 

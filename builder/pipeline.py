@@ -30,6 +30,7 @@ from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.config_rules import unverified_accelerators
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ProgressCallback
+from tritonkit.sketch import SKETCH_FILE
 from tritonkit.spec import Frozen
 from tritonkit.triton.model_config import policy_text, versions_loaded, versions_of
 from tritonkit.triton.releases import image_for
@@ -113,13 +114,15 @@ def final_verdict(plan: ExportPlan, verified: Verified) -> Verified:
 
 
 def write_version(plan: ExportPlan, verified: Verified) -> None:
-    """Write the files of the version next to the artifact: page, golden sample, verdict, spec and manifest."""
+    """Write the files of the version next to the artifact: page, images and sketch, verdict, spec and manifest."""
     verdict, spec, folder = verified.verdict, plan.context.spec, verified.job.folder
     # A failed verdict can be forced, but not a file that Triton would not load.
     check_interface(spec, onnx_interface(verified.job.graph))
     answers = _write_page(plan, verified, folder / VERDICT_PAGE)
     probed = next((batch.expected for batch in answers.batches if batch.inputs.name == PROBES), {})
     replace(plan.context.golden, outputs=answers.expected, probe_outputs=probed).save(folder / GOLDEN_FILE)
+    if plan.sketch is not None and not plan.sketch.differing_fields(spec):
+        replace(plan.sketch, spec=spec.public(), version=str(plan.staged.version)).save(folder / SKETCH_FILE)
     verdict.write(folder)
     spec.write(folder)
     write_manifest(plan, folder)
@@ -157,7 +160,7 @@ def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
         *(f"training: {warning}" for warning in source.spec.lineage.warnings),
         *verdict.notes,
         *unverified_accelerators(config),
-        *filter(None, [verdict.calibration_hint]),
+        *filter(None, [verdict.calibration_hint, _sketch_hint(plan)]),
         *unverified_batch_warnings(staged.model, config),
     ]
     count = len(plan.calibration)
@@ -203,6 +206,16 @@ def _other_precision(plan: ExportPlan, verdict: Verdict) -> str | None:
     if verdict.asked is None:
         return f"{plan.job.source.path.name} is in {verdict.precision}, not in {requested}"
     return verdict.closest_attempts or f"{verdict.asked} was not tried, because the graph fails in fp32 too"
+
+
+def _sketch_hint(plan: ExportPlan) -> str | None:
+    """Why the drift sketch of the training is not part of the version; None where it is, or there is none."""
+    if plan.sketch is None or not (differing := plan.sketch.differing_fields(plan.context.spec)):
+        return None
+    return (
+        f"the drift sketch of the training was left out, because {', '.join(differing)} differ from the model's; "
+        "--sketch FOLDER takes another"
+    )
 
 
 def _write_page(plan: ExportPlan, verified: Verified, path: Path) -> ReportAnswers:

@@ -21,6 +21,7 @@ from builder.sources import open_source
 from builder.sources.base import Source
 from builder.sources.images import golden_from_images
 from builder.sources.search.source import source_for_artifact
+from builder.sources.sketch import sketch_of
 from builder.verification.context import (
     DEFAULT_MAX_BATCH,
     VerificationContext,
@@ -34,6 +35,7 @@ from tritonkit.images.preprocess import ImageArray
 from tritonkit.remotes import local_path
 from tritonkit.repository.artifact_files import local_artifact
 from tritonkit.runtimes.formats import ONNX, ProgressCallback
+from tritonkit.sketch import Sketch
 from tritonkit.system.files import check_can_write
 from tritonkit.triton.backends import BackendFiles, ModelConfig
 from tritonkit.triton.model_config import (
@@ -57,6 +59,7 @@ class ExportPlan(BuildPlan):
     other_versions: Sequence[int]
     """The versions that stay in the model's folder."""
     staged: Publication
+    sketch: Sketch | None = None
     labelled: LabelledSet | None = None
 
     def serving_files(self, job: BuildJob) -> tuple[ModelConfig, SharedFiles]:
@@ -92,6 +95,8 @@ class Preparation:
     calibration: ImageArray
     user_config: ModelConfig | None
     current_config: ModelConfig | None
+    sketch: Sketch | None
+    """The drift sketch of the version; None where there are neither images nor a sketch of the training."""
     labelled: LabelledSet | None
     report: ProgressCallback
 
@@ -116,6 +121,7 @@ class Preparation:
             current_config=self.current_config,
             other_versions=versions_of(request.repository / self.source.spec.name),
             staged=staged,
+            sketch=self.sketch,
             labelled=self.labelled,
         )
         config, _ = planned.serving_files(job)
@@ -179,6 +185,7 @@ def prepare(request: ExportRequest, source: Source, report: ProgressCallback) ->
             calibration=calibration.images,
             user_config=user_config,
             current_config=current_config,
+            sketch=sketch_of(source, request.sketch, report),
             labelled=labelled,
             report=report,
         )

@@ -56,7 +56,10 @@ class ReferenceFiles(Frozen):
                     f"{path}: {GOLDEN_FILE} is missing beside it; copy it from the folder of the run, or set --golden",
                     code="golden.missing",
                 )
-            _check_same_model(runner, path, _checkpoint_spec(path))
+            spec = _checkpoint_spec(path)
+            _check_same_model(runner, path, spec)
+            if spec is not None:
+                golden_sample = golden_sample.without(set(spec.auxiliary_heads) - runner.spec.heads.keys())
         else:
             golden_sample = Golden.load(path) if path.is_file() else None
         if golden_sample is None or not golden_sample.outputs:

@@ -7,8 +7,11 @@ from typing import Annotated
 import typer
 
 from client.commands.check import check
+from client.commands.compare import compare
+from client.commands.drift import drift
 from client.commands.infer import infer
 from client.commands.options import ConnectionOptions
+from client.commands.shadow import shadow
 from tritonkit.options import options_of
 from tritonkit.system.console import JsonOption, application, print_json, reports_errors, table
 
@@ -34,11 +37,20 @@ def client() -> None:
     * client models
 
     * client check --all
+
+    * client drift imagenet photos/
+
+    * client compare cats@3 cats@4 photos/
+
+    * client shadow cats --candidate 5
     """
 
 
 app.command()(infer)
 app.command()(check)
+app.command()(drift)
+app.command()(compare)
+app.command()(shadow)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from builder.sources import source_from_state_dict
 from server.process import Server, running_servers, stop
 from tests.fixture_types import Command, MakeNetwork, NetworkOf, Ports
 from tests.object_store import ObjectStore
+from tests.postgres import PostgresServer
 from tests.serving import options_for, serving
 from tritonkit.export_options import ForeignModelOptions
 from tritonkit.images.preprocess import Preprocess
@@ -37,6 +39,12 @@ DATA = Path(__file__).parents[1] / ".cache" / "data"
 LABELS = ("cat", "dog", "bird")
 FAMILIES = ("resnet18", "efficientnet_b0", "vit_tiny_patch16_224")
 ROOMS = {"bench": "benchmarks"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with drills first: they take minutes, and as the last file a drill would run alone."""
+    slow = {item.path for item in items if item.get_closest_marker("drill")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def _fetched(folder: Path) -> Path:
@@ -258,6 +266,17 @@ def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"test-{uuid.uuid4().hex[:12]}"
     s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
     return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL; `postgres.create_database()` gives the address of a new database."""
+    # Not below pytest's folder, which the server's own user may not enter.
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
+        server = PostgresServer(Path(folder) / "data")
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="module")

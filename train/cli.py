@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from train.commands.autolabel import autolabel
 from train.commands.baseline import baseline
 from train.commands.compress import compress
+from train.commands.embed import embed
+from train.commands.folds import folds
+from train.commands.lr import lr
 from train.commands.output import print_fit_result, print_metrics
 from train.commands.quantize import quantize
 from train.commands.report import report
 from train.commands.run_argument import run_path
+from train.commands.search import search
 from train.commands.sync import sync
 from tritonkit.errors import InputError
-from tritonkit.system.console import JsonOption, application, print_json, reports_errors
+from tritonkit.system.console import JsonOption, application, print_json, reports_errors, warn
 from tritonkit.system.files import check_can_write, check_is_html
 
 if TYPE_CHECKING:
@@ -27,7 +32,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = application("Train an image model from a folder of images, and measure its quality.")
 
+app.command("autolabel")(autolabel)
 app.command("compress")(compress)
+app.command("embed")(embed)
+app.command("folds")(folds)
 app.command("quantize")(quantize)
 app.command("report")(report)
 app.command("sync")(sync)
@@ -77,12 +85,16 @@ def _fit(
         join_fit(lambda: load_config(local_path(config), overrides or []), processes)
         return
     resolved = load_config(local_path(config), overrides or [])
+    if resolved.search is not None:
+        warn("search: is used by `train search` alone; this trains the other values of the file")
     from train.engine.fit import fit
 
     print_fit_result(fit(resolved), as_json)
 
 
 app.command("baseline")(baseline)
+app.command("lr")(lr)
+app.command("search")(search)
 
 
 @app.command("resume")

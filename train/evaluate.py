@@ -46,13 +46,15 @@ def evaluate(
     with runner or open_artifact(checkpoint) as active_runner:
         # A served model has no lineage, which contains the column of the truth.
         spec = active_runner.spec if runner is None else _spec_of(checkpoint)
+        # An export may have dropped them.
+        spec = spec.without_heads(set(spec.auxiliary_heads) - active_runner.spec.heads.keys())
         fields = ("task", "labels", "heads", "thresholds", "preprocess", "outputs")
         if differing := [field for field in fields if getattr(spec, field) != getattr(active_runner.spec, field)]:
             raise InputError(
                 f"{active_runner.origin}: is not the checkpoint's model; {', '.join(differing)} differ",
                 code="artifact.other_model",
             )
-        images = LabelledImages.read(data or _test_split(checkpoint, spec), spec, masks)
+        images = LabelledImages.read(data or images_of_run(checkpoint, spec), spec, masks)
         collector = MistakeCollector(images.task, spec)
         evaluation = images.evaluate(active_runner, None if mistakes is None else collector.add)
         if mistakes is not None:
@@ -68,12 +70,14 @@ def _spec_of(checkpoint: Path) -> ModelSpec:
         return opened.spec
 
 
-def _test_split(checkpoint: Path, spec: ModelSpec) -> Path:
+def images_of_run(checkpoint: Path, spec: ModelSpec, advice: str = "set --data to labelled images") -> Path:
+    """Return the folder of the splits of a checkpoint's run, with its images. Raises DataError if there is none.
+
+    advice: how to name other images.
+    """
     folder = checkpoint.parent / SPLITS
     if not any((checkpoint.parent / file).is_file() for file in SPLIT_FILES):
-        raise DataError(
-            f"{checkpoint}: no splits/test.csv next to it; set --data to labelled images", code="data.no_test_split"
-        )
+        raise DataError(f"{checkpoint}: no splits/test.csv next to it; {advice}", code="data.no_test_split")
     with suppress(ValidationError):  # no configuration of `train fit`
         fetch_missing_images(folder, Config.model_validate(spec.lineage.config))
     return folder

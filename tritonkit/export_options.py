@@ -254,6 +254,8 @@ class VersionOptions(RetentionOptions):
     """Largest batch to verify and serve; default: as before, or 32."""
     encoded: bool = True
     """Also publish NAME_encoded, which takes JPEG, PNG and WebP files."""
+    sketch: InputPath | None = None
+    """Take the drift sketch from the images of this folder; default: that of the training."""
 
 
 class PublicationOptions(VersionOptions):
@@ -270,6 +272,8 @@ class OutputOptions(Options):
     """Decision threshold: multilabel, or segmentation of two labels."""
     probability: bool = False
     """Segmentation of two labels: output the foreground probability too."""
+    auxiliary: Annotated[Literal["drop", "keep"], BeforeValidator(_lower)] = "drop"
+    """Heads that predict the augmentation of the training: leave their outputs out, or keep them."""
 
 
 class VerdictOptions(Options):

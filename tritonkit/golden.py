@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,16 @@ class Golden:
             Geometry((int(row[0]), int(row[1])), tuple(row[2:6].tolist()), tuple(row[6:10].tolist()))
             for row in self.geometries
         ]
+
+    def without(self, names: Container[str]) -> Golden:
+        """Return the sample without the outputs of some heads, and without their truths."""
+
+        def kept(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            return {name: array for name, array in arrays.items() if name not in names}
+
+        return replace(
+            self, outputs=kept(self.outputs), targets=kept(self.targets), probe_outputs=kept(self.probe_outputs)
+        )
 
     def save(self, path: Path) -> None:
         """Write the sample to an `.npz` file, atomically."""

@@ -7,6 +7,7 @@ and in a parameter of Triton's model configuration.
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -39,6 +40,9 @@ METADATA_KEY = "model.json"
 
 DType = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64", "BYTES"]
 """Tensor types as Triton and the KServe v2 protocol name them."""
+
+AUXILIARY_TASK = "augmentation"
+"""The task of a head that predicts how the training changed an image, as the configuration names it."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
@@ -195,6 +199,19 @@ class ModelSpec(TaskSpec):
             raise ValueError(f"input is {self.input}, but preprocessing returns {expected}")
         return self
 
+    @property
+    def auxiliary_heads(self) -> tuple[str, ...]:
+        """The heads that predict how the training changed an image, by the lineage."""
+        recorded = self.lineage.config.get("heads")
+        configs: dict[str, Any] = recorded if isinstance(recorded, dict) else {}
+        return tuple(name for name in self.heads if _task_of_head(configs.get(name)) == AUXILIARY_TASK)
+
+    def without_heads(self, names: Container[str]) -> ModelSpec:
+        """Return the spec without some of its heads; each of them has the output of its name."""
+        kept = {name: head for name, head in self.heads.items() if name not in names}
+        outputs = tuple(output for output in self.outputs if output.name not in names)
+        return self.model_copy(update={"heads": kept, "outputs": outputs})
+
     def renamed(self, name: str) -> ModelSpec:
         """Return the spec with another name. Raises SpecError if the name is not a safe folder name."""
         try:
@@ -280,6 +297,10 @@ class ModelSpec(TaskSpec):
             raise SpecError(
                 f"{origin}: not a valid model spec:\n{validation_problems(error)}", code="spec.fields"
             ) from error
+
+
+def _task_of_head(config: Any) -> Any:
+    return config.get("task") if isinstance(config, dict) else None
 
 
 def image_input(preprocess: Preprocess) -> TensorSpec:

@@ -13,7 +13,7 @@ from benchmarks.load.histogram import decode_histogram
 from benchmarks.records.compare import BenchmarkResult, ResultLevel
 from benchmarks.records.record import Level, Limit, Record, best_of
 from benchmarks.report.breakdown import by_load, load_of
-from benchmarks.report.figures import GREY, colour_of, line_style, new_figure, use_log_axis, use_value_ticks
+from tritonkit.pages.figures import GREY, colour_of, line_style, new_figure, use_log_axis, use_value_ticks
 
 PERCENTILES = {"p50": "solid", "p90": "dash", "p99": "dot"}
 POINTS = 150

@@ -11,7 +11,7 @@ from benchmarks.load.histogram import decode_histogram
 from benchmarks.records.record import Level, Record
 from benchmarks.report.breakdown import batch_shares, breakdown_ms, by_load, known_parts, load_of, range_text
 from benchmarks.report.charts import load_name
-from benchmarks.report.figures import GREY, colour_of, line_style, new_figure, use_log_axis
+from tritonkit.pages.figures import GREY, colour_of, line_style, new_figure, use_log_axis
 
 BINS = 60
 PARTS = {

@@ -8,10 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import plotly.graph_objects as go
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
 from benchmarks.records.compare import BenchmarkResult, compare
 from benchmarks.records.perf_analyzer import PerfAnalyzerResult
 from benchmarks.records.record import Level, Record, translate_write_errors
@@ -19,28 +15,14 @@ from benchmarks.report import charts, level_charts
 from benchmarks.report.breakdown import batch_shares, by_load, known_parts, slowest_step
 from benchmarks.report.columns import LevelTable, level_tables
 from benchmarks.report.comparison import comparison_sentences, comparison_table
-from benchmarks.report.figures import CHART_OPTIONS, colour_of
 from benchmarks.report.remarks import key_figures, load_words, remarks
 from benchmarks.report.side_by_side import sections
 from tritonkit import pages
 from tritonkit.errors import InputError
+from tritonkit.pages.figures import Chart, colour_of, plotly_script
 from tritonkit.system.files import atomic_write
 
 TEMPLATE = "report.html.jinja"
-
-
-class Chart(NamedTuple):
-    """A chart on the page."""
-
-    title: str
-    caption: str
-    figure: go.Figure
-
-    @property
-    def html(self) -> Markup:
-        """The chart as HTML, without Plotly's script."""
-        html = self.figure.to_html(full_html=False, include_plotlyjs=False, config=CHART_OPTIONS)
-        return Markup(html)  # noqa: S704 - Plotly escapes its input
 
 
 class RecordView(NamedTuple):
@@ -100,7 +82,7 @@ def report_html(measured: Sequence[BenchmarkResult]) -> str:
             comparison=_comparison(*measured) if len(measured) == 2 else None,
             charts=list(_common_charts(series)),
             sections=sections([view.record for view in views]),
-            plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own script
+            plotly=plotly_script(),
             remarks=remarks,
             key_figures=key_figures,
             load_words=load_words,

@@ -19,7 +19,7 @@ from tritonkit.runtimes.formats import TRT
 from tritonkit.system.local_servers import recorded_server_at
 from tritonkit.triton.backends import ModelConfig, backend_of
 from tritonkit.triton.client import TritonClient
-from tritonkit.triton.connection import Connection, RequestTokens
+from tritonkit.triton.connection import Connection, recorded_tokens
 from tritonkit.triton.model_config import CONFIG_FILE, read_config
 
 _LOAD_DEADLINE_S = 120.0
@@ -144,13 +144,6 @@ def space_of(config: ModelConfig, largest: int, batch: int, cores: int) -> Searc
 def control_client(url: str) -> TritonClient:
     """Return a client that may load models, with the tokens of a server that `server up` started here."""
     return TritonClient(Connection(url=url, deadline_s=_LOAD_DEADLINE_S), tokens=recorded_tokens(url))
-
-
-def recorded_tokens(url: str) -> RequestTokens | None:
-    """Return the tokens of a server that `server up` started here; None: those of the environment."""
-    address = Connection(url=url).address
-    local = recorded_server_at(address.port) if address.is_loopback else None
-    return None if local is None else RequestTokens.model_validate(local.tokens)
 
 
 def _served_repository(

@@ -16,7 +16,7 @@ from benchmarks.tuning.job import TuningJob, job_file, open_job
 from benchmarks.tuning.prediction import best_level, merge_trials, value_of
 from benchmarks.tuning.search import Budget, OnShare, Search
 from benchmarks.tuning.served import TrialServer, loads_of, restore_after_kill
-from benchmarks.tuning.subject import TuningPlan, TuningSubject, control_client, open_subject, recorded_tokens, space_of
+from benchmarks.tuning.subject import TuningPlan, TuningSubject, control_client, open_subject, space_of
 from benchmarks.tuning.tuned_records import TunedRecords, path_before
 from benchmarks.tuning.winner import changed_models, difference, new_configs, text_difference, undo, write_winner
 from tritonkit.errors import CheckFailedError, InputError, TritonkitError
@@ -25,6 +25,7 @@ from tritonkit.repository.tuning.settings import ServingSettings
 from tritonkit.spec import Frozen
 from tritonkit.system.console import duration, warn
 from tritonkit.system.local_servers import recorded_server_at
+from tritonkit.triton.connection import recorded_tokens
 from tritonkit.triton.model_config import CONFIG_FILE, config_to_text
 
 

@@ -1,4 +1,4 @@
-"""Change the outputs of a model at export, by `--threshold` and `--probability`."""
+"""Change the outputs of a model at export, by `--threshold`, `--probability` and `--auxiliary`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from tritonkit.tasks import task_for
 
 def with_output_options(network: Network, options: OutputOptions) -> Network:
     """The network with other outputs. Raises InputError where the task of the model does not support an option."""
-    if options.threshold is None and not options.probability:
-        return network
     spec = network.spec
+    if options.auxiliary == "keep" and not spec.auxiliary_heads:
+        raise InputError(
+            f"--auxiliary keep: {spec.name} has no head that predicts the augmentation; leave the option out",
+            code="option.auxiliary_unused",
+        )
+    dropped = spec.auxiliary_heads if options.auxiliary == "drop" else ()
+    if options.threshold is None and not options.probability and not dropped:
+        return network
+    spec = spec.without_heads(dropped)
     task_spec = TaskSpec(**{name: getattr(spec, name) for name in TaskSpec.model_fields})
     if options.threshold is not None:
         task_spec = _with_threshold(task_spec, options.threshold)

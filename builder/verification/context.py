@@ -126,4 +126,6 @@ def select_golden(spec: ModelSpec, own: Golden | None, images: Path | str | None
     """The images of a verdict: those of the folder `images`, else the checkpoint's, else the builder's photographs."""
     if images is not None:
         return golden_from_images(images, spec.preprocess)
-    return own or builtin_golden(spec.preprocess)
+    if own is None:
+        return builtin_golden(spec.preprocess)
+    return own.without(own.outputs.keys() - {output.name for output in spec.outputs})  # of heads that are dropped

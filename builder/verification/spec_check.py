@@ -13,7 +13,7 @@ from builder.onnx.interface import spec_in_onnx
 from tritonkit.errors import Problem, SpecError
 from tritonkit.spec import ModelSpec, TaskSpec
 
-_REMEDY = "Export it again, or verify it with the --threshold and --probability it was exported with"
+_REMEDY = "Export it again, or verify it with the --threshold, --probability and --auxiliary it was exported with"
 
 
 def spec_problems(artifact: Path, spec: ModelSpec) -> list[Problem]:

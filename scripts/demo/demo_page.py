@@ -18,11 +18,11 @@ from markupsafe import Markup
 
 from benchmarks.records.record import read_record
 from benchmarks.report.charts import Series, throughput_figure
-from benchmarks.report.figures import CHART_OPTIONS, colour_of
 from benchmarks.studies.study import report_checks
 from tritonkit import pages
 from tritonkit.images.preprocess import decode_image
 from tritonkit.pages.contact_sheet import ContactSheetTile, thumbnail
+from tritonkit.pages.figures import CHART_OPTIONS, colour_of
 from tritonkit.repository.verdict import Verdict
 
 CATS = {"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat"}

@@ -18,6 +18,7 @@ from tritonkit.triton.companions import ONE_PROCESS, owner_by_name
 from tritonkit.triton.connection import RequestTokens
 
 _READY_FILE = "ready"
+_TRACE_FOLDER = "traces"
 _STOP_TIMEOUT_S = 30.0
 _RESTART_LINE = re.compile(rf"{RESTART_PREFIX} in \d+ s: Triton ended with ")
 """Can start in the middle of a line: a crashed Triton leaves its last line unfinished."""
@@ -35,6 +36,10 @@ class PipRuntime(Runtime):
         environment.copy_backends(backends)
         arguments = triton_arguments(options, tokens, str(options.repository), backend_directory=str(backends))
         arguments.append(f"--model-config-name={ONE_PROCESS}")
+        # `client shadow` turns the trace of a model on; over the network, the file cannot be set.
+        traces = folder.resolve() / _TRACE_FOLDER
+        traces.mkdir(mode=0o700, exist_ok=True)  # they contain images of live requests
+        arguments.append(f"--trace-config=triton,file={traces / 'trace.json'}")
         # Served by one process, NAME_encoded does not load NAME by itself, as an ensemble does.
         owners = {owner for model in options.models if (options.repository / (owner := owner_by_name(model))).is_dir()}
         arguments += [f"--load-model={owner}" for owner in sorted(owners - {"", *options.models})]

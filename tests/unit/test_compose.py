@@ -76,15 +76,19 @@ def test_tool_runs_without_root_in_the_current_folder_and_ends(services: dict[st
     assert "ports" not in service
     credentials = set(service["environment"]) - caches
     assert {"MLFLOW_TRACKING_TOKEN", "AWS_PROFILE", "AZURE_STORAGE_ACCOUNT_KEY", "FSSPEC_S3"} <= credentials
-    assert credentials == variables_in("training.md", "Trackers") | variables_in("remotes.md", "Credentials")
+    assert credentials == (
+        variables_in("training.md", "Trackers")
+        | variables_in("remotes.md", "Credentials")
+        | variables_in("experiments.md", "Search")
+    )
     for variable in credentials:
         assert service["environment"][variable] is None  # unset outside: unset inside, not empty
 
 
 def variables_in(page: str, section: str) -> set[str]:
-    """The settings of stores and trackers that a section of the docs names."""
+    """The settings of stores, trackers and studies that a section of the docs names."""
     text = (ROOT / "docs" / page).read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    return set(re.findall(r"\b(?:MLFLOW|AWS|FSSPEC|GOOGLE|AZURE)_[A-Z0-9_]+", text))
+    return set(re.findall(r"\b(?:(?:MLFLOW|AWS|FSSPEC|GOOGLE|AZURE)_[A-Z0-9_]+|TRITONKIT_STUDY)", text))
 
 
 def test_image_of_the_tools_has_the_packages_of_the_development_environment() -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from train.config.loading import Precision
 from train.engine.plan import AUTOCAST
 from tritonkit.errors import ConfigError, SpecError
+from tritonkit.networks.features import FeatureExtractor
 from tritonkit.networks.network import Network
 from tritonkit.system.console import track_progress
 
@@ -28,8 +29,9 @@ def linear_heads(network: Network) -> dict[str, nn.Linear]:
     layers = [module for module in network.backbone.modules() if isinstance(module, nn.Linear)]
     if layers and layers[-1].bias is not None:
         outputs: list[Tensor] = []
-        with layers[-1].register_forward_hook(lambda module, inputs, output: outputs.append(output)):
-            logits = _logits(network, torch.zeros((2, *network.spec.input.shape), dtype=torch.uint8))
+        hook = layers[-1].register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        with hook, torch.inference_mode():
+            logits = network.eval().logits(torch.zeros((2, *network.spec.input.shape), dtype=torch.uint8))
         if len(outputs) == 1 and outputs[0].data_ptr() == cast("Tensor", logits).data_ptr():
             return {"": layers[-1]}
     raise SpecError(
@@ -50,13 +52,10 @@ def frozen_features(
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's stub
     dtype = AUTOCAST.get(precision)
     features: list[Tensor] = []
-    layer = next(iter(heads.values()))  # all heads take the same features
-    with (
-        layer.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0].float().cpu())),
-        torch.autocast(device.type, dtype, enabled=dtype is not None),
-    ):
+    extract = FeatureExtractor(network, list(heads.values())[:1])  # all heads take the same features
+    with torch.autocast(device.type, dtype, enabled=dtype is not None):
         for images, _ in track_progress(loader, doing, len(loader)):
-            _logits(network, images.to(device, non_blocking=True))
+            features.append(extract(images.to(device, non_blocking=True))[0].cpu())
     collected = torch.cat(features)
     if not collected.isfinite().all():
         raise ConfigError(
@@ -65,8 +64,3 @@ def frozen_features(
             code="baseline.features_not_finite",
         )
     return collected.numpy()
-
-
-def _logits(network: Network, images: Tensor) -> Any:
-    with torch.inference_mode():
-        return network.eval().logits(images)

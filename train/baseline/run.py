@@ -49,7 +49,8 @@ def baseline(config: Config) -> FitResult:
     _check_tasks(config)
     _check_keys(config)
     # `auto` is measured with training steps, and there are none here.
-    config = config.model_copy(update={"batch_size": config.images_per_batch})
+    optimizer = config.optimizer.model_copy(update={"lr": config.optimizer.learning_rate})
+    config = config.model_copy(update={"batch_size": config.images_per_batch, "optimizer": optimizer})
     # The trackers are closed last, so that they send the export and the report too.
     with ExitStack() as opened:
         with quiet_lightning(), translate_failures(None, config):

@@ -85,17 +85,8 @@ class Document:
                 "config.override_not_yaml",
                 f"override {text!r}: the value is not YAML ({' '.join(str(error).split())})",
             )
-        section = self.values
-        for depth, part in enumerate(key[:-1], start=1):
-            if section.get(part) is None:
-                section[part] = {}
-            section = section[part]
-            if not isinstance(section, dict):
-                return Problem(
-                    "config.override_not_a_section",
-                    f"override {text!r}: {'.'.join(key[:depth])} is a value, so it has no key {key[depth]!r}",
-                )
-        section[key[-1]] = value
+        if problem := set_value(self.values, key, value):
+            return Problem("config.override_not_a_section", f"override {text!r}: {problem}")
         self.source_text |= {key: _text(node), **{inner: text for inner, _, text in _lines(node, key)}}
         for inner in [each for each in self.origins if each[: len(key)] == key]:
             del self.origins[inner]  # replaced with the value around it
@@ -108,7 +99,7 @@ class Document:
         # For a bad key, pydantic appends "[key]" to its location.
         key = key[:-1] if key[-1:] == ("[key]",) else key
         problem = self._needs_quotes(details, key) or _describe_value(details, key, schema)
-        return Problem(problem.code, f"{self._origin(key)}{'.'.join(key) or 'document'}: {problem.message}")
+        return Problem(problem.code, f"{self.origin(key)}{'.'.join(key) or 'document'}: {problem.message}")
 
     def _needs_quotes(self, details: ErrorDetails, key: Key) -> Problem | None:
         """Describe text without quotes that YAML parses as another type, such as `no`."""
@@ -125,12 +116,25 @@ class Document:
         )
         return Problem("config.needs_quotes", f"YAML reads `{text}` as {parsed}; write '{text}' in quotes")
 
-    def _origin(self, key: Key) -> str:
-        """Return where the key was set; for a missing key, where its nearest parent was set."""
+    def origin(self, key: Key) -> str:
+        """Return where the key was set, such as `line 7, `; for a missing key, where its nearest parent was set."""
         for length in range(len(key), 0, -1):
             if key[:length] in self.origins:
                 return f"{self.origins[key[:length]]}, "
         return ""
+
+
+def set_value(values: dict[str, Any], key: Key, value: Any) -> str:
+    """Set a key of nested sections, which are created if missing; return the problem, empty if there is none."""
+    section = values
+    for depth, part in enumerate(key[:-1], start=1):
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
+            return f"{'.'.join(key[:depth])} is a value, so it has no key {key[depth]!r}"
+    section[key[-1]] = value
+    return ""
 
 
 _Line = tuple[Key, int, str]

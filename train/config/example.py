@@ -51,6 +51,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 _OPTIONAL_SECTIONS: dict[str, dict[str, Any]] = {
     "export": {"onnx": "fp32"},
     "quantization": {"activations": "uint8"},
+    "search": {"parameters": {"optimizer.lr": {"low": 0.0001, "high": 0.1, "log": True}}},
 }
 """Values shown, commented out, for sections that are absent by default."""
 HEADER = """\
@@ -87,14 +88,16 @@ def _section(section: type[BaseModel], values: dict[str, Any], required: dict[st
             yield from _comment(inspect.cleandoc(annotation.__doc__ or ""), indent)
             yield f"{indent}{name}:"
             yield from _section(annotation, values[name], required.get(name, {}), indent + "  ")
-        elif values[name] is None and (optional := _section_of(annotation)) is not None:
+        elif values.get(name) is None and (optional := _section_of(annotation)) is not None:
             yield from _comment(info.description or "", indent)
             example = optional.model_validate(_OPTIONAL_SECTIONS.get(name, {})).model_dump(mode="json")
             yield f"{indent}# {name}:"
             yield from _comment("\n".join(_section(optional, example, _OPTIONAL_SECTIONS.get(name, {}), "  ")), indent)
         else:
             yield from _comment(info.description or "", indent)
-            yield from _value(name, values[name], indent, active=name in required or _has_value(info, values[name]))
+            yield from _value(
+                name, values.get(name), indent, active=name in required or _has_value(info, values.get(name))
+            )
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt, PlainValidator, PositiveFloat, Posit
 from train.config.document import Document
 from train.config.pruning import Prunings
 from train.config.pruning_functions import CHANNELS
+from train.config.search import SearchConfig
 from train.config.sections import (
     AugmentConfig,
     Callback,
@@ -31,7 +32,7 @@ from tritonkit.errors import ConfigError
 from tritonkit.export_options import ExportOptions
 from tritonkit.options import UserPath, option_error
 from tritonkit.remotes.addresses import addresses_with_secrets
-from tritonkit.spec import Name
+from tritonkit.spec import AUXILIARY_TASK, Name
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Lightning's names for the precision of a training step."""
@@ -48,6 +49,12 @@ BatchSize = Annotated[
 ]
 MIXED_LABEL_LOSSES = {"multiclass": ("cross_entropy", "bce"), "multilabel": ("bce",)}
 """By task, the losses that accept labels between 0 and 1, as mixup and cutmix make them."""
+
+
+_HALF_OF_A_TURN = 45.0
+"""Degrees: half of the smallest rotation that an auxiliary head tells apart."""
+_RANDAUGMENT_DEGREES = 4.5
+"""By how much torchvision's RandAugment rotates at each step of its magnitude: 135 degrees at 30."""
 
 
 class Config(HeadConfig):
@@ -110,6 +117,9 @@ class Config(HeadConfig):
     """Train with fake quantization, so that int8 changes the answers less. Needs trained weights."""
     export: ExportOptions | None = None
     """Export the best checkpoint after the training."""
+    # Not stored in a run's config.yaml, and no difference between two runs.
+    search: SearchConfig | None = Field(default=None, exclude=True)
+    """What `train search` tries; other commands do not use it."""
 
     @model_validator(mode="after")
     def _check_no_secrets(self) -> Config:
@@ -140,6 +150,28 @@ class Config(HeadConfig):
             raise ValueError(f"trackers: {', '.join(names)}: each tracker can be used once")
         if self.quantization is not None and self.model.weights is None and not self.model.pretrained:
             raise ValueError("quantization adapts a trained network; set model.weights, or model.pretrained: true")
+        return self
+
+    @model_validator(mode="after")
+    def _check_auxiliary_heads(self) -> Config:
+        auxiliary = {name: head for name, head in self.heads.items() if head.task == AUXILIARY_TASK}
+        for name, head in self.heads.items():
+            if name in auxiliary and head.operation is None:
+                raise ValueError(f"heads.{name}: task {AUXILIARY_TASK} needs an operation: rotation or flip")
+            if name not in auxiliary and head.operation is not None:
+                raise ValueError(f"heads.{name}.operation is for task: {AUXILIARY_TASK}, not for {head.task}")
+            if name in auxiliary and (head.column is not None or head.thresholds):
+                raise ValueError(
+                    f"heads.{name}: the truth comes from the operation, without thresholds; leave out column and "
+                    "thresholds"
+                )
+        if auxiliary and len(auxiliary) == len(self.heads):
+            raise ValueError(f"heads: {', '.join(auxiliary)}: an auxiliary head needs another head beside it")
+        for name, head in auxiliary.items():
+            if head.operation == "rotation" and self.image.preprocess.height != self.image.preprocess.width:
+                raise ValueError(f"heads.{name}: rotation needs square images; set image.size, or use operation: flip")
+            if conflict := _conflict(self.augment, head.operation or ""):
+                raise ValueError(f"heads.{name}: {conflict}, so {head.operation} cannot be recognised; lower it")
         return self
 
     @model_validator(mode="after")
@@ -204,6 +236,21 @@ class Config(HeadConfig):
     def tensorboard(self) -> TensorBoardTracker | None:
         """The tracker `tensorboard`; None if the run does not use it."""
         return next((tracker for tracker in self.trackers if isinstance(tracker, TensorBoardTracker)), None)
+
+
+def _conflict(augment: AugmentConfig, operation: str) -> str:
+    """Say which random change of images hides an operation; empty if none does."""
+    if not augment.enabled:
+        return ""
+    if augment.flip_vertical:
+        return f"augment.flip_vertical {augment.flip_vertical:g} also turns images upside down"
+    if operation == "flip" and augment.flip:
+        return f"augment.flip {augment.flip:g} also mirrors images"
+    operations = augment.randaugment
+    degrees = augment.rotate + (0 if operations is None else _RANDAUGMENT_DEGREES * operations.magnitude)
+    if degrees >= _HALF_OF_A_TURN:
+        return f"augment.rotate and augment.randaugment turn images by up to {degrees:g} degrees, 45 or more"
+    return ""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

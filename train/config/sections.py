@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
     JsonValue,
+    PlainValidator,
     PositiveFloat,
     PositiveInt,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
-from tritonkit.evaluation.config import LabelledData, Section, TaskConfig
+from tritonkit.evaluation.config import AuxiliaryConfig, LabelledData, Section, TaskConfig
 from tritonkit.images.preprocess import Fit, Interpolation, Preprocess
 from tritonkit.options import InputPath, UserPath
 
@@ -145,7 +149,7 @@ class HeadConfig(TaskConfig):
     {name: cross_entropy, class_weights: balanced}, or a list in the order of the labels, or {cat: 2.0}."""
 
 
-class WeightedHead(HeadConfig):
+class WeightedHead(HeadConfig, AuxiliaryConfig):
     """One of several heads."""
 
     weight: PositiveFloat = 1.0
@@ -269,15 +273,36 @@ class AugmentConfig(Section):
     With mixup too, each batch gets one of the two at random."""
 
 
+def _check_learning_rate(value: Any) -> Any:
+    if isinstance(value, str) and value != "auto":
+        with suppress(ValueError):
+            value = float(value)  # YAML reads 1e-3 as text
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value == "auto" or (is_number and 0 < value < math.inf):
+        return value
+    raise PydanticCustomError("learning_rate", "Input should be a number above 0, or auto")
+
+
+LearningRate = Annotated[
+    float | Literal["auto"], PlainValidator(_check_learning_rate, json_schema_input_type=float | Literal["auto"])
+]
+
+
 class OptimizerConfig(Section):
     """The optimizer. Weight decay is never applied to norms and biases."""
 
     name: str = "adamw"
     """A name from timm.optim.list_optimizers()."""
-    lr: float = Field(default=1e-3, gt=0)
+    lr: LearningRate = 1e-3
+    """auto: the suggestion of `train lr`; the number is printed and stored in the run's config.yaml."""
     weight_decay: float = Field(default=0.05, ge=0)
     arguments: dict[str, JsonValue] = {}
     """More arguments for the optimizer's constructor, such as momentum."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate; the default before `auto` is resolved."""
+        return 1e-3 if self.lr == "auto" else self.lr
 
 
 class SchedulerConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,10 @@ class Thumbnails:
         self._thumbnails[path] = np.asarray(small.convert("L"))
 
     def warnings(self, parts: Mapping[str, Sequence[Sample]]) -> list[str]:
-        """Return a warning that lists images of val and test that are also in another part."""
+        """Return a warning that lists images of two parts; `base` is not compared."""
         pairs = [
             f"{path} in {second} shows {other} in {first}"
-            for first, second in (("train", "val"), ("train", "test"), ("val", "test"))
+            for first, second in combinations([part for part in parts if part != "base"], 2)
             for path, other in self._copies(_paths(parts[first]), _paths(parts[second]))
         ]
         hint = "metrics on images that training has seen are too good; keep the copies of an image in one part"

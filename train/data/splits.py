@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from tritonkit.evaluation.labelled_images import (
     show_notes,
 )
 from tritonkit.evaluation.samples.part_names import PARTS
-from tritonkit.evaluation.samples.sample import IMAGE, Sample, Truth
+from tritonkit.evaluation.samples.sample import IMAGE, Sample, Truth, listed
 from tritonkit.remotes.addresses import public_name
 from tritonkit.spec import TaskSpec
 from tritonkit.system.console import warn
@@ -72,14 +72,75 @@ class Splits:
         (folder / SUMMARY_FILE).write_text(json.dumps(summary, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class CheckedData:
+    """The samples of a data set by part, read and checked, before missing parts are split off."""
+
+    origin: str
+    """The address of the data, for messages."""
+    parts: Mapping[str, Sequence[Sample]]
+    """By the names of PARTS; `train` holds the samples that missing parts are split off from."""
+    task_spec: TaskSpec
+    digests: Mapping[Path, str]
+    """The sha256 of each image."""
+    thumbnails: Thumbnails
+    group: str | None
+
+    def splits(self, parts: Mapping[str, Sequence[Sample]], task: TrainingTask) -> Splits:
+        """Return parts of these samples as splits."""
+        ordered = {part: tuple(sorted(parts[part], key=lambda sample: sample.path)) for part in PARTS}
+        lines = [
+            f"{hashlib.sha256(task.fingerprint_bytes(sample.truth)).hexdigest()}\t{self.digests[sample.path]}\n"
+            for part in ordered.values()
+            for sample in part
+        ]
+        fingerprint = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+        return Splits(**ordered, task_spec=self.task_spec, fingerprint=fingerprint, group=self.group)
+
+    def warn_of_near_duplicates(self, parts: Mapping[str, Sequence[Sample]]) -> None:
+        """Print a warning on stderr that lists images which two of the parts show."""
+        for warning in self.thumbnails.warnings(parts):
+            warn(f"warning: {self.origin}: {warning}")
+
+
 def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     """Read, check and split the data; the same seed gives the same split.
 
     Raises DataError that lists all problems: missing or unreadable images and masks, classes without images, rows that
     cannot be used, labels that are missing in train, classes too small to split, an image in two parts.
     """
+    ratios = {"test": config.test_ratio, "val": config.val_ratio}
+    checked = read_checked(config, task, {part: ratio for part, ratio in ratios.items() if ratio})
+    missing = {part: ratio for part, ratio in ratios.items() if ratio and not checked.parts[part]}
+    parts = {part: list(checked.parts[part]) for part in PARTS}
+    parts |= split_parts(parts["train"], missing, task, split_unit(config, task), seed, checked.digests)
+    raise_if_any(checked.origin, task.validate_splits(_truths(parts), checked.task_spec, minimum=1))
+    checked.warn_of_near_duplicates(parts)
+    return checked.splits(parts, task)
+
+
+def split_unit(config: DataConfig, task: TrainingTask) -> str:
+    """Return what stays together in a split: `picture`, `group` or `class`."""
+    return "group" if config.group is not None else config.split_by or task.split_by
+
+
+def read_checked(
+    config: DataConfig, task: TrainingTask, wanted: Container[str] = (), val_in_train: bool = False
+) -> CheckedData:
+    """Read and check the data. wanted: the parts to split off from `train` if they are missing.
+
+    val_in_train: the samples of `val` join those of `train`. Raises DataError that lists all problems.
+    """
     data = read_data(config, task)
     data.problems += _option_problems(config, task)
+    if val_in_train:
+        train, val = ({sample.path for sample in data.samples[part]} for part in ("train", "val"))
+        both = [str(path) for path in sorted(train & val)]
+        data.problems += listed(
+            "images that are in two parts; keep each in one part", both, code="data.image_in_two_parts"
+        )
+        data.samples["train"] += data.samples["val"]
+        data.samples["val"] = []
     if config.top_classes:
         data.samples = keep_most_common_classes(data.samples, task, config.top_classes)
         data.declared_labels = []
@@ -89,30 +150,16 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     thumbnails = Thumbnails()
     digests, problems = check_files(samples, task, task_spec, thumbnails.add)
     data.problems += problems + find_leaks(data.samples, digests) + check_labels(samples, digests, task, data.notes)
-    ratios = {"test": config.test_ratio, "val": config.val_ratio}
-    missing = {part: ratio for part, ratio in ratios.items() if ratio and not data.samples[part]}
     if task_spec is not None:
+        missing = sum(part in wanted and not data.samples[part] for part in PARTS)
         by_picture = (config.split_by or task.split_by) == "picture"
-        data.problems += task.validate_splits(_truths(data.samples), task_spec, minimum=1 + len(missing) * by_picture)
+        data.problems += task.validate_splits(_truths(data.samples), task_spec, minimum=1 + missing * by_picture)
     origin = public_name(str(config.path))
     raise_if_any(origin, data.problems)
     show_notes(origin, data.notes)
     if task_spec is None:
         raise DataError(f"{origin}: no training images", code="data.no_training_images")
-    parts = {part: list(data.samples[part]) for part in PARTS}
-    by = "group" if config.group is not None else config.split_by or task.split_by
-    parts |= split_parts(parts["train"], missing, task, by, seed, digests)
-    raise_if_any(origin, task.validate_splits(_truths(parts), task_spec, minimum=1))
-    for warning in thumbnails.warnings(parts):
-        warn(f"warning: {origin}: {warning}")
-    ordered = {part: tuple(sorted(parts[part], key=lambda sample: sample.path)) for part in PARTS}
-    lines = [
-        f"{hashlib.sha256(task.fingerprint_bytes(sample.truth)).hexdigest()}\t{digests[sample.path]}\n"
-        for part in ordered.values()
-        for sample in part
-    ]
-    fingerprint = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-    return Splits(**ordered, task_spec=task_spec, fingerprint=fingerprint, group=config.group)
+    return CheckedData(origin, data.samples, task_spec, digests, thumbnails, config.group)
 
 
 def _option_problems(config: DataConfig, task: TrainingTask) -> Iterator[Problem]:

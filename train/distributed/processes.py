@@ -83,13 +83,8 @@ def plan_processes(config: Config) -> Processes:
             "$(which train) fit …",
             code="config.num_nodes",
         )
-    if launched is not None and launched.count > 1 and config.batch_size == "auto":
-        # Each process would find a number of its own, and wait for ever for the batches that another does not have.
-        raise ConfigError(
-            f"batch_size: auto is not for the {launched.count} processes of torchrun; set a number, or start the "
-            "command without torchrun, with devices: N",
-            code="config.batch_size_auto",
-        )
+    if launched is not None and launched.count > 1:
+        _refuse_auto(config, launched.count)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if launched is not None:
         processes = launched
@@ -107,6 +102,19 @@ def plan_processes(config: Config) -> Processes:
             code="config.strategy",
         )
     return processes
+
+
+def _refuse_auto(config: Config, processes: int) -> None:
+    """Raise ConfigError for a number that each of torchrun's processes would find on its own, and differently."""
+    advice = (
+        f"auto is not for the {processes} processes of torchrun; set a number, or start the command without torchrun, "
+        "with devices: N"
+    )
+    if config.batch_size == "auto":
+        # Each process would wait for ever for the batches that another does not have.
+        raise ConfigError(f"batch_size: {advice}", code="config.batch_size_auto")
+    if config.optimizer.lr == "auto":
+        raise ConfigError(f"optimizer.lr: {advice}; `train lr` finds one", code="config.lr_auto")
 
 
 def strategy_name(config: Config, processes: Processes) -> str:

@@ -6,8 +6,12 @@ import errno
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 from train.config.loading import Config
 from train.distributed.launch import is_peer_lost
@@ -39,6 +43,36 @@ def translate_failures(run: RunFolder | None, config: Config) -> Iterator[None]:
         if translated is not None:
             raise translated from error
         raise
+
+
+def run_trainer(
+    trainer: Trainer, module: LightningModule, train: DataLoader[Any], val: DataLoader[Any], state: Path | None = None
+) -> None:
+    """Fit a module. state: Lightning's checkpoint to continue from.
+
+    Raises KeyboardInterrupt for a stop by keyboard or signal, and ExternalError if a callback ends the process.
+    """
+    threads = torch.get_num_threads()
+    try:
+        # With more threads and workers than cores, torch becomes very slow.
+        torch.set_num_threads(max(1, threads - train.num_workers))
+        trainer.fit(module, train, val, ckpt_path=state, weights_only=True)
+    except SystemExit as stop:
+        # Lightning turns both signals into exits: Ctrl+C into exit code 1, SIGTERM into 0. Neither fits here.
+        if trainer.received_sigterm:
+            raise KeyboardInterrupt("stopped by SIGTERM") from stop
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt(*stop.__context__.args) from stop
+        raise ExternalError(
+            f"a callback ended the training with exit code {stop.code}", code="training.callback_exit"
+        ) from stop
+    except RuntimeError as error:
+        # A signal to a process group also ends the workers, and their end may be noticed first.
+        if trainer.received_sigterm:
+            raise KeyboardInterrupt("stopped by SIGTERM") from error
+        raise
+    finally:
+        torch.set_num_threads(threads)
 
 
 def translate_failure(error: Exception, config: Config) -> Exception | None:

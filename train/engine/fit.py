@@ -5,31 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from train.compression.fake_quantization import QuantizationAware
 from train.compression.zeros import ZeroWeights, first_complete_epoch
 from train.config.loading import Config
 from train.config.sections import DataConfig
-from train.data.augment import make_augmentation
-from train.data.dataset import EpochSampler, ImageDataset, make_loader
 from train.data.remote_images import fetch_missing_images
 from train.distributed.launch import launch
 from train.distributed.processes import strategy_name
-from train.distributed.sharing import TrainingShare, validation_batches
-from train.engine.failures import translate_failures
+from train.engine.failures import run_trainer, translate_failures
 from train.engine.history import History
 from train.engine.learning_check import learning_warnings
+from train.engine.lr_finder.finder import draw_search, with_learning_rate
 from train.engine.module import TrainingModule
 from train.engine.pictures import ConfusionCounter, CurvesCallback, draw_batches, draw_predictions
-from train.engine.plan import TrainingPlan, plan_run, with_batch_size
+from train.engine.plan import TrainingPlan, data_loaders, plan_run, with_batch_size
 from train.engine.progress import EpochLogger, quiet_lightning
 from train.engine.publish import publish
 from train.engine.run_folder import RunFolder
@@ -48,7 +44,7 @@ from train.engine.state_files import (
 )
 from train.engine.tracking.trackers import Trackers, open_trackers
 from train.export import export_checkpoint
-from tritonkit.errors import DataError, ExternalError
+from tritonkit.errors import DataError
 from tritonkit.networks.network import load_weights
 from tritonkit.spec import Frozen
 from tritonkit.system.console import warn
@@ -79,12 +75,14 @@ def fit(config: Config, check: Callable[[TrainingPlan], None] | None = None) -> 
         plan = plan_run(config)
         if check is not None:
             check(plan)
-        plan = with_batch_size(plan)
+        plan, search = with_learning_rate(with_batch_size(plan))
         config = plan.config
         with open_trackers(config) as trackers:
             run = RunFolder.create(config)
             with run.lock(), translate_failures(run, config):
                 run.save_config(config)
+                if search is not None:
+                    draw_search(run.learning_rate, search, config.name)
                 plan.splits.save(run.splits, plan.task)
                 return _finish(plan, run, trackers)
 
@@ -111,8 +109,8 @@ def resume(folder: Path) -> FitResult:
         if state is not None:
             restore_channels(plan.network, state)
             check_same_network(state, plan.network, run)
-        if config.batch_size == "auto":
-            plan = with_batch_size(plan)
+        if "auto" in (config.batch_size, config.optimizer.lr):
+            plan, _ = with_learning_rate(with_batch_size(plan))
             run.save_config(plan.config)
         epoch = 0 if state is None else state["epoch"] + 1
         progress = f"resuming after epoch {epoch}" if epoch else "no epoch is complete; starting again"
@@ -159,7 +157,7 @@ def _train(plan: TrainingPlan, run: RunFolder, trackers: Trackers) -> tuple[list
     epoch = _next_epoch(plan, run)
     if epoch < plan.config.total_epochs:
         if not run.batches.is_file():
-            draw_batches(plan, run, _loaders(plan, epoch)[0])
+            draw_batches(plan, run, data_loaders(plan, epoch)[0])
         if plan.processes.count > 1 and not plan.processes.is_member:
             # -P: a file of the working directory, such as random.py, must not replace a module of Python.
             launch([sys.executable, "-P", "-m", "train.engine.worker", str(run.path)], plan.processes, trackers.poll)
@@ -185,7 +183,7 @@ def train_here(plan: TrainingPlan, run: RunFolder, trackers: Trackers | None = N
     if epoch < plan.config.total_epochs:
         module = TrainingModule(plan.network, plan.task, plan.loss, plan.config)
         trainer = _trainer(plan, run, trackers or Trackers.of_worker(plan, run))
-        _run(trainer, module, *_loaders(plan, epoch), run.last_state if run.last_state.is_file() else None)
+        run_trainer(trainer, module, *data_loaders(plan, epoch), run.last_state if run.last_state.is_file() else None)
     if torch.distributed.is_initialized():
         # What follows is the work of one process; metrics would wait for the others.
         torch.distributed.destroy_process_group()
@@ -252,49 +250,3 @@ def _trainer(plan: TrainingPlan, run: RunFolder, trackers: Trackers) -> Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-
-
-def _loaders(plan: TrainingPlan, epoch: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Create the data loaders of train and val, or of one process's share; `epoch` is the next epoch."""
-    config, processes, splits, preprocess = plan.config, plan.processes, plan.splits, plan.network.spec.preprocess
-    common = (plan.task, splits.task_spec, preprocess)
-    labels = [plan.task.classes(sample.truth) for sample in splits.train]
-    sampler = EpochSampler(labels, config.seed, config.data.per_class, epoch, config.data.sampling == "balanced")
-    train = ImageDataset(splits.train, *common, make_augmentation(config.augment, preprocess.fill), config.seed)
-    val = ImageDataset((*splits.base, *splits.val), *common)
-    if not processes.is_member:
-        return (
-            make_loader(train, config.images_per_batch, config.workers, sampler),
-            make_loader(val, config.images_per_batch, config.workers),
-        )
-    share = (config.images_per_batch, processes.rank, processes.count)
-    return (
-        make_loader(train, config.images_per_batch, config.workers, TrainingShare(sampler, *share)),
-        make_loader(val, config.images_per_batch, config.workers, batches=validation_batches(len(val), *share)),
-    )
-
-
-def _run(
-    trainer: Trainer, module: TrainingModule, train: DataLoader[Any], val: DataLoader[Any], state: Path | None
-) -> None:
-    threads = torch.get_num_threads()
-    try:
-        # With more threads and workers than cores, torch becomes very slow.
-        torch.set_num_threads(max(1, threads - train.num_workers))
-        trainer.fit(module, train, val, ckpt_path=state, weights_only=True)
-    except SystemExit as stop:
-        # Lightning turns both signals into exits: Ctrl+C into exit code 1, SIGTERM into 0. Neither fits here.
-        if trainer.received_sigterm:
-            raise KeyboardInterrupt("stopped by SIGTERM") from stop
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt(*stop.__context__.args) from stop
-        raise ExternalError(
-            f"a callback ended the training with exit code {stop.code}", code="training.callback_exit"
-        ) from stop
-    except RuntimeError as error:
-        # A signal to a process group also ends the workers, and their end may be noticed first.
-        if trainer.received_sigterm:
-            raise KeyboardInterrupt("stopped by SIGTERM") from error
-        raise
-    finally:
-        torch.set_num_threads(threads)

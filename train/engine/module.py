@@ -44,7 +44,7 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         seed = mix_seeds(self.config.seed, self.current_epoch, index, self.global_rank)
         images, targets = self._mix(*batch, seed)
-        loss: Tensor = self.loss(self.network.logits(images), targets)
+        loss: Tensor = self.loss(*self.task.answered(self.network.logits, images, targets))
         self.log(TRAIN_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
         return loss
 
@@ -58,13 +58,13 @@ class TrainingModule(lightning.LightningModule):
                 code="training.diverged",
             )
 
-    def validation_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
+    def validation_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """Update the metrics, and return the answers for callbacks."""
-        images, targets = batch
-        logits = self.network.logits(images)
+        first = index * self.config.images_per_batch
+        logits, targets = self.task.answered(self.network.logits, *batch, first)
         if self.task.has_val_loss:
             loss = self.loss(logits, targets)
-            self.log(VAL_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
+            self.log(VAL_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(batch[0]), sync_dist=True)
         answers = (answer.float() if answer.is_floating_point() else answer for answer in self.network.answers(logits))
         outputs = {output.name: answer for output, answer in zip(self.network.spec.outputs, answers, strict=True)}
         self.measures.update(outputs, targets)
@@ -89,8 +89,8 @@ class TrainingModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.config
-        # A fused step scales the gradients of fp16 itself, so that Lightning cannot clip them before.
-        fused = config.gradient_clip is None or self.trainer.precision != "16-mixed"
+        # Lightning does not clip before a fused step in mixed precision, which may scale the gradients itself.
+        fused = config.gradient_clip is None or self.trainer.precision == "32-true"
         # torch's fused SGD needs a gradient of each weight in the first step.
         fused = fused and not (config.frozen_epochs and config.optimizer.name == "sgd")
         optimizer = make_optimizer(self, config.optimizer, fused)

@@ -33,7 +33,9 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig, fused: bool = Tru
     arguments: dict[str, Any] = {**({"fused": True} if fused and config.name in FUSED else {}), **config.arguments}
     groups = param_groups_weight_decay(module, config.weight_decay)
     try:
-        optimizer: Optimizer = create_optimizer_v2(groups, opt=config.name, lr=config.lr, weight_decay=0.0, **arguments)
+        optimizer: Optimizer = create_optimizer_v2(
+            groups, opt=config.name, lr=config.learning_rate, weight_decay=0.0, **arguments
+        )
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"optimizer: {config.name} does not accept {dict(config.arguments)}: {error}",
@@ -48,7 +50,8 @@ def make_schedule(optimizer: Optimizer, config: Config, steps: int) -> LRSchedul
     if scheduler.name not in SHAPES:
         return _torch_schedule(optimizer, config, steps)
     frozen = round(steps * config.frozen_epochs / config.total_epochs)
-    first = (config.frozen_lr or config.optimizer.lr) / config.optimizer.lr
+    rate = config.optimizer.learning_rate
+    first = (config.frozen_lr or rate) / rate
 
     def factor(step: int) -> float:
         if step < frozen:

@@ -6,13 +6,13 @@ import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 from torch import nn
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from train.compression.channels import check_torch_pruning, match_channels, remove_channels
 from train.compression.fake_quantization import FakeQuantizer
@@ -20,10 +20,12 @@ from train.compression.zeros import PrunedTensor, pruned_tensors
 from train.config.loading import Config, Precision
 from train.config.pruning_functions import CHANNELS
 from train.config.sections import DataConfig, OptimizerConfig
-from train.data.augment import BatchMix
+from train.data.augment import BatchMix, make_augmentation
 from train.data.batch_size import LARGEST, SHARE, SMALLEST, free_memory, largest_on_cpu, largest_on_gpu
+from train.data.dataset import EpochSampler, ImageDataset, make_loader
 from train.data.splits import Splits, read_splits
 from train.distributed.processes import Processes, plan_processes
+from train.distributed.sharing import TrainingShare, validation_batches
 from train.engine.optim import check_optimizer, make_optimizer, make_schedule
 from train.export import check_can_export
 from train.tasks import TrainingTask, training_task
@@ -244,6 +246,26 @@ def _load_initial_weights(path: str, weights: ForeignWeights, network: Network) 
             warn(f"  {action}: {', '.join(names[:10])}{more}")
 
 
+def data_loaders(plan: TrainingPlan, epoch: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Create the data loaders of train and val, or of one process's share; `epoch` is the next epoch."""
+    config, processes, splits, preprocess = plan.config, plan.processes, plan.splits, plan.network.spec.preprocess
+    common = (plan.task, splits.task_spec, preprocess)
+    labels = [plan.task.classes(sample.truth) for sample in splits.train]
+    sampler = EpochSampler(labels, config.seed, config.data.per_class, epoch, config.data.sampling == "balanced")
+    train = ImageDataset(splits.train, *common, make_augmentation(config.augment, preprocess.fill), config.seed)
+    val = ImageDataset((*splits.base, *splits.val), *common)
+    if not processes.is_member:
+        return (
+            make_loader(train, config.images_per_batch, config.workers, sampler),
+            make_loader(val, config.images_per_batch, config.workers),
+        )
+    share = (config.images_per_batch, processes.rank, processes.count)
+    return (
+        make_loader(train, config.images_per_batch, config.workers, TrainingShare(sampler, *share)),
+        make_loader(val, config.images_per_batch, config.workers, batches=validation_batches(len(val), *share)),
+    )
+
+
 def with_batch_size(plan: TrainingPlan) -> TrainingPlan:
     """Return the plan with a number in place of `batch_size: auto`. Raises ConfigError if no batch fits."""
     if plan.config.batch_size != "auto":
@@ -274,7 +296,7 @@ def _step(plan: TrainingPlan, size: int) -> None:
         images = torch.randint(256, (size, preprocess.height, preprocess.width, 3), dtype=torch.uint8, device=device)
         images, targets = BatchMix(config.augment, len(network.spec.labels))(images, _on(targets, device), seed=0)
         with torch.autocast(device.type, dtype, enabled=dtype is not None), rounding:
-            value = loss(network.logits(images), targets)
+            value = loss(*plan.task.answered(network.logits, images, targets))
         value.backward()
         optimizer.step()
 

@@ -1,4 +1,4 @@
-"""Writes a run's checkpoints with their lineage, and golden images with the model's answers."""
+"""Writes a run's checkpoints with their lineage, golden images and a drift sketch with the model's answers."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tritonkit.networks.network import save_network
 from tritonkit.remotes.addresses import public_name, public_values
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.pytorch import TorchRunner
+from tritonkit.sketch import SKETCH_FILE, SketchSampler
 from tritonkit.spec import Lineage
 
 
@@ -32,7 +33,7 @@ def publish(
     warnings: tuple[str, ...] = (),
     on_batch: Callable[[AnsweredBatch], None] | None = None,
 ) -> MetricValues:
-    """Write a checkpoint (`best`, `last`, …) and its golden images; return the metrics on val and test.
+    """Write a checkpoint (`best`, `last`, …), its golden images and its sketch; return the metrics on val and test.
 
     With `best` it writes the evaluation too, for the report of the run.
 
@@ -43,11 +44,14 @@ def publish(
     parts = {"val": splits.val, "test": splits.test}
     metrics: MetricValues = {}
     reported_part: Literal["test", "val"] = "test" if splits.test else "val"
+    sampler = SketchSampler(network.spec)
     report = EvaluationCollector(plan.task, network.spec, reported_part, run.evaluation, run.started)
     for part, samples in parts.items():
         if samples:
             reported = checkpoint_name == "best" and part == report.part
             observers = [*filter(None, [on_batch if part == "val" else None, report.add if reported else None])]
+            if part == "val":
+                observers.append(partial(_add_queries, sampler))
             values, _ = measure(runner, (*splits.base, *samples), plan.task, partial(_call_each, observers))
             metrics |= {f"{part}_{name}": value for name, value in values.items()}
             if reported:
@@ -62,8 +66,12 @@ def publish(
         warnings=warnings,
         parent=None if plan.config.model.weights is None else public_name(str(plan.config.model.weights)),
     )
-    # The checkpoint is written last, so that its golden images exist whenever it exists.
-    golden = GOLDEN_FILE if checkpoint_name == "best" else f"{checkpoint_name}.golden.npz"
+    # The checkpoint is written last, so that its golden images and its sketch exist whenever it exists.
+    golden, sketch = (
+        name if checkpoint_name == "best" else f"{checkpoint_name}.{name}" for name in (GOLDEN_FILE, SKETCH_FILE)
+    )
+    if sampler.seen:
+        sampler.sketch("validation images").save(run.path / sketch)
     make_golden(runner, splits.val, plan.task).save(run.path / golden)
     save_network(run.checkpoint(checkpoint_name), network, network.spec.model_copy(update={"lineage": lineage}))
     return metrics
@@ -72,6 +80,13 @@ def publish(
 def _call_each(observers: Iterable[Callable[[AnsweredBatch], None]], batch: AnsweredBatch) -> None:
     for observer in observers:
         observer(batch)
+
+
+def _add_queries(sampler: SketchSampler, batch: AnsweredBatch) -> None:
+    """Add the images of a batch to the drift sketch, without those of the gallery that embeddings are compared with."""
+    queries = [number for number, sample in enumerate(batch.samples) if not sample.gallery]
+    if queries:
+        sampler.add(batch.images[queries], {name: array[queries] for name, array in batch.outputs.items()})
 
 
 def make_golden(runner: Runner, samples: Sequence[Sample], task: TrainingTask) -> Golden:

@@ -124,6 +124,11 @@ class RunFolder:
         return self.path / "curves.png"
 
     @property
+    def learning_rate(self) -> Path:
+        """The plot of the sweep that found the learning rate, with `optimizer.lr: auto`."""
+        return self.path / "learning_rate.png"
+
+    @property
     def batches(self) -> Path:
         """A contact sheet of training images as the network gets them."""
         return self.path / "batches.png"

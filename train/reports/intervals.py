@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from scipy.stats import binomtest
 
 from tritonkit.evaluation.evaluate import MetricValues
+from tritonkit.evaluation.intervals import wilson as wilson_bounds
 from tritonkit.evaluation.tasks import EVALUATION_TASKS
 from tritonkit.evaluation.tasks.embedding import RANKS, EmbeddingEvaluation, RecallAtK
 from tritonkit.evaluation.tasks.heads import HeadsEvaluation
@@ -109,8 +109,8 @@ class IntervalEstimator:
 
 def wilson(count: int, total: int) -> Interval:
     """Wilson's interval of the proportion `count` of `total`."""
-    bounds = binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(low=float(bounds.low), high=float(bounds.high), method="Wilson")
+    low, high = wilson_bounds(count, total, CONFIDENCE)
+    return Interval(low=low, high=high, method="Wilson")
 
 
 class _Head(ABC):

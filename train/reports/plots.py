@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from train.reports.sheets import INK, MUTED
 from tritonkit.system.files import atomic_write
@@ -58,6 +59,34 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, float]], monitor: str, t
         axes["lr"].set_xlabel("epoch")
         for name in ("loss", "metrics"):
             axes[name].legend(fontsize=9, ncols=2 if len(axes[name].lines) > _MANY_LINES else 1)
+
+
+def draw_learning_rates(
+    path: Path,
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestion: float,
+    title: str,
+    log: bool,
+) -> None:
+    """Plot the losses of a sweep over their learning rates, and mark the suggestion. log: the scale of the rates."""
+    with _figure(path, (8, 4.5), title) as figure:
+        axes = figure.add_subplot()
+        axes.grid(visible=True)
+        axes.plot(rates, losses, linewidth=1, color="#aebfdd", label="loss, the median of the passes")
+        axes.plot(rates, smoothed, linewidth=1.8, label="smoothed")
+        axes.axvline(suggestion, color=INK, linewidth=1, linestyle=":")
+        height = float(np.interp(suggestion, rates, smoothed))
+        axes.plot(suggestion, height, "o", color=INK, markersize=6, label=f"suggestion {suggestion:.2g}")
+        if log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))  # the usual one needs math text
+        low, high = min(losses), max(smoothed[: smoothed.index(min(smoothed)) + 1])
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))  # the last losses are far above
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("loss")
+        axes.legend(fontsize=9, loc="lower left" if log else "upper right")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from train.config.sections import HeadConfig
+from train.config.sections import HeadConfig, WeightedHead
 from train.tasks.base import TrainingTask
 from train.tasks.losses import (
     MULTICLASS,
@@ -21,6 +21,7 @@ from train.tasks.losses import (
     weighted_sum,
 )
 from tritonkit.evaluation.samples.sample import Truth
+from tritonkit.evaluation.tasks.augmentation import AugmentationEvaluation
 from tritonkit.evaluation.tasks.base import BatchTargets
 from tritonkit.evaluation.tasks.embedding import EmbeddingEvaluation, class_id
 from tritonkit.evaluation.tasks.heads import HeadsEvaluation
@@ -60,6 +61,17 @@ class MultilabelTraining(MultilabelEvaluation, TrainingTask):
             return {label: each[label] / each["no"] for label, each in weights.items()}
 
         return weighted_sum(self.config.loss, self.usual_loss, MULTILABEL, task_spec, balanced)
+
+
+class AugmentationTraining(AugmentationEvaluation, TrainingTask):
+    """Training of an auxiliary head, with cross-entropy on the operations."""
+
+    config: WeightedHead
+    usual_loss = "cross_entropy"
+
+    def loss(self, task_spec: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
+        weights = dict.fromkeys(task_spec.labels, 1.0)  # all operations are equally common
+        return weighted_sum(self.config.loss, self.usual_loss, MULTICLASS, task_spec, lambda: weights)
 
 
 class EmbeddingTraining(EmbeddingEvaluation, TrainingTask):

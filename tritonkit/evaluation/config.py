@@ -31,6 +31,17 @@ class TaskConfig(Section):
     """Length of an embedding vector."""
 
 
+Operation = Literal["rotation", "flip"]
+
+
+class AuxiliaryConfig(TaskConfig):
+    """One of several heads, which may be an auxiliary one."""
+
+    operation: Operation | None = None
+    """With `task: augmentation`: what the head recognises in images that the training changes: rotation (0, 90, 180,
+    270 degrees) or flip (none, horizontal, vertical). Such a head needs no column; `builder export` drops it."""
+
+
 class LabelledData(Section):
     """Labelled images, and how to read them."""
 

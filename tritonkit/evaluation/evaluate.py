@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,15 @@ def answer_batches(runner: Runner, samples: Sequence[Sample], task: EvaluationTa
             batch = samples[start : start + size]
             images = np.stack(list(pool.map(lambda sample: load_sample(sample, spec.preprocess)[0], batch)))
             targets = default_collate([task.target(s.truth, s.gallery, spec.preprocess, spec) for s in batch])
-            outputs = runner.infer(images)
+            infer = partial(_infer_in_slices, runner, size)
+            outputs, targets = task.answered(infer, torch.from_numpy(images), targets, start)
             checker.check_values(outputs)
             yield AnsweredBatch(batch, images, outputs, targets)
+
+
+def _infer_in_slices(runner: Runner, size: int, images: torch.Tensor) -> Outputs:
+    parts = [runner.infer(images[start : start + size].numpy()) for start in range(0, len(images), size)]
+    return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def load_sample(sample: Sample, preprocess: Preprocess) -> tuple[ImageArray, Geometry]:

@@ -75,9 +75,14 @@ class Network(nn.Module):
         return other
 
     def with_spec(self, spec: ModelSpec) -> Network:
-        """Return a network with another spec, which changes only the last layer; the weights are shared, not copied."""
+        """Return a network with another spec, which changes only the last layer; the weights are shared, not copied.
+
+        Heads that the spec does not have are left out.
+        """
         other = copy.copy(self)
         other._modules = {**self._modules, "last": task_of(spec).last_layer()}
+        if self.heads is not None:
+            other.heads = nn.ModuleDict({f"{name}_head": self.heads[f"{name}_head"] for name in spec.heads})
         other.spec = spec
         return other
 

@@ -11,21 +11,23 @@ from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.optimization import Optimization
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import format_of
+from tritonkit.sketch import SKETCH_FILE
 from tritonkit.spec import ModelSpec
 
 
 def local_artifact(location: str | Path, *others: str) -> Path:
     """Return the local path of a checkpoint or an artifact; with a remote one, fetch what lies next to it.
 
-    That is its golden images, the second file of its format, and the records of a published version. others: more
-    names, relative to its folder. Raises what `local_path` raises.
+    That is its golden images, its drift sketch, the second file of its format, and the records of a published version.
+    others: more names, relative to its folder. Raises what `local_path` raises.
     """
     text = str(location)
     if not is_address(text):
         return local_path(location)
     name = PurePosixPath(text.partition("#")[0].partition("?")[0]).name
     record = format_of(name)
-    names = [PurePosixPath(name).with_suffix(".golden.npz").name, GOLDEN_FILE] if name else []
+    names = [GOLDEN_FILE, SKETCH_FILE] if name else []
+    names += [PurePosixPath(name).with_suffix(f".{file}").name for file in names]
     if record is not None:
         weights = [PurePosixPath(name).with_suffix(record.weights_suffix).name] if record.weights_suffix else []
         names += [*weights, Verdict.FILE, Manifest.FILE, BuildRecord.FILE, Optimization.FILE, ModelSpec.FILE]

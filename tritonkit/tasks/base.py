@@ -47,6 +47,18 @@ class Answer:
     """Class numbers [H, W] at the original size of the image; 0 is the background."""
 
 
+@dataclass(frozen=True)
+class OutputSummary:
+    """The answers of a head to N images as numbers whose distribution can be compared with that of other images."""
+
+    values: NDArray[np.float16]
+    """[N, D]. Probabilities are rounded to 0.01, so that another precision of the model does not look like drift."""
+    columns: tuple[str, ...]
+    """The names of the D columns."""
+    labels: NDArray[np.bool_]
+    """[N, C]: whether each label is in the answer; C is 0 for a task without labels."""
+
+
 class Task(ABC):
     """What a model predicts for an image, with the labels and thresholds of one model."""
 
@@ -156,6 +168,60 @@ class Task(ABC):
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
         """Format an answer as short texts for a table row, at least one; the first is also the caption."""
 
+    def summarize(self, outputs: Outputs) -> dict[str, OutputSummary]:
+        """Summarize outputs [N, ...] by head, to find drift: by default the values of the first output.
+
+        Of an output with more axes, such as a map, the mean and the standard deviation of each image.
+        """
+        values = outputs[self.output].astype(np.float32)
+        columns = tuple(map(str, range(1, values[0].size + 1)))
+        if values.ndim > 2:
+            flat = values.reshape(len(values), -1)
+            values, columns = np.stack([flat.mean(axis=1), flat.std(axis=1)], axis=1), ("mean", "deviation")
+        no_labels = np.zeros((len(values), 0), np.bool_)
+        limit = float(np.finfo(np.float16).max)
+        summary = values.reshape(len(values), -1).clip(-limit, limit).astype(np.float16)
+        return {self.output: OutputSummary(summary, columns, no_labels)}
+
+    def decisions(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        """Return what an answer decides, by the name of the decision; empty if the task has no classes to count."""
+        return {}
+
+    def joint(self, other: Task) -> Task:
+        """Return the task with the labels of two models, so that `relabel` makes their outputs comparable.
+
+        The labels of this model come first, in their order. Raises SpecError if the models have different tasks.
+        """
+        self._check_same_task(other)
+        if self.labels == other.labels and self.task_spec.thresholds == other.task_spec.thresholds:
+            return self
+        if type(self).outputs is not Task.outputs:
+            raise SpecError(
+                f"{self.name}: models with different labels or thresholds cannot be compared in this task",
+                code="spec.not_comparable",
+            )
+        labels = tuple(dict.fromkeys((*self.labels, *other.labels)))
+        thresholds = {**other.task_spec.thresholds, **self.task_spec.thresholds}
+        task_spec = self.task_spec.model_copy(update={"labels": labels, "thresholds": thresholds})
+        return type(self)(task_spec, self.output)
+
+    def relabel(self, outputs: Outputs, joint: Task) -> Outputs:
+        """Return this model's outputs [N, C] with the labels of a `joint` task, [N, C']; 0 for a label it lacks."""
+        if self.labels == joint.labels:
+            return outputs
+        values = outputs[self.output]
+        placed = np.zeros((len(values), len(joint.labels)), dtype=values.dtype)
+        placed[:, positions(self.labels, joint.labels)] = values
+        return {self.output: placed}
+
+    def _check_same_task(self, other: Task) -> None:
+        if self.name != other.name or self.output != other.output:
+            mine, others = (f"{task.name} ({task.output or 'heads'})" for task in (self, other))
+            raise SpecError(
+                f"cannot compare a {mine} model with a {others} model: expected the same task",
+                code="spec.not_comparable",
+            )
+
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
         """Return a short caption for each answer; `names` are the names of the images."""
         return [self.cells(answer.fields)[0] for answer in answers]
@@ -178,6 +244,12 @@ class Task(ABC):
 
     def _floor(self, measure: str) -> float:
         return self.floors[measure]
+
+
+def positions(labels: Sequence[str], among: Sequence[str]) -> list[int]:
+    """Return the position of each label `among` others, which contain all of them."""
+    places = {label: place for place, label in enumerate(among)}
+    return [places[label] for label in labels]
 
 
 def outside_range(name: str, probabilities: NDArray[Any], cause: str) -> list[str]:

@@ -35,6 +35,15 @@ class Embedding(Task):
     def channels(self) -> int:
         return self._size
 
+    def joint(self, other: Task) -> Task:
+        self._check_same_task(other)
+        if self.channels != other.channels:
+            raise SpecError(
+                f"cannot compare embeddings of {self.channels} numbers with embeddings of {other.channels} numbers",
+                code="spec.not_comparable",
+            )
+        return self
+
     def faults(self, outputs: Outputs) -> list[str]:
         lengths = np.linalg.norm(outputs[self.output], axis=1)
         worst = float(lengths[np.abs(lengths - 1).argmax()])

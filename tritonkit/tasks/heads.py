@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tritonkit.errors import SpecError
 from tritonkit.images.preprocess import Geometry
 from tritonkit.spec import Outputs, TaskSpec, TensorSpec
-from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, Targets, Task
+from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, OutputSummary, Targets, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,6 +82,9 @@ class Heads(Task):
             for figure, value in task.quality(outputs, targets).items()
         }
 
+    def summarize(self, outputs: Outputs) -> dict[str, OutputSummary]:
+        return {name: summary for task in self.heads.values() for name, summary in task.summarize(outputs).items()}
+
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         answers = {name: task.answer(output, geometry, top) for name, task in self.heads.items()}
         embeddings = [answer.embedding for answer in answers.values() if answer.embedding is not None]
@@ -92,6 +95,32 @@ class Heads(Task):
 
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
         return [f"{name}: {task.cells(fields[name])[0]}" for name, task in self.heads.items()]
+
+    def decisions(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        return {
+            f"{name}.{decision}": value
+            for name, task in self.heads.items()
+            for decision, value in task.decisions(fields[name]).items()
+        }
+
+    def joint(self, other: Task) -> Task:
+        self._check_same_task(other)
+        heads = other.heads if isinstance(other, Heads) else {}
+        if self.heads.keys() != heads.keys():
+            raise SpecError(
+                f"cannot compare a model with the heads {', '.join(self.heads)} with one with the heads "
+                f"{', '.join(heads)}",
+                code="spec.not_comparable",
+            )
+        return Heads(self.task_spec, {name: task.joint(heads[name]) for name, task in self.heads.items()})
+
+    def relabel(self, outputs: Outputs, joint: Task) -> Outputs:
+        heads = joint.heads if isinstance(joint, Heads) else {}
+        return {
+            output: values
+            for name, task in self.heads.items()
+            for output, values in task.relabel({name: outputs[name]}, heads[name]).items()
+        }
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
         captions_by_head = [

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from tritonkit.images.preprocess import Geometry
 from tritonkit.spec import Outputs
-from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, Targets, Task, outside_range
+from tritonkit.tasks.base import (
+    TIE_TOLERANCE,
+    Agreement,
+    Answer,
+    Geometries,
+    OutputSummary,
+    Targets,
+    Task,
+    outside_range,
+)
 
 SUM_TOLERANCE = 1e-2
 """Rounding error of a sum over a thousand classes in half precision."""
@@ -44,9 +53,19 @@ class Multiclass(Task):
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         return {"accuracy": float((outputs[self.output].argmax(axis=1) == targets[self.output]).mean())}
 
+    def summarize(self, outputs: Outputs) -> dict[str, OutputSummary]:
+        """Summarize by the probabilities of all labels and the highest one, and by the most probable label."""
+        probabilities = outputs[self.output].astype(np.float32)
+        values = np.column_stack([probabilities, probabilities.max(axis=1)]).round(2).astype(np.float16)
+        chosen = probabilities.argmax(axis=1)[:, None] == np.arange(len(self.labels))
+        return {self.output: OutputSummary(values, (*self.labels, "highest probability"), chosen)}
+
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         ranking = top_labels(output[self.output], self.labels, top)
         return Answer({**ranking[0], "top": ranking})
+
+    def decisions(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        return {"label": fields["label"]}
 
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
         return [f"{entry['label']} {entry['probability']:.2f}" for entry in fields["top"]]

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from tritonkit.images.preprocess import Geometry
 from tritonkit.spec import Outputs, TaskSpec
-from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, Targets, Task, outside_range
+from tritonkit.tasks.base import (
+    TIE_TOLERANCE,
+    Agreement,
+    Answer,
+    Geometries,
+    OutputSummary,
+    Targets,
+    Task,
+    outside_range,
+)
 from tritonkit.tasks.multiclass import top_labels
 
 
@@ -43,6 +52,12 @@ class Multilabel(Task):
         correct = (outputs[self.output] >= self._thresholds) == (targets[self.output] > 0)
         return {"exact_match": float(correct.all(axis=1).mean())}
 
+    def summarize(self, outputs: Outputs) -> dict[str, OutputSummary]:
+        """Summarize by the probabilities, and by the labels that reach their thresholds."""
+        probabilities = outputs[self.output].astype(np.float32)
+        above = probabilities >= self._thresholds
+        return {self.output: OutputSummary(probabilities.round(2).astype(np.float16), self.labels, above)}
+
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         probabilities = output[self.output]
         above = probabilities >= self._thresholds
@@ -53,6 +68,17 @@ class Multilabel(Task):
                 "top": top_labels(probabilities, self.labels, max(top, int(above.sum()))),
             }
         )
+
+    def decisions(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        return dict.fromkeys(fields["labels"], "yes")
+
+    def relabel(self, outputs: Outputs, joint: Task) -> Outputs:
+        """Shift the probabilities of a label whose threshold differs by the difference, so that decisions stay."""
+        placed = super().relabel(outputs, joint)
+        before = np.array([self.task_spec.threshold(label) for label in joint.labels])
+        after = np.array([joint.task_spec.threshold(label) for label in joint.labels])
+        has_label = np.isin(joint.labels, self.labels)
+        return {self.output: placed[self.output] + np.where(has_label, after - before, 0).astype(np.float32)}
 
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
         labels = set(fields["labels"])

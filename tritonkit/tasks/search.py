@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from tritonkit.errors import SpecError
 from tritonkit.images.preprocess import Geometry
 from tritonkit.spec import Outputs, TaskSpec, TensorSpec
-from tritonkit.tasks.base import RANGE_TOLERANCE, TIE_TOLERANCE, Agreement, Answer, Geometries, Targets, Task
+from tritonkit.tasks.base import (
+    RANGE_TOLERANCE,
+    TIE_TOLERANCE,
+    Agreement,
+    Answer,
+    Geometries,
+    OutputSummary,
+    Targets,
+    Task,
+)
 
 UNKNOWN = "unknown"
 """The answer for an image that is far from every item."""
@@ -124,6 +133,22 @@ class Search(Task):
                 if k <= self._gallery.neighbors - bool(path):
                     hits.setdefault(f"recall@{k}", []).append(label in others[:k])
         return {name: float(np.mean(found)) for name, found in hits.items() if len(found) == len(truth)}
+
+    def summarize(self, outputs: Outputs) -> dict[str, OutputSummary]:
+        """Summarize by the distance of the nearest item, and by the answer; `unknown` has no label."""
+        answers = outputs[self.output][:, :1] == np.array(self.labels)
+        return {self.output: OutputSummary(outputs["distance"][:, :1].astype(np.float16), ("distance",), answers)}
+
+    def decisions(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        return {"label": fields["label"]}
+
+    def joint(self, other: Task) -> Task:
+        """Return this task: labels are texts in the outputs, so those of two galleries are comparable as they are."""
+        self._check_same_task(other)
+        return self
+
+    def relabel(self, outputs: Outputs, joint: Task) -> Outputs:
+        return outputs
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         neighbors = [

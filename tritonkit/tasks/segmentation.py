@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from tritonkit.errors import SpecError
 from tritonkit.images.preprocess import Geometry
 from tritonkit.spec import Outputs, TaskSpec, TensorSpec
-from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, Targets, Task, outside_range
+from tritonkit.tasks.base import (
+    TIE_TOLERANCE,
+    Agreement,
+    Answer,
+    Geometries,
+    OutputSummary,
+    Targets,
+    Task,
+    outside_range,
+    positions,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +67,22 @@ class Segmentation(Task):
             return [f"output probability is missing; the model returns {', '.join(outputs)}"]
         return super().layout_problems(outputs)
 
+    def joint(self, other: Task) -> Task:
+        """Join the labels by their names; class 0 is the background of both, whatever its name."""
+        self._check_same_task(other)
+        if self.labels == other.labels:
+            return self
+        labels = tuple(dict.fromkeys((*self.labels, *other.labels[1:])))
+        task_spec = self.task_spec.model_copy(update={"labels": labels, "thresholds": {}, "probability": False})
+        return Segmentation(task_spec, self.output)
+
+    def relabel(self, outputs: Outputs, joint: Task) -> Outputs:
+        """Return the mask with the class numbers of the joint task; without the probability if they differ."""
+        if self.labels == joint.labels:
+            return outputs
+        numbers = np.array([0, *positions(self.labels[1:], joint.labels)], dtype=np.uint8)
+        return {self.output: numbers[outputs[self.output]]}
+
     def last_layer(self) -> nn.Module:
         from tritonkit.tasks.layers import Mask
 
@@ -82,6 +108,17 @@ class Segmentation(Task):
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         masks, truths = outputs[self.output], targets[self.output]
         return {"foreground_iou": float(np.mean([foreground_iou(m, t) for m, t in zip(masks, truths, strict=True)]))}
+
+    def summarize(self, outputs: Outputs) -> dict[str, OutputSummary]:
+        """Summarize by the share of pixels of each label and the mean probability, and by the labels in the mask."""
+        masks, count = outputs[self.output], len(self.labels)
+        pixels = np.stack([np.bincount(mask.ravel(), minlength=count)[:count] for mask in masks])
+        columns, values = [*self.labels], [pixels / masks[0].size]
+        if self.task_spec.probability:
+            columns.append("mean probability")
+            values.append(outputs["probability"].mean(axis=(1, 2), dtype=np.float64)[:, None])
+        summary = np.concatenate(values, axis=1).round(3).astype(np.float16)
+        return {self.output: OutputSummary(summary, tuple(columns), pixels > TOLERATED_PIXELS)}
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         fitted = output[self.output]

@@ -229,18 +229,42 @@ class TritonClient:
             )
         return times
 
-    def load(self, model: str, config: str | None = None) -> None:
+    def load(self, model: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Load or reload a model; the old version serves until the new one is ready.
 
         config: JSON of a ModelConfig that replaces the one of the repository. It stays until the model's files change,
         it is unloaded, or another `config` is loaded: Triton ignores a load without `config` of unchanged files.
+        files: contents by name, such as `file:1/model.onnx`, instead of the repository's; they need a `config`.
         Raises CheckFailedError with Triton's reason when the model fails to load.
         """
-        self._change("load", model, **({} if config is None else {"config": config}))
+        options = {"config": config, "files": files}
+        self._change("load", model, **{name: value for name, value in options.items() if value is not None})
 
     def unload(self, model: str) -> None:
         """Unload a model and the ensembles that need it. Requests in flight are completed."""
         self._change("unload", model)
+
+    def trace_settings(self, model: str) -> dict[str, str]:
+        """Return the trace settings that apply to a model; several values are joined by commas."""
+        action = f"read the trace settings of {model!r}"
+        document = self._read(action, "get_trace_settings", model, admin=True, timeout_s=_CONTROL_TIMEOUT_S)
+        values = (
+            {name: entry.get("value", []) for name, entry in document["settings"].items()}
+            if ("settings" in document)
+            else document
+        )
+        return {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in values.items()}
+
+    def set_trace(self, model: str, settings: Mapping[str, str | list[str] | None]) -> None:
+        """Change trace settings of a model; None lets the server's setting apply again."""
+        self._transport.call(
+            f"change the trace settings of {model!r}",
+            "update_trace_settings",
+            model,
+            dict(settings),
+            admin=True,
+            timeout_s=_CONTROL_TIMEOUT_S,
+        )
 
     def config(self, model: str, version: str = "", wait: bool = True) -> dict[str, Any]:
         """Return the configuration of a model as JSON. All loaded versions have the configuration of the newest.

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from tritonkit.errors import InputError, TokenError
 from tritonkit.spec import Frozen
+from tritonkit.system.local_servers import recorded_server_at
 
 TOKEN_VARIABLE = "TRITONKIT_TOKEN"  # noqa: S105 - its name
 ADMIN_TOKEN_VARIABLE = "TRITONKIT_ADMIN_TOKEN"  # noqa: S105 - its name
@@ -154,6 +155,13 @@ def tokens_from_environment() -> RequestTokens:
     """Read the tokens of `$TRITONKIT_TOKEN` and `$TRITONKIT_ADMIN_TOKEN`. Raises TokenError for an invalid one."""
     names = {"use": TOKEN_VARIABLE, "admin": ADMIN_TOKEN_VARIABLE}
     return RequestTokens(**{kind: validate_token(os.environ.get(name), f"${name}") for kind, name in names.items()})
+
+
+def recorded_tokens(url: str) -> RequestTokens | None:
+    """Return the tokens of a server that `server up` started here; None: those of the environment."""
+    address = Connection(url=url).address
+    local = recorded_server_at(address.port) if address.is_loopback else None
+    return None if local is None else RequestTokens.model_validate(local.tokens)
 
 
 def validate_token(token: str | None, origin: str) -> str | None:

@@ -73,7 +73,7 @@ def bare_loop_rate(config: Config) -> float:
     network = timm.create_model(config.model.name, num_classes=len(pictures.classes))
     network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
-        network.parameters(), config.optimizer.lr, weight_decay=config.optimizer.weight_decay, fused=True
+        network.parameters(), config.optimizer.learning_rate, weight_decay=config.optimizer.weight_decay, fused=True
     )
     loss_function, epochs, threads = nn.CrossEntropyLoss(label_smoothing=0.05), [], torch.get_num_threads()
     torch.set_num_threads(max(1, threads - config.workers))

@@ -26,6 +26,7 @@ from train.tasks import training_task
 from tritonkit.checkpoint import read_spec, read_weights
 from tritonkit.errors import ConfigError, DataError
 from tritonkit.runtimes import open_artifact
+from tritonkit.sketch import Sketch
 
 WriteConfig = Callable[..., Path]
 
@@ -33,7 +34,8 @@ WriteConfig = Callable[..., Path]
 def test_run_has_all_its_files_when_finished(trained: FitResult) -> None:
     names = {path.relative_to(trained.run).as_posix() for path in trained.run.rglob("*") if path.is_file()}
     assert names == {
-        "best.safetensors", "last.safetensors", "golden.npz", "last.golden.npz", "config.yaml", "metrics.csv",
+        "best.safetensors", "last.safetensors", "golden.npz", "last.golden.npz", "sketch.npz", "last.sketch.npz",
+        "config.yaml", "metrics.csv",
         "splits/train.csv", "splits/val.csv", "splits/test.csv", "splits/data.json",
         "curves.png", "batches.png", "predictions.png", "confusion.png", "report.html", "evaluation.json",
         *(f"confusion/00{epoch}.{suffix}" for epoch in range(1, 9) for suffix in ("png", "csv")),
@@ -67,6 +69,18 @@ def test_checkpoint_reproduces_its_golden_answers_when_opened(trained: FitResult
     with open_artifact(path) as runner:
         outputs = runner.infer(golden.images)
     np.testing.assert_allclose(outputs["probabilities"], golden.outputs["probabilities"], atol=1e-5)
+
+
+def test_sketch_holds_the_answers_to_the_validation_images_when_written(trained: FitResult) -> None:
+    sketch = Sketch.load(trained.run / "sketch.npz")
+    with (trained.run / "splits" / "val.csv").open() as file:
+        assert sketch.images == len(list(csv.DictReader(file)))
+    golden = golden_of_run(trained.checkpoint)
+    summary = sketch.outputs["probabilities"]
+    known = {row.tobytes() for row in summary.values[:, :-1]}  # the last column is the highest probability
+    assert {row.tobytes() for row in golden.outputs["probabilities"].round(2).astype(np.float16)} <= known
+    assert summary.labels.sum(axis=1).tolist() == [1] * sketch.images
+    assert sketch.differing_fields(read_spec(trained.checkpoint)) == []
 
 
 def test_golden_images_are_spread_over_the_labels_when_written(trained: FitResult) -> None:

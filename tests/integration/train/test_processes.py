@@ -98,17 +98,20 @@ def torchrun_variables(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_automatic_batch_size_is_refused_in_each_process_when_torchrun_started_them(
-    command: Command, config: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+@pytest.mark.parametrize(
+    ("key", "code"), [("batch_size", "config.batch_size_auto"), ("optimizer.lr", "config.lr_auto")]
+)
+def test_automatic_number_is_refused_in_each_process_when_torchrun_started_them(
+    command: Command, config: Path, monkeypatch: pytest.MonkeyPatch, rank: int, key: str, code: str
 ) -> None:
     torchrun_variables(monkeypatch, rank)
-    result = command("train", "fit", config, "batch_size=auto", "--json")
+    result = command("train", "fit", config, f"{key}=auto", "--json")
     assert result.exit_code == 2
-    assert "config.batch_size_auto" in error_codes(result) if rank == 0 else result.output == ""
+    assert code in error_codes(result) if rank == 0 else result.output == ""
     assert not (config.parent / "runs").exists()
 
 
-@pytest.mark.parametrize("verb", ["baseline", "compress", "quantize"])
+@pytest.mark.parametrize("verb", ["baseline", "compress", "folds", "lr", "quantize"])
 def test_command_of_one_process_is_refused_once_when_torchrun_started_several(
     command: Command, config: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:

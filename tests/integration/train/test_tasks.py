@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ from tests.integration.train.conftest import golden_of_run
 from train.config.loading import load_config
 from train.data.splits import PARTS
 from train.engine.fit import FitResult
+from train.experiments.out_of_fold import PREDICTIONS_FILE, FoldAnswers, out_of_fold
 from tritonkit.checkpoint import read_spec
+from tritonkit.evaluation.evaluate import LabelledImages
 from tritonkit.runtimes import open_artifact
 
 MetricValues = Callable[[Path], list[dict[str, float]]]
@@ -25,7 +28,8 @@ MONITORS = {"multilabel": "map", "embedding": "recall@1", "mined": "recall@1", "
 def test_run_leaves_its_files_when_finished(run: FitResult) -> None:
     names = {path.relative_to(run.run).as_posix() for path in run.run.rglob("*") if path.is_file()}
     assert names >= {
-        "best.safetensors", "last.safetensors", "golden.npz", "last.golden.npz", "config.yaml", "metrics.csv",
+        "best.safetensors", "last.safetensors", "golden.npz", "last.golden.npz", "sketch.npz",
+        "config.yaml", "metrics.csv",
         "splits/train.csv", "splits/val.csv", "splits/test.csv", "splits/data.json", "lightning/last.ckpt",
     }  # fmt: skip
     assert not [name for name in names if "partial" in name]
@@ -136,3 +140,26 @@ def test_test_measures_other_pictures_when_given(
     )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["images"] == 6
+
+
+def test_predictions_of_a_fold_have_the_truths_and_probabilities_of_the_task(
+    run: FitResult, case: str, tmp_path: Path
+) -> None:
+    spec = read_spec(run.checkpoint)
+    images = LabelledImages.read(run.run / "splits", spec)
+    answers = FoldAnswers(1, images.task, spec)
+    with open_artifact(run.checkpoint) as runner:
+        evaluation = images.evaluate(runner, answers.add)
+    answers.save(tmp_path / PREDICTIONS_FILE)
+    predictions = out_of_fold(tmp_path)
+    assert len(predictions.images) == evaluation.images
+    assert {path.exists() for path in predictions.images} == {True}
+    expected = {"multilabel": {""}, "heads": {"digit", "round"}}.get(case, set())
+    assert predictions.heads.keys() == expected
+    for name, head in predictions.heads.items():
+        assert head.probabilities.shape == head.truths.shape == (evaluation.images, len(head.labels))
+        for label, truths in zip(head.labels, head.truths.T, strict=True):
+            assert truths.sum() == evaluation.classes.get(f"{name}={label}" if name else label, 0)
+    if case == "segmentation":
+        with (tmp_path / PREDICTIONS_FILE).open(newline="") as file:
+            assert {Path(row["truth"]).suffix for row in csv.DictReader(file)} == {".png"}

@@ -277,7 +277,7 @@ def _run_files(run: RunFolder) -> dict[str, Path]:
     best, found = run.checkpoint("best"), {}
     for path in sorted(run.path.rglob("*")):
         parts = path.relative_to(run.path).parts
-        is_other_checkpoint = path.name.endswith((".safetensors", ".golden.npz")) and path != best
+        is_other_checkpoint = path.name.endswith((".safetensors", ".golden.npz", ".sketch.npz")) and path != best
         is_hidden = any(part.startswith(".") for part in parts) or path == run.mlflow_record
         if path.is_file() and parts[0] not in _LOCAL_FOLDERS and not (is_hidden or is_other_checkpoint):
             found["/".join(parts)] = path

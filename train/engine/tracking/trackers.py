@@ -120,6 +120,7 @@ class TensorBoardImages(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._logger.log_hyperparams(flat(self._plan.config.model_dump(mode="json")))
         self._logger.add_image("batches", self._run.batches, 0)
+        self._logger.add_image("learning_rate", self._run.learning_rate, 0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, step = trainer.current_epoch + 1, trainer.global_step - 1  # as Lightning counts its metrics

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from tritonkit.errors import ConfigError
-from tritonkit.evaluation.config import LabelledData, TaskConfig
+from tritonkit.evaluation.config import AuxiliaryConfig, LabelledData, TaskConfig
 from tritonkit.evaluation.samples.mask_values import MaskMapping, MaskValues
+from tritonkit.evaluation.tasks.augmentation import AugmentationEvaluation
 from tritonkit.evaluation.tasks.base import EvaluationTask
 from tritonkit.evaluation.tasks.embedding import EmbeddingEvaluation
 from tritonkit.evaluation.tasks.heads import HeadsEvaluation
@@ -43,7 +44,9 @@ def evaluation_task_of(spec: ModelSpec) -> EvaluationTask:
         return HeadsEvaluation(
             _task_config(spec, recorded),
             {
-                name: make_task(EVALUATION_TASKS, _task_config(head, _section(columns, name)), name)
+                name: AugmentationEvaluation(_auxiliary_config(_section(columns, name)), name)
+                if name in spec.auxiliary_heads
+                else make_task(EVALUATION_TASKS, _task_config(head, _section(columns, name)), name)
                 for name, head in spec.heads.items()
             },
         )
@@ -95,6 +98,10 @@ def _task_config(task_spec: TaskSpec, recorded: Mapping[str, JsonValue]) -> Task
     return TaskConfig(
         task=task_spec.task, thresholds=task_spec.thresholds, column=column if isinstance(column, str) else None
     )
+
+
+def _auxiliary_config(recorded: Mapping[str, JsonValue]) -> AuxiliaryConfig:
+    return AuxiliaryConfig.model_validate({name: recorded.get(name) for name in ("task", "operation")})
 
 
 def _section(document: JsonValue, name: str) -> Mapping[str, JsonValue]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tritonkit.errors import Problem
 from tritonkit.evaluation.config import TaskConfig
@@ -23,6 +24,8 @@ from tritonkit.tasks.base import Targets
 
 BatchTargets = Any
 """The targets of a batch: a tensor [N, ...], or tensors by name."""
+Infer = Callable[[Tensor], Any]
+"""A network or a runner: from uint8 images [N, H, W, 3] to logits or outputs."""
 
 
 class EvaluationTask(ABC):
@@ -139,6 +142,14 @@ class EvaluationTask(ABC):
     @abstractmethod
     def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, task_spec: TaskSpec) -> Any:
         """Convert a truth for the loss and the metrics: a number, an array, or a mapping of these."""
+
+    def answered(self, infer: Infer, images: Tensor, targets: BatchTargets, first: int = 0) -> tuple[Any, BatchTargets]:
+        """Return what `infer` returns for images [N, H, W, 3], and the collated targets.
+
+        With auxiliary heads `infer` returns values by head and gets more images than N: those that such a head is
+        trained and measured on. first: the number of the first image in the data set.
+        """
+        return infer(images), targets
 
     @abstractmethod
     def golden_targets(self, targets: BatchTargets) -> Targets:

@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tritonkit.errors import Problem
 from tritonkit.evaluation.config import TaskConfig
 from tritonkit.evaluation.samples.sample import Row, Sample, Truth
-from tritonkit.evaluation.tasks.base import BatchTargets, EvaluationTask
+from tritonkit.evaluation.tasks.augmentation import AugmentationEvaluation
+from tritonkit.evaluation.tasks.base import BatchTargets, EvaluationTask, Infer
 from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
 from tritonkit.evaluation.tasks.metrics import HeadMeasures
 from tritonkit.images.preprocess import Geometry, Preprocess
@@ -31,7 +34,13 @@ class HeadsEvaluation(EvaluationTask):
     def __init__(self, config: TaskConfig, heads: Mapping[str, EvaluationTask]) -> None:
         super().__init__(config)
         self.heads = dict(heads)
+        self.auxiliary = {name: task for name, task in heads.items() if isinstance(task, AugmentationEvaluation)}
+        self.main = {name: task for name, task in heads.items() if name not in self.auxiliary}
+        """The heads whose truth is in the data."""
         self.compares_samples = any(task.compares_samples for task in heads.values())
+
+    def fingerprint_bytes(self, truth: Truth) -> bytes:
+        return super().fingerprint_bytes({name: truth[name] for name in self.main})
 
     def truth(self, row: Row) -> Truth:
         return {name: task.truth(row) for name, task in self.heads.items()}
@@ -90,15 +99,31 @@ class HeadsEvaluation(EvaluationTask):
             for name, task in self.heads.items()
         }
 
+    def answered(self, infer: Infer, images: Tensor, targets: BatchTargets, first: int = 0) -> tuple[Any, BatchTargets]:
+        """Let each auxiliary head answer for changed copies of the images, and put their classes into `targets`.
+
+        The targets are changed in place, so that Lightning's callbacks find them in their batch. All images are one
+        batch for `infer`, so that batch norms learn from both kinds.
+        """
+        changed = {name: task.changed(images, first) for name, task in self.auxiliary.items()}
+        if not changed:
+            return infer(images), targets
+        together, count = infer(torch.cat([images, *(copies for copies, _ in changed.values())])), len(images)
+        starts = {name: number * count for number, name in enumerate(changed, start=1)}
+        values = {name: each[starts.get(name, 0) :][:count] for name, each in together.items()}
+        targets.update({name: classes for name, (_, classes) in changed.items()})
+        return values, targets
+
     def golden_targets(self, targets: BatchTargets) -> Targets:
         return {k: v for name, task in self.heads.items() for k, v in task.golden_targets(targets[name]).items()}
 
     def metrics(self, task_spec: TaskSpec, detailed: bool) -> HeadMeasures:
         measures = {name: task.metrics(task_spec.heads[name], detailed) for name, task in self.heads.items()}
-        return HeadMeasures(measures, {name: task.monitor for name, task in self.heads.items()})
+        return HeadMeasures(measures, {name: task.monitor for name, task in self.main.items()})
 
     def error_score(self, outputs: Outputs, targets: Targets, task_spec: TaskSpec) -> NDArray[np.float64]:
-        each = [task.error_score(outputs, targets, task_spec.heads[name]) for name, task in self.heads.items()]
+        """Score the worst of the main heads."""
+        each = [task.error_score(outputs, targets, task_spec.heads[name]) for name, task in self.main.items()]
         worst: NDArray[np.float64] = np.max(each, axis=0)
         return worst
 
@@ -116,12 +141,12 @@ class HeadsEvaluation(EvaluationTask):
             task.describe_answers(
                 outputs, targets, task_spec.heads[name], [replace(s, truth=s.truth[name]) for s in samples], geometry
             )
-            for name, task in self.heads.items()
+            for name, task in self.main.items()
         ]
         return [
-            " · ".join(f"{name}: {text}" for name, text in zip(self.heads, texts, strict=True))
+            " · ".join(f"{name}: {text}" for name, text in zip(self.main, texts, strict=True))
             for texts in zip(*each, strict=True)
         ]
 
     def describe_truth(self, truth: Truth) -> str:
-        return " · ".join(f"{name}: {task.describe_truth(truth[name])}" for name, task in self.heads.items())
+        return " · ".join(f"{name}: {task.describe_truth(truth[name])}" for name, task in self.main.items())

@@ -30,7 +30,7 @@ from tritonkit.system.commands import free_ports
 from tritonkit.system.files import file_sha256
 
 EPOCHS = 6
-LOCAL = {"mlflow.json", "last.safetensors", "last.golden.npz"}
+LOCAL = {"mlflow.json", "last.safetensors", "last.golden.npz", "last.sketch.npz"}
 OWN_TAGS = {"tritonkit.run", "run_folder", "mlflow.runName"}
 Action = Callable[[], object]
 _at_epoch: dict[int, Action] = {}

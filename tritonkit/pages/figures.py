@@ -1,10 +1,13 @@
-"""The common style of all charts: colours that can be read on a light and on a dark page, and axes."""
+"""Plotly charts on a page: their common style, with colours for a light and a dark page, and their HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 COLOURS = ("#3b82f6", "#d97706", "#0d9668", "#db2777", "#8b5cf6", "#0e93a8", "#ef4444", "#5f9a0b")
 """Contrast of at least 3 both on white and on the dark card of `page.css`."""
@@ -15,8 +18,27 @@ CHART_OPTIONS = {"displayModeBar": False, "responsive": True}
 """For `Figure.to_html`."""
 
 
+class Chart(NamedTuple):
+    """A chart on the page."""
+
+    title: str
+    caption: str
+    figure: go.Figure
+
+    @property
+    def html(self) -> Markup:
+        """The chart as HTML, without Plotly's script."""
+        html = self.figure.to_html(full_html=False, include_plotlyjs=False, config=CHART_OPTIONS)
+        return Markup(html)  # noqa: S704 - Plotly escapes its input
+
+
+def plotly_script() -> Markup:
+    """Return Plotly's script, which each page holds once, so that it works offline."""
+    return Markup(get_plotlyjs())  # noqa: S704 - the library's own script
+
+
 def colour_of(index: int) -> str:
-    """Return the colour of a record or level by its number."""
+    """Return the colour of a line by its number."""
     return COLOURS[index % len(COLOURS)]
 
 

@@ -1,0 +1,1 @@
+"""Drift: compares pictures that a model answers now with the sketch of its reference images."""

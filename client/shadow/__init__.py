@@ -1,0 +1,1 @@
+"""Mirror live requests of a served model to another version of it."""

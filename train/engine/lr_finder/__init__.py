@@ -1,0 +1,1 @@
+"""The learning-rate finder: a sweep of the rate, and a suggestion from its losses."""

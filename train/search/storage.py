@@ -1,0 +1,121 @@
+"""Where a study is kept: a SQLite file, or PostgreSQL by its address."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from tritonkit.errors import ConfigError, ExternalError, first_line
+from tritonkit.system.env_file import settings_with_prefix
+
+VARIABLE = "TRITONKIT_STUDY"
+SQLITE_FILE = "study.db"
+_SQLITE, _POSTGRESQL = "sqlite", "postgresql+psycopg"
+_DRIVERS = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL, "postgres": _POSTGRESQL, _POSTGRESQL: _POSTGRESQL}
+_CONNECT_S = 10
+_SQLITE_WAIT_S = 60.0
+_LOCK_CLASS = 0x7472
+"""The first key of our advisory locks in PostgreSQL; the second one is the study's."""
+_ALL_STUDIES = 0
+
+
+def study_address(option: str | None, folder: Path) -> URL:
+    """Return the address of the database: the option's, else that of the environment or `.env`, else a file.
+
+    Raises ConfigError for an address that is no database that can be used, and for a password in the option.
+    """
+    given = option or settings_with_prefix(VARIABLE).get(VARIABLE)
+    if given is None:
+        return URL.create(_SQLITE, database=str(folder.absolute() / SQLITE_FILE))
+    try:
+        address = make_url(given)
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(
+            "the address of the study's database cannot be read; expected one such as postgresql://HOST/DATABASE or "
+            "sqlite:///study.db",
+            code="search.storage_address",
+        ) from error
+    if password := address.query.get("password"):  # where SQLAlchemy hides it
+        address = address.difference_update_query(["password"]).set(password=str(password))
+    if option is not None and address.password:
+        raise ConfigError(
+            f"--storage {address.render_as_string()}: has a password, which other users of this machine can see; set "
+            f"{VARIABLE} in the environment or in .env to the address",
+            code="search.storage_password",
+        )
+    driver = _DRIVERS.get(address.drivername)
+    if driver is None or not address.database:
+        raise ConfigError(
+            f"{address.render_as_string()}: is not a database for a study; expected postgresql://HOST/DATABASE or "
+            "sqlite:///FILE",
+            code="search.storage_address",
+        )
+    if driver == _POSTGRESQL and find_spec("psycopg") is None:
+        raise ConfigError(
+            "PostgreSQL needs the Python module psycopg; install it with: pip install 'tritonkit[search]'",
+            code="install.missing_module",
+        )
+    return address.set(drivername=driver)
+
+
+def open_storage(address: URL) -> RDBStorage:
+    """Connect to the database, and create Optuna's tables if they are missing.
+
+    Raises ExternalError if the database does not answer, ConfigError if the folder of a file cannot be written.
+    """
+    if address.drivername == _SQLITE:
+        options: dict[str, object] = {"connect_args": {"timeout": _SQLITE_WAIT_S}}
+    else:
+        options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": _CONNECT_S}}
+    url = address.render_as_string(hide_password=False)
+    with translate_storage_errors(address), exclusive(create_engine(url, **options), _ALL_STUDIES):
+        return RDBStorage(url, engine_kwargs=options)
+
+
+@contextmanager
+def translate_storage_errors(address: URL) -> Iterator[None]:
+    """Raise ExternalError in place of the errors of the database while the block runs."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ExternalError(
+            f"{address.render_as_string()}: the study's database failed ({first_line(cause)}); when it answers again, "
+            "continue with the same command",
+            code="search.storage_failed",
+        ) from error
+
+
+@contextmanager
+def exclusive(engine: Engine, study_id: int) -> Iterator[None]:
+    """Keep other processes from changing a study while the block runs; wait for those that do.
+
+    Raises ConfigError if the folder of a SQLite file cannot be written.
+    """
+    if engine.name != _SQLITE:
+        with engine.begin() as connection:  # the lock ends with the transaction, or with this process
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, {study_id})"))
+            yield
+        return
+    path = Path(f"{engine.url.database}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"{path.parent}: cannot be written ({error.strerror}); name another --storage or --folder",
+            code="search.storage_not_writable",
+        ) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

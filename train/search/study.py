@@ -1,0 +1,233 @@
+"""The study of a search: an Optuna study whose trials are all planned at its start.
+
+Each trial is a row that waits, is taken by one worker, and ends as complete, pruned or failed. A trial whose worker has
+died waits again, with its number, its values and its folder, so none is lost and none is counted twice. Several
+workers, also on several hosts, share the rows.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import JsonValue
+from sqlalchemy import URL
+
+from train.engine.run_folder import RunFolder
+from train.experiments.folder import differences
+from train.search.space import SearchSpace
+from train.search.storage import exclusive, open_storage
+from tritonkit.errors import ConfigError
+
+_HEARTBEAT_S = 10.0
+_DEAD_AFTER_S = 60.0
+"""A trial whose heartbeat does not change for this long has lost its worker."""
+_SETTINGS, _WORKER, _HEARTBEAT = "settings", "worker", "heartbeat"
+_LOCAL_KEYS = ("output", "devices", "num_nodes", "strategy", "workers")
+"""Keys of the configuration that may differ between the hosts of a search."""
+
+
+class SearchGoal(NamedTuple):
+    """What a search optimizes."""
+
+    metric: str
+    """A column of metrics.csv."""
+    direction: Literal["maximize", "minimize"]
+
+
+class LostTrialError(Exception):
+    """Another worker has taken the trial, because this one did not answer for a while."""
+
+
+class SearchStudy:
+    """The study as one worker sees it.
+
+    address: of the database. name: of the study in it. folder: of the search on this host. Raises ConfigError if the
+    study was started with other settings, ExternalError if the database does not answer.
+    """
+
+    def __init__(self, address: URL, name: str, space: SearchSpace, goal: SearchGoal, folder: Path) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.space, self.goal, self.folder = space, goal, folder
+        self.planned = space.search.planned_trials
+        self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._storage, self.name = open_storage(address), name
+        study = optuna.create_study(
+            storage=self._storage, study_name=name, direction=goal.direction, load_if_exists=True
+        )
+        self._study_id = self._storage.get_study_id_from_name(name)
+        self.dead_after_s = _DEAD_AFTER_S
+        self._heartbeats: dict[int, tuple[str, float]] = {}
+        with self._lock():
+            self._check_settings(study)
+            points = space.grid() if space.search.sampler == "grid" else [{}] * self.planned
+            for point in points[len(study.get_trials(deepcopy=False)) :]:
+                study.enqueue_trial(dict(point))
+
+    def load(self, number: int = 0) -> Study:
+        """Load the study with the sampler and the pruner for a trial.
+
+        Each trial has its own seed, so that its values do not depend on who draws them after which kill.
+        """
+        return optuna.load_study(
+            storage=self._storage, study_name=self.name, sampler=self._sampler(number), pruner=self._pruner()
+        )
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return the planned trials by their number."""
+        return self.load().get_trials(deepcopy=False)[: self.planned]
+
+    def trial_folder(self, number: int) -> Path:
+        """Return the folder in which a trial is trained."""
+        return self.folder / "trials" / str(number)
+
+    @contextmanager
+    def membership(self) -> Iterator[None]:
+        """Be a worker while the block runs: others on this host see at once if this process dies."""
+        own = self._worker_folder(self.worker)
+        own.mkdir(parents=True, exist_ok=True)
+        with RunFolder(own).lock():
+            yield
+
+    def take(self) -> Trial | None:
+        """Take the next trial that waits, with its values; None if none waits.
+
+        A trial waits again if its worker has died: at once if the worker was on this host, else after a minute.
+        """
+        with self._lock():
+            trials = self.trials()
+            self._return_orphans(trials)
+            number = next((trial.number for trial in self.trials() if trial.state == TrialState.WAITING), None)
+            if number is None:
+                return None
+            self._storage.set_trial_user_attr(self._id(number), _WORKER, self.worker)
+            # Optuna takes the first trial that waits; values that a trial has already stay.
+            return self.load(number).ask(self.space.distributions())
+
+    def put_back(self, number: int) -> None:
+        """Let a trial of this worker wait for another."""
+        with self._lock():
+            if self.owns(number):
+                self._storage.set_trial_state_values(self._id(number), TrialState.WAITING)
+
+    def owns(self, number: int) -> bool:
+        """Whether this worker runs the trial."""
+        trial = self._storage.get_trial(self._id(number))
+        return trial.state == TrialState.RUNNING and trial.user_attrs.get(_WORKER) == self.worker
+
+    def reported_epochs(self, number: int) -> set[int]:
+        """Return the epochs of a trial whose metric the study has."""
+        return set(self._storage.get_trial(self._id(number)).intermediate_values)
+
+    def has_values(self) -> bool:
+        """Whether the metric of any trial was reported."""
+        return any(trial.intermediate_values for trial in self.trials())
+
+    def finish(self, trial: Trial, state: TrialState, value: float | None = None, **attributes: JsonValue) -> None:
+        """End a trial of this worker. Raises LostTrialError if another worker has taken it."""
+        with self._lock():
+            if not self.owns(trial.number):
+                raise LostTrialError
+            for name, attribute in attributes.items():
+                trial.set_user_attr(name, attribute)
+            trial.study.tell(trial, value, state)
+
+    @contextmanager
+    def heartbeat(self, number: int) -> Iterator[None]:
+        """Show that this worker lives while the block runs, for workers on other hosts."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            count = 0
+            while not ended.wait(_HEARTBEAT_S):
+                count += 1
+                try:
+                    self._storage.set_trial_user_attr(self._id(number), _HEARTBEAT, f"{self.worker} {count}")
+                except Exception:  # noqa: BLE001, S112 - the worker meets the same fault, and reports it
+                    continue
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _return_orphans(self, trials: list[FrozenTrial]) -> None:
+        """Let the trials of dead workers wait again."""
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        self._heartbeats = {trial.number: self._last_change(trial) for trial in running}
+        for trial in running:
+            worker = trial.user_attrs.get(_WORKER)
+            own = None if worker is None else self._worker_folder(worker)
+            is_dead = own is not None and worker != self.worker and own.is_dir() and not RunFolder(own).is_locked()
+            if is_dead or time.monotonic() - self._heartbeats[trial.number][1] > self.dead_after_s:
+                self._storage.set_trial_state_values(self._id(trial.number), TrialState.WAITING)
+
+    def _last_change(self, trial: FrozenTrial) -> tuple[str, float]:
+        """Return the heartbeat of a trial, and since when this worker has seen that one."""
+        beat = f"{trial.user_attrs.get(_WORKER)} {trial.user_attrs.get(_HEARTBEAT)}"
+        seen = self._heartbeats.get(trial.number)
+        return seen if seen is not None and seen[0] == beat else (beat, time.monotonic())
+
+    def _worker_folder(self, worker: str) -> Path:
+        return self.folder / ".workers" / worker
+
+    def _id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        with exclusive(self._storage.engine, self._study_id):
+            yield
+
+    def _check_settings(self, study: Study) -> None:
+        """Store the settings in a new study; compare them with those of an old one."""
+        settings = _settings(self.space, self.goal)
+        stored = study.user_attrs.get(_SETTINGS)
+        if stored is None and not study.get_trials(deepcopy=False):
+            study.set_user_attr(_SETTINGS, settings)
+        elif changes := ", ".join(differences(stored, settings)):
+            raise ConfigError(
+                f"study {self.name}: the database has a study of this name with other settings ({changes}); use the "
+                "same ones to continue it, or name another with --study NAME",
+                code="search.other_settings",
+            )
+
+    def _sampler(self, number: int) -> BaseSampler:
+        seed = (self.space.search.seed * 1_000_003 + number) % 2**32
+        if self.space.search.sampler == "tpe":
+            return TPESampler(seed=seed, constant_liar=True)  # values unlike those that other workers are trying
+        return RandomSampler(seed)
+
+    def _pruner(self) -> BasePruner:
+        match self.space.search.pruner:
+            case "median":
+                return MedianPruner()
+            case "hyperband":
+                return HyperbandPruner(max_resource=self.space.config.total_epochs)
+        return NopPruner()
+
+
+def search_options(space: SearchSpace, goal: SearchGoal) -> dict[str, JsonValue]:
+    """Return what must stay the same in a search that is continued; `trials` and `timeout_s` may change."""
+    options = space.search.model_dump(mode="json", exclude={"trials", "timeout_s"}, exclude_none=True)
+    return {**options, **goal._asdict()}
+
+
+def _settings(space: SearchSpace, goal: SearchGoal) -> dict[str, JsonValue]:
+    config = space.config.model_dump(mode="json", exclude=set(_LOCAL_KEYS))
+    return {"kind": "search", "options": search_options(space, goal), "config": config}
