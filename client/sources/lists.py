@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from client.picture import as_unicode
 from tritonkit.errors import InputError
-from tritonkit.images.picture_files import as_unicode
 from tritonkit.images.preprocess import ImageError
 from tritonkit.remotes.addresses import is_address
 from tritonkit.system.tables import TableError, table_rows

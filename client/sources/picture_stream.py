@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from textwrap import indent
 from typing import BinaryIO
 
-from client.picture import Picture, name_digest
+from client.picture import Picture, as_unicode, name_digest
 from client.sources.containers import (
     ContainerTypes,
     check_container,
@@ -29,7 +29,7 @@ from client.sources.resolver import Resolver, open_file
 from client.sources.stores import has_pattern, no_files_error, open_store
 from client.sources.web import FetchPolicy
 from tritonkit.errors import InputError, Problem
-from tritonkit.images.picture_files import PictureSearch, SkippedFiles, as_unicode
+from tritonkit.images.picture_files import PictureSearch, SkippedFiles
 from tritonkit.images.preprocess import ImageError
 from tritonkit.remotes.addresses import address_path, is_address, is_web, public_name
 from tritonkit.system.tables import path_of as path_of_cell

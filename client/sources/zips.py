@@ -13,10 +13,10 @@ from pathlib import PurePath
 from typing import BinaryIO
 from weakref import finalize
 
-from client.picture import Picture
+from client.picture import Picture, as_unicode
 from client.sources.naming import is_picture_member, safe_relative_path
 from tritonkit.errors import first_line
-from tritonkit.images.picture_files import SkippedFiles, as_unicode
+from tritonkit.images.picture_files import SkippedFiles
 from tritonkit.images.preprocess import MAX_BYTES, ImageError
 
 _ENCRYPTED = 1

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from tritonkit.images.preprocess import SUFFIXES
 
@@ -150,8 +150,3 @@ def is_below_hidden(path: str) -> bool:
 def has_picture_suffix(name: str) -> bool:
     """Whether a file name has the suffix of an image."""
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a million of them
-
-
-def as_unicode(path: PurePath | str) -> str:
-    """Return a path in valid Unicode. JSON requires valid Unicode, file names do not."""
-    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -24,7 +24,6 @@ from tritonkit.evaluation.labelled_tables import part_paths
 from tritonkit.evaluation.samples.sample import Sample, listed, summarized
 from tritonkit.evaluation.tasks import evaluation_task_of, recorded_data
 from tritonkit.evaluation.tasks.base import natural_sort_key
-from tritonkit.images.picture_files import as_unicode
 from tritonkit.remotes import local_path
 from tritonkit.runtimes.base import Runner
 from tritonkit.spec import ModelSpec
@@ -184,7 +183,7 @@ def _stored_paths(files: Sequence[Path], folder: Path) -> list[str]:
     paths, root = [Path(os.path.abspath(file)) for file in files], Path(os.path.abspath(folder))  # noqa: PTH100 - no links
     if not all(path.is_relative_to(root) for path in paths):
         root = Path(os.path.commonpath([path.parent for path in paths]))
-    return [as_unicode(path.relative_to(root).as_posix()) for path in paths]
+    return [path.relative_to(root).as_posix() for path in paths]
 
 
 def embed_items(items: Items, embedder: Runner) -> Gallery:
