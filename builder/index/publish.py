@@ -22,6 +22,7 @@ from builder.sources.search.source import (
     check_embedder,
     embedder_bytes,
     embedder_fingerprint,
+    is_training_data,
     search_source,
 )
 from tritonkit.errors import ArtifactError, InputError
@@ -29,6 +30,7 @@ from tritonkit.evaluation.evaluate import load_sample
 from tritonkit.evaluation.labelled_images import show_notes
 from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES, Golden
 from tritonkit.images.preprocess import Preprocess
+from tritonkit.remotes import local_path
 from tritonkit.remotes.addresses import public_name
 from tritonkit.runtimes.formats import ONNX, ProgressCallback
 from tritonkit.spec import Frozen, GallerySpec
@@ -79,6 +81,12 @@ def index(request: IndexRequest, report: ProgressCallback = lambda step: None) -
     is_new, notes = np.ones(len(gallery), np.bool_), list[str]()
     if base is not None:
         gallery, is_new, notes = base.gallery.with_items(gallery)
+    if held_out is None and is_training_data(embedder.spec, local_path(request.gallery)):
+        notes.append(
+            "the embedding model was trained on these images, so it tells their classes apart better than new ones, "
+            "and more images of unknown classes will be accepted than --false-accept says; pass images of classes that "
+            "it was not trained on with --held-out"
+        )
     show_notes(str(request.gallery), notes)
     golden = _golden_sample(items, np.flatnonzero(is_new), embedder.spec.preprocess, public_name(str(request.gallery)))
     if base is not None:
@@ -134,7 +142,7 @@ def _check_request(
 
 
 def _neighbors(request: IndexRequest, items: int, base: PublishedGallery | None) -> int:
-    """Return the number of neighbors in an answer. Raises InputError where the gallery has fewer items."""
+    """Return the number of neighbours in an answer. Raises InputError where the gallery has fewer items."""
     chosen = request.neighbors or (base.settings.neighbors if base else min(DEFAULT_NEIGHBORS, items))
     if chosen > items:
         raise InputError(f"--neighbors {chosen}: the gallery has only {items} images", code="index.too_many_neighbors")

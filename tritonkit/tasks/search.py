@@ -99,7 +99,7 @@ class Search(Task):
         """Compare answers, and which items are found.
 
         Items whose distances differ by less than `tie`, at most `SEARCH_TIE`, may change places, also at the threshold
-        and after the last neighbor.
+        and after the last neighbour.
         """
         tie = min(tie, SEARCH_TIE)
         rows = [

@@ -127,6 +127,13 @@ def embedder_bytes(source: Source) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in source.network.state_dict().values())
 
 
+def is_training_data(spec: ModelSpec, images: Path) -> bool:
+    """Return whether a model was trained on these images, or on a folder around them, as its lineage says."""
+    data = spec.lineage.config.get("data")
+    path = data.get("path") if isinstance(data, dict) else None
+    return isinstance(path, str) and images.resolve().is_relative_to(Path(path).resolve())
+
+
 def search_source(
     embedder: Source, gallery: Gallery, settings: GallerySpec, name: str, metrics: dict[str, float]
 ) -> SearchSource:

@@ -16,6 +16,7 @@ from builder.index.publish import index
 from builder.index.request import IndexRequest
 from builder.sources.search.gallery import Gallery, read_items
 from builder.sources.search.graph import check_size, gallery_in
+from builder.sources.search.source import is_training_data
 from tests.errors import error_codes, raises
 from tests.fixture_types import Command, MakeNetwork, NetworkOf
 from tests.galleries import EMBEDDING_SIZE, pixels, write_classes
@@ -231,6 +232,15 @@ def test_images_are_not_added_when_they_contradict_the_gallery(
     answer = command("builder", "index", *arguments)
     assert (answer.exit_code, error_codes(answer)) == (2, {code}), answer.output
     assert [path.name for path in sorted((published_once / "hues_search").glob("[0-9]*"))] == ["1"]
+
+
+def test_training_data_is_recognised_by_the_lineage(spec: ModelSpec, gallery: Path, tmp_path: Path) -> None:
+    assert not is_training_data(spec, gallery)
+    lineage = spec.lineage.model_copy(update={"config": {"data": {"path": str(gallery)}}})
+    trained = spec.model_copy(update={"lineage": lineage})
+    assert is_training_data(trained, gallery)
+    assert is_training_data(trained, gallery / "hue0")
+    assert not is_training_data(trained, tmp_path)
 
 
 def test_model_is_refused_when_it_gives_no_vectors(

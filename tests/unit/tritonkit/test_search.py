@@ -29,7 +29,7 @@ WHOLE = Geometry((8, 8), (0.0, 0.0, 8.0, 8.0), (0.0, 0.0, 8.0, 8.0))
 
 
 def found(*items: tuple[str, str, float], answer: str = "") -> Outputs:
-    """The outputs for one image: (label, path, distance) of each neighbor."""
+    """The outputs for one image: (label, path, distance) of each neighbour."""
     labels, paths, distances = zip(*items, strict=True)
     answer = answer or (labels[0] if distances[0] < THRESHOLD else UNKNOWN)
     return {
