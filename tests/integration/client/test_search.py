@@ -131,7 +131,7 @@ def test_no_request_fails_when_images_are_added(searched: Served, tmp_path: Path
     def search(thread: int) -> None:
         try:
             with Client(MODEL, url=searched.url) as client:
-                while not done.is_set():
+                while not done.wait(0.05):
                     for image in (new, other):
                         result = client.infer(image)
                         assert isinstance(result, SearchResult)

@@ -69,6 +69,17 @@ def test_search_finds_what_a_full_sort_finds_when_items_stand_twice() -> None:
     np.testing.assert_array_equal(indices, np.argsort(everything, axis=1, kind="stable")[:, :7])
 
 
+@pytest.mark.parametrize(("path", "is_new"), [("a", False), ("b", True)])
+def test_nearly_equal_vectors_are_one_image_when_the_path_is_equal(path: str, is_new: bool) -> None:
+    """As an embedder may compute them on another machine, 4e-6 apart."""
+    angle = np.arccos(1 - 4e-6)
+    gallery = Gallery(np.eye(2, dtype=np.float32), np.array(["x", "y"]), np.array(["a", "c"]))
+    vectors = np.array([[np.cos(angle), np.sin(angle)], [-1, 0]], np.float32)
+    added = Gallery(vectors, np.array(["x", "x"]), np.array([path, "d"]))
+    merged, new, notes = gallery.with_items(added)
+    assert (new.tolist(), len(merged), len(notes)) == ([is_new, True], 3 + is_new, 1 - is_new)
+
+
 def test_leave_one_out_measures_recall_and_both_distances() -> None:
     gallery = clustered(6, 5)
     left_out = leave_one_out(gallery)
