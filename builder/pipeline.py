@@ -19,12 +19,12 @@ from builder.repository.encoded import remove_companions, update_companions
 from builder.repository.manifest import manifest_of
 from builder.repository.retention import Retention, keep_newest
 from builder.repository.serving_image import check_build
-from builder.repository.shared_files import unverified_batch_warnings
+from builder.repository.shared_files import shared_version, unverified_batch_warnings
 from builder.request import ExportRequest
 from builder.verification.report import VERDICT_PAGE, write_page
 from builder.verification.report_images import ReportAnswers, collect_answers
 from tritonkit.comparison import PROBES
-from tritonkit.errors import CheckFailedError, TritonkitError
+from tritonkit.errors import CheckFailedError, InputError, TritonkitError
 from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.config_rules import unverified_accelerators
@@ -56,19 +56,32 @@ class PublishedVersion(Frozen):
     """Why the precision is not the requested one; None where it is."""
 
 
-def export(request: ExportRequest, report: ProgressCallback = lambda step: None) -> PublishedVersion:
+def export(
+    request: ExportRequest, report: ProgressCallback = lambda step: None, base: int | None = None
+) -> PublishedVersion:
     """Plan, build, verify and publish the next version of a model.
 
-    report: called with a sentence when a step starts.
+    report: called with a sentence when a step starts. base: the version whose content the source continues.
 
-    Raises CheckFailedError, unless forced, when the verdict failed or the serving image cannot load the plan.
+    Raises CheckFailedError, unless forced, when the verdict failed or the serving image cannot load the plan, and
+    InputError where `base` is no longer the version that is served.
     """
     with plan(request, report) as planned:
+        if base is not None:  # now that no other builder can change it
+            _check_base(request.repository / planned.job.source.spec.name, base)
         report("exporting to ONNX")
         planned.job.source.write_graph(planned.job.graph)
         verified = build_version(planned)
         published = publish(planned, verified)
     return with_retention(planned, published)
+
+
+def _check_base(model: Path, base: int) -> None:
+    if (served := shared_version(model)) != base:
+        raise InputError(
+            f"{model}: version {base} was continued, but meanwhile version {served} is served; run the command again",
+            code="repository.base_changed",
+        )
 
 
 def build_version(plan: ExportPlan) -> Verified:

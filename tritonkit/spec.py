@@ -133,7 +133,7 @@ class GallerySpec(Frozen):
         origin = "its own classes, each left out in turn" if self.held_out is None else self.held_out
         refused = "" if self.false_reject is None else f", refuses {self.false_reject:.1%} of known images"
         return (
-            f"{self.items:,} items, {self.neighbors} neighbors; unknown from distance {self.threshold:.4f}, for "
+            f"{self.items:,} items, {self.neighbors} neighbours; unknown from distance {self.threshold:.4f}, for "
             f"{self.false_accept:.1%} false accepts (standard error over classes "
             f"{100 * self.false_accept_error:.1f} points) on {origin}{refused}"
         )

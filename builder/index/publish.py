@@ -8,37 +8,36 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from builder.index.request import DEFAULT_FALSE_ACCEPT, DEFAULT_NEIGHBORS, IndexRequest
-from builder.index.threshold import LeaveOneOut, choose_threshold, leave_one_out
+from builder.index.threshold import LeaveOneOut, check_rate, choose_threshold, leave_one_out
 from builder.onnx.file import read_onnx
 from builder.pipeline import PublishedVersion, export
 from builder.repository.shared_files import shared_version, version_spec
 from builder.sources import Source, open_source
-from builder.sources.search.gallery import Gallery, embed_items, read_items
-from builder.sources.search.graph import check_size, gallery_in
+from builder.sources.search.gallery import Gallery, Items, embed_items, read_items
+from builder.sources.search.graph import check_size, gallery_in, gallery_spec
 from builder.sources.search.source import (
     check_embedder,
+    embedder_bytes,
     embedder_fingerprint,
-    gallery_spec,
+    is_training_data,
     search_source,
 )
-from tritonkit.comparison import infer_in_batches
 from tritonkit.errors import ArtifactError, InputError
+from tritonkit.evaluation.evaluate import load_sample
+from tritonkit.evaluation.labelled_images import show_notes
 from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES, Golden
-from tritonkit.images.preprocess import ImageArray
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.remotes import local_path
 from tritonkit.remotes.addresses import public_name
-from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.formats import ONNX, ProgressCallback
 from tritonkit.spec import Frozen, GallerySpec
-from tritonkit.system.console import warn
-from tritonkit.tasks.search import OWN_PATH, Search
+from tritonkit.tasks.search import OWN_PATH, UNKNOWN, Search
 from tritonkit.triton.model_config import CONFIG_FILE
 
 SUFFIX = "_search"
-_BATCH = 8
-_SAME_EMBEDDER = 1e-3
-"""The largest cosine distance between two vectors of one image by one embedder, on different machines."""
 
 
 class PublishedIndex(Frozen):
@@ -69,43 +68,89 @@ def index(request: IndexRequest, report: ProgressCallback = lambda step: None) -
     Raises InputError for a model or gallery that does not fit, DataError that lists all problems of the images, and
     what `export` raises.
     """
-    given = request.checkpoint
-    embedder = given if isinstance(given, Source) else open_source(given, None, None)
+    source = request.checkpoint
+    embedder = source if isinstance(source, Source) else open_source(source, None, None)
     check_embedder(embedder)
     name = request.name or f"{embedder.spec.name}{SUFFIX}"
-    extended = _published_gallery(request.repository / name, embedder) if request.add else None
-    items = read_items(request.gallery, embedder.spec)
-    check_size(len(items.samples) + (len(extended.gallery) if extended else 0), _size(embedder), name)
+    base = _published_gallery(request.repository / name, embedder) if request.add else None
+    items = read_items(request.gallery, embedder.spec, reserved=UNKNOWN)
     held_out = None if request.held_out is None else read_items(request.held_out, embedder.spec)
+    _check_request(request, embedder, name, items, held_out, base)
     report("embedding the gallery")
-    runner = embedder.reference
-    kept: dict[int, ImageArray] = {}
-    golden_rows = set(_golden_rows(items.labels.tolist()))
-    gallery = embed_items(items, runner, lambda row, image: kept.update({row: image}) if row in golden_rows else None)
-    golden = _golden_sample(gallery, kept, public_name(str(request.gallery)))
-    if extended is not None:
-        _check_vectors(runner, extended)
-        golden = _joined(extended.golden, golden)
-        gallery, notes = extended.gallery.extended(gallery)
-        for note in notes:
-            warn(f"note: {request.gallery}: {note}")
+    gallery = embed_items(items, embedder.reference)
+    is_new, notes = np.ones(len(gallery), np.bool_), list[str]()
+    if base is not None:
+        gallery, is_new, notes = base.gallery.with_items(gallery)
+    if held_out is None and is_training_data(embedder.spec, local_path(request.gallery)):
+        notes.append(
+            "the embedding model was trained on these images, so it tells their classes apart better than new ones, "
+            "and more images of unknown classes will be accepted than --false-accept says; pass images of classes that "
+            "it was not trained on with --held-out"
+        )
+    show_notes(str(request.gallery), notes)
+    golden = _golden_sample(items, np.flatnonzero(is_new), embedder.spec.preprocess, public_name(str(request.gallery)))
+    if base is not None:
+        golden = _merge_golden(base.golden, golden)
     report("choosing the threshold")
     left_out = leave_one_out(gallery)
-    unknown = None if held_out is None else embed_items(held_out, runner)
-    settings = _settings(request, embedder, gallery, left_out, unknown, extended)
-    source = replace(search_source(embedder, gallery, settings, name, left_out.recall), golden=golden)
-    published = export(request.export_request(source), report)
+    unknown = None if held_out is None else embed_items(held_out, embedder.reference)
+    settings = _settings(request, embedder, gallery, left_out, unknown, base)
+    search = replace(search_source(embedder, gallery, settings, name, left_out.recall), golden=golden)
+    published = export(request.export_request(search), report, base=None if base is None else base.version)
     return PublishedIndex(
         published=published,
         gallery=settings,
         classes=len(gallery.classes),
-        added=len(gallery) - (len(extended.gallery) if extended else 0),
+        added=int(is_new.sum()),
         recall=left_out.recall,
     )
 
 
-def _size(embedder: Source) -> int:
-    return embedder.spec.outputs[0].shape[0]
+def _check_request(
+    request: IndexRequest,
+    embedder: Source,
+    name: str,
+    items: Items,
+    held_out: Items | None,
+    base: PublishedGallery | None,
+) -> None:
+    """Check before the first image is embedded. Raises InputError, SpecError for an invalid name."""
+    embedder.spec.renamed(name)
+    labels, paths = items.labels.tolist(), items.paths.tolist()
+    if base is not None:
+        labels, paths = [*base.gallery.labels.tolist(), *labels], [*base.gallery.paths.tolist(), *paths]
+    others = embedder_bytes(embedder) + sum(len(path.encode()) for path in paths)
+    check_size(len(labels), embedder.spec.outputs[0].shape[0], name, others)
+    _neighbors(request, len(labels), base)
+    rate = _rate(request, base)
+    if held_out is None and base is not None and base.settings.held_out is not None:
+        raise InputError(
+            f"--add: the threshold was chosen on {base.settings.held_out}, and depends on the gallery; pass them again "
+            "with --held-out",
+            code="index.held_out_needed",
+        )
+    if held_out is None:
+        check_rate(np.array(labels), rate, "the gallery")
+        return
+    check_rate(held_out.labels, rate, public_name(str(request.held_out)))
+    if known := sorted(set(held_out.labels.tolist()) & set(labels)):
+        raise InputError(
+            f"--held-out {request.held_out}: {', '.join(known):.200} are classes of the gallery; the threshold needs "
+            "classes that are not in it",
+            code="index.held_out_known",
+        )
+
+
+def _neighbors(request: IndexRequest, items: int, base: PublishedGallery | None) -> int:
+    """Return the number of neighbours in an answer. Raises InputError where the gallery has fewer items."""
+    chosen = request.neighbors or (base.settings.neighbors if base else min(DEFAULT_NEIGHBORS, items))
+    if chosen > items:
+        raise InputError(f"--neighbors {chosen}: the gallery has only {items} images", code="index.too_many_neighbors")
+    return chosen
+
+
+def _rate(request: IndexRequest, base: PublishedGallery | None) -> float:
+    return request.false_accept or (base.settings.false_accept if base else DEFAULT_FALSE_ACCEPT)
 
 
 def _settings(
@@ -114,35 +159,17 @@ def _settings(
     gallery: Gallery,
     left_out: LeaveOneOut,
     unknown: Gallery | None,
-    extended: PublishedGallery | None,
+    base: PublishedGallery | None,
 ) -> GallerySpec:
-    """Choose what the request leaves open; unknown: the held-out images. Raises InputError."""
-    before = None if extended is None else extended.settings
-    neighbors = request.neighbors or (before.neighbors if before else min(DEFAULT_NEIGHBORS, len(gallery)))
-    if neighbors > len(gallery):
-        raise InputError(
-            f"--neighbors {neighbors}: the gallery has only {len(gallery)} images", code="index.too_many_neighbors"
-        )
-    rate = request.false_accept or (before.false_accept if before else DEFAULT_FALSE_ACCEPT)
-    if unknown is not None:
-        if known := sorted(set(unknown.classes) & set(gallery.classes)):
-            raise InputError(
-                f"--held-out {request.held_out}: {', '.join(known):.200} are classes of the gallery; the threshold "
-                "needs classes that are not in it",
-                code="index.held_out_known",
-            )
+    """Choose the threshold, and what the request leaves open; unknown: the held-out images. Raises InputError."""
+    neighbors, rate = _neighbors(request, len(gallery), base), _rate(request, base)
+    if unknown is None:
+        threshold, held_out = choose_threshold(left_out.other_class, left_out.labels, rate, "the gallery"), None
+    else:
         nearest, _ = gallery.search(unknown.vectors, 1)
         origin = public_name(str(request.held_out))
         threshold = choose_threshold(nearest[:, 0], unknown.labels, rate, origin)
         held_out = f"{len(unknown):,} images of {len(unknown.classes)} classes of {origin}"
-    elif before is not None and before.held_out is not None:
-        raise InputError(
-            f"--add: the threshold was chosen on {before.held_out}, and depends on the gallery; pass them again with "
-            "--held-out",
-            code="index.held_out_needed",
-        )
-    else:
-        threshold, held_out = choose_threshold(left_out.other_class, left_out.labels, rate, "the gallery"), None
     return GallerySpec(
         items=len(gallery),
         neighbors=neighbors,
@@ -188,26 +215,6 @@ def _published_gallery(model: Path, embedder: Source) -> PublishedGallery:
     return PublishedGallery(version, gallery, settings, Golden.load(folder / GOLDEN_FILE))
 
 
-def _check_vectors(embedder: Runner, extended: PublishedGallery) -> None:
-    """Raise InputError where the embedder gives other vectors for images of the gallery than it has for them."""
-    golden, gallery = extended.golden, extended.gallery
-    own = golden.targets.get(OWN_PATH, np.array([], np.str_))
-    rows = [row for row, path in enumerate(own.tolist()) if path]
-    if not rows:
-        return
-    places = {path: place for place, path in enumerate(gallery.paths.tolist())}
-    stored = gallery.vectors[[places[own[row]] for row in rows]]
-    vectors = infer_in_batches(embedder, golden.images[rows], _BATCH)[embedder.spec.outputs[0].name]
-    distances = 1 - (vectors * stored).sum(axis=1)
-    if (worst := float(distances.max())) > _SAME_EMBEDDER:
-        raise InputError(
-            f"--add: the vector of {own[rows[int(distances.argmax())]]} in the gallery differs from that of "
-            f"{embedder.origin} by a cosine distance of {worst:.3g}: another embedder made it. Publish the whole "
-            "gallery again, without --add",
-            code="index.foreign_vectors",
-        )
-
-
 def _golden_rows(labels: Sequence[str]) -> list[int]:
     """Choose evenly spaced images for the verdict, of classes with several images if there are any."""
     counts = Counter(labels)
@@ -216,15 +223,15 @@ def _golden_rows(labels: Sequence[str]) -> list[int]:
     return [rows[place] for place in np.unique(places)]
 
 
-def _golden_sample(gallery: Gallery, images: dict[int, ImageArray], origin: str) -> Golden:
-    rows = sorted(images)
-    targets = {Search.output_name: gallery.labels[rows], OWN_PATH: gallery.paths[rows]}
-    return Golden(
-        np.stack([images[row] for row in rows]), {}, targets, source=f"{len(rows)} pictures of the gallery {origin}"
-    )
+def _golden_sample(items: Items, rows: NDArray[np.int_], preprocess: Preprocess, origin: str) -> Golden:
+    """Read the images for the verdict again; rows: of the items that are in the gallery."""
+    chosen = rows[_golden_rows(items.labels[rows].tolist())]
+    images = [load_sample(items.samples[row], preprocess)[0] for row in chosen]
+    targets = {Search.output_name: items.labels[chosen], OWN_PATH: items.paths[chosen]}
+    return Golden(np.stack(images), {}, targets, source=f"{len(images)} pictures of the gallery {origin}")
 
 
-def _joined(old: Golden, new: Golden) -> Golden:
+def _merge_golden(old: Golden, new: Golden) -> Golden:
     """Take half of the images from each sample, as far as both have them."""
     half = MAX_IMAGES // 2
     first = old.images[: max(half, MAX_IMAGES - len(new.images))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field, SkipValidation, ValidationInfo, field_validator
+from pydantic import Field, SkipValidation, field_validator
 
 from builder.request import ExportRequest
 from tritonkit.export_options import PublicationOptions, ServingOptions, VerificationOptions
@@ -47,7 +47,7 @@ class IndexRequest(SearchOptions, VerificationOptions, ServingOptions, Publicati
 
     @field_validator("masks")
     @classmethod
-    def _check_no_masks(cls, value: Path | str | None, info: ValidationInfo) -> Path | str | None:
+    def _check_no_masks(cls, value: Path | str | None) -> Path | str | None:
         if value is not None:
             raise option_error("a search has no masks; leave the option out", code="option.no_effect")
         return value

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.sources.search.gallery import Gallery
+from builder.sources.search.gallery import SAME_IMAGE, Gallery, queries_at_once
 from tritonkit.errors import InputError
 from tritonkit.tasks.search import RANKS
 
@@ -15,7 +15,6 @@ MIN_EXPECTED, MIN_CLASSES = 5, 5
 """The fewest images that a rate must accept, and the fewest classes they come from, to be estimated."""
 MAX_QUERIES = 10_000
 """Items of a large gallery that are searched for in the rest of it."""
-_ROWS = 512
 _ABSENT = 3.0
 """A distance of an item that does not exist; a real one is at most 2."""
 
@@ -31,7 +30,7 @@ class LeaveOneOut:
     nearest: Distances
     """[Q], the distance to the nearest other item."""
     other_class: Distances
-    """[Q], the distance to the nearest item of another class: the image as if the gallery did not have its class."""
+    """[Q], the distance to the nearest item of another class: used as an image of an unknown class."""
     has_match: NDArray[np.bool_]
     """[Q], whether another item has the class of the query."""
     recall: dict[str, float]
@@ -50,14 +49,15 @@ def leave_one_out(gallery: Gallery) -> LeaveOneOut:
     ranks = [k for k in RANKS if k < len(gallery)]
     farthest = max(ranks, default=0)
     nearest, other, hits = [], [], []
-    for start in range(0, len(queries), _ROWS):
-        rows = queries[start : start + _ROWS]
+    step = queries_at_once(len(gallery))
+    for start in range(0, len(queries), step):
+        rows = queries[start : start + step]
         distances = np.clip(1 - gallery.vectors[rows] @ gallery.vectors.T, 0, 2)
         distances[np.arange(len(rows)), rows] = _ABSENT
         same = numbers[rows, None] == numbers
         nearest.append(distances.min(axis=1))
         other.append(np.where(same, _ABSENT, distances).min(axis=1))
-        found = np.argpartition(distances, min(farthest, len(gallery) - 1), axis=1)[:, :farthest]
+        found = np.argpartition(distances, farthest, axis=1)[:, :farthest]
         order = np.argsort(np.take_along_axis(distances, found, axis=1), axis=1, kind="stable")
         hits.append(np.take_along_axis(same, np.take_along_axis(found, order, axis=1), axis=1))
     has_match, hit = counts[numbers[queries]] > 1, np.concatenate(hits)
@@ -74,20 +74,9 @@ class Threshold:
     """Standard error of the share of accepted images, 0..1, over the classes."""
 
 
-def choose_threshold(unknown: Distances, labels: NDArray[np.str_], rate: float, origin: str) -> Threshold:
-    """Return the threshold that accepts a share `rate` of images of unknown classes.
-
-    An image is accepted if it is nearer than the threshold. Of n images of unknown classes the threshold is the
-    distance with rank floor(rate * (n + 1)), so another image like these is accepted with at most this probability
-    (split conformal prediction: Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005). Images of other
-    classes are less like these. How much the share changes from class to class is in the standard error of a ratio over
-    clusters (Cochran, Sampling Techniques, 1977, 2.11), with the classes as clusters.
-
-    unknown: the distance of each image to its nearest item, [n]. labels: its class, [n]. origin: names the images in
-    errors. Raises InputError where the images are too few to estimate the rate.
-    """
-    count = len(unknown)
-    classes, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+def check_rate(labels: NDArray[np.str_], rate: float, origin: str) -> None:
+    """Raise InputError where images are too few to estimate a rate on. labels: their classes, [n]."""
+    count, classes = len(labels), np.unique(labels)
     if len(classes) < MIN_CLASSES or rate * count < MIN_EXPECTED:
         smallest = (
             f"; the smallest rate for {count} images is {MIN_EXPECTED / count:.3g}" if count > MIN_EXPECTED else ""
@@ -98,7 +87,31 @@ def choose_threshold(unknown: Distances, labels: NDArray[np.str_], rate: float, 
             "classes with --held-out, or a larger rate",
             code="index.too_few_held_out",
         )
+
+
+def choose_threshold(unknown: Distances, labels: NDArray[np.str_], rate: float, origin: str) -> Threshold:
+    """Return the threshold that accepts a share `rate` of images of unknown classes.
+
+    An image is accepted if it is nearer than the threshold. Of n images of unknown classes the threshold is the
+    distance with rank floor(rate * (n + 1)), so another image like these is accepted with at most this probability
+    (split conformal prediction: Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005). Images of other
+    classes are less like these. How much the share changes from class to class is in the standard error of a ratio over
+    clusters (Cochran, Sampling Techniques, 1977, 2.11), with the classes as clusters.
+
+    unknown: the distance of each image to its nearest item, [n]. labels: its class, [n]. origin: names the images in
+    errors. Raises InputError where the images are too few to estimate the rate, and where the threshold is 0.
+    """
+    check_rate(labels, rate, origin)
+    count = len(unknown)
+    classes, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     distance = float(np.sort(unknown)[int(rate * (count + 1)) - 1])
+    if distance < SAME_IMAGE:
+        raise InputError(
+            f"--false-accept {rate:g}: the threshold would be 0, and every image unknown, because images of {origin} "
+            "have the vectors of other classes. Expected an embedding model that tells them apart, and no image with "
+            "two labels; or choose a larger rate",
+            code="index.threshold_zero",
+        )
     accepted = np.bincount(numbers, unknown < distance)
     deviations = accepted - accepted.sum() / count * sizes
     error = float(np.sqrt((deviations**2).sum() * len(classes) / (len(classes) - 1)) / count)

@@ -57,7 +57,7 @@ class Csv(OutputFormat):
     The columns are path, error, then the answer's keys. A ranking, best first, becomes
     `label, probability, label_2, probability_2, …`. The labels of a multilabel answer are in `labels`, separated by
     `|`, and each label has a column `probability_<label>`, empty if the answer does not have it. An image's size
-    becomes `width` and `height`. The neighbors of a search are in
+    becomes `width` and `height`. The neighbours of a search are in
     `neighbor_1_label, neighbor_1_distance, neighbor_1_path, neighbor_2_label, …`. The columns of a head begin with its
     name and a dot. Other nested values are JSON.
     """

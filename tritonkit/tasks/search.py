@@ -30,6 +30,8 @@ UNKNOWN = "unknown"
 """The answer for an image that is far from every item."""
 RANKS = (1, 3, 5, 10)
 """The k of recall@k."""
+SEARCH_TIE = 1e-5
+"""Distances that differ by less are equal: the rounding of fp32. The distances that decide can be below 0.001."""
 OWN_PATH = "answer.path"
 """Ground truth: the path of the image itself in the gallery, empty for an image that is not in it."""
 
@@ -96,9 +98,10 @@ class Search(Task):
     ) -> Agreement:
         """Compare answers, and which items are found.
 
-        Items whose distances differ by less than `tie` may change places, also at the threshold and after the last
-        neighbor.
+        Items whose distances differ by less than `tie`, at most `SEARCH_TIE`, may change places, also at the threshold
+        and after the last neighbour.
         """
+        tie = min(tie, SEARCH_TIE)
         rows = [
             (
                 {name: array[row] for name, array in expected.items()},
@@ -174,8 +177,16 @@ class Search(Task):
 
 
 def _share_of_right_items(expected: Outputs, actual: Outputs, tie: float) -> float:
-    """Return the share of the items found that are right for one image; another item must be as near as the last."""
-    distances = dict(zip(expected["path"], expected["distance"], strict=True))
-    last = expected["distance"][-1]
-    found = zip(actual["path"], actual["distance"], strict=True)
-    return float(np.mean([abs(distances.get(path, last) - distance) <= tie for path, distance in found]))
+    """Return the share of the ranks with the right item, or one that is as near; its label must be right too."""
+    known = {path: row for row, path in enumerate(expected["path"])}
+    distances, last = expected["distance"], expected["distance"][-1]
+    is_right = []
+    for rank, (path, label, distance) in enumerate(
+        zip(*(actual[n] for n in ("path", "label", "distance")), strict=True)
+    ):
+        row = known.get(path)
+        if row is None:  # it may stand for the last one only
+            is_right.append(max(abs(distance - last), abs(distances[rank] - last)) <= tie)
+        else:
+            is_right.append(label == expected["label"][row] and abs(distances[row] - distances[rank]) <= tie)
+    return float(np.mean(is_right))

@@ -105,7 +105,7 @@ METHODS: dict[str, tuple[Any, Any, tuple[int, ...]]] = {
 }
 
 
-def built(method: str, count: int, size: int, path: str) -> dict[str, float]:
+def build_index(method: str, count: int, size: int, path: str) -> dict[str, float]:
     """Build and save an index."""
     vectors = vectors_of(count, size, 1)
     started, cpu = time.perf_counter(), time.process_time()
@@ -117,7 +117,7 @@ def built(method: str, count: int, size: int, path: str) -> dict[str, float]:
     }
 
 
-def searched(method: str, path: str, queries: Any, truth: Any) -> dict[str, Any]:
+def search_index(method: str, path: str, queries: Any, truth: Any) -> dict[str, Any]:
     """Open an index and search one query after another, at each effort."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     at = METHODS[method][1](path)
@@ -145,7 +145,7 @@ def searched(method: str, path: str, queries: Any, truth: Any) -> dict[str, Any]
     return {"memory_mb": round(memory / 1e3, 1), "levels": levels}
 
 
-def exact(count: int, size: int, queries: Any) -> Any:
+def nearest_vectors(count: int, size: int, queries: Any) -> Any:
     """Return the indices of the nearest vectors, [M, 10]."""
     vectors = vectors_of(count, size, 1)
     return np.concatenate([np.argsort(-(part @ vectors.T), axis=1)[:, :NEIGHBORS] for part in np.split(queries, 20)])
@@ -162,11 +162,11 @@ def main() -> None:
     record: dict[str, Any] = {"vectors": options.vectors, "size": options.size, "methods": {}}
     processes = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, processes.Pool(1, maxtasksperchild=1) as pool:
-        truth = pool.apply(exact, (options.vectors, options.size, queries))
+        truth = pool.apply(nearest_vectors, (options.vectors, options.size, queries))
         for method in METHODS:
             path = str(Path(folder) / method.replace(" ", "."))
-            figures = pool.apply(built, (method, options.vectors, options.size, path))
-            figures |= pool.apply(searched, (method, path, queries, truth))
+            figures = pool.apply(build_index, (method, options.vectors, options.size, path))
+            figures |= pool.apply(search_index, (method, path, queries, truth))
             record["methods"][method] = figures
             print(method, json.dumps(figures), flush=True)
             Path(path).unlink()

@@ -2,7 +2,7 @@
 
 The graph is that of a search model without its embedder: a matrix product with all vectors, and TopK. Triton from the
 pip wheel serves it; clients in a closed loop send one vector at a time by gRPC. Beside it the same search in numpy, and
-the graph in this process, which is the limit. Vectors lie around random centres, so that neighbors differ in distance.
+the graph in this process, which is the limit. Vectors lie around random centres, so that neighbours differ in distance.
 
 Exits with 1 if recall@10 against the exact search is below 0.99, or p99 is not below 25 ms.
 """

@@ -31,7 +31,7 @@ RATES = (0.01, 0.02, 0.05, 0.1)
 POINTS = 2.0
 
 
-def trained(folder: Path) -> Path:
+def train_embedder(folder: Path) -> Path:
     """Train the example in a folder; return the checkpoint."""
     run_process([sys.executable, "-P", "-m", "train.cli", "fit", CONFIG, f"data.path={UNITS}", f"output={folder}/runs"])
     return next(folder.glob("runs/*/*/best.safetensors"))
@@ -66,7 +66,7 @@ def measure(
 ) -> Result:
     """Measure the rates."""
     with tempfile.TemporaryDirectory() as folder:
-        source = open_source(checkpoint or trained(Path(folder)), None, None)
+        source = open_source(checkpoint or train_embedder(Path(folder)), None, None)
         parts: dict[str, Gallery] = {
             part: embed_items(read_items(UNITS / part, source.spec), source.reference)
             for part in ("train", "val", "test")

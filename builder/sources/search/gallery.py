@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from tritonkit.evaluation.labelled_tables import part_paths
 from tritonkit.evaluation.samples.sample import Sample, listed, summarized
 from tritonkit.evaluation.tasks import evaluation_task_of, recorded_data
 from tritonkit.evaluation.tasks.base import natural_sort_key
-from tritonkit.images.preprocess import ImageArray
 from tritonkit.remotes import local_path
 from tritonkit.runtimes.base import Runner
 from tritonkit.spec import ModelSpec
@@ -33,8 +33,10 @@ Vectors = NDArray[np.float32]
 """Embeddings of unit length, [N, D]."""
 SAME_IMAGE = 1e-6
 """Vectors that are nearer than this cosine distance are those of one image."""
-_ROWS = 1024
-"""Number of queries that are compared with all items at once, to limit memory."""
+SAME_FILE = 1e-5
+"""The same for vectors with the same path: one embedder on two machines differs by more than on one."""
+_MAX_DISTANCES = 2**25
+"""Number of distances that are computed at once, to limit memory: 128 MB."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Gallery:
 
         Of equally near items the one with the lower index comes first, as in ONNX's TopK.
         """
-        parts = [self._search(queries[start : start + _ROWS], count) for start in range(0, len(queries), _ROWS)]
+        rows = queries_at_once(len(self))
+        parts = [self._search(queries[start : start + rows], count) for start in range(0, len(queries), rows)]
         distances, indices = zip(*parts, strict=True)
         return np.concatenate(distances), np.concatenate(indices)
 
@@ -80,14 +83,14 @@ class Gallery:
             indices[row] = near[np.argsort(distances[row, near], kind="stable")[:count]]
         return np.take_along_axis(distances, indices, axis=1), indices
 
-    def extended(self, added: Gallery) -> tuple[Gallery, list[str]]:
-        """Return the gallery with more items, and notes. Images that it has already are left out.
+    def with_items(self, added: Gallery) -> tuple[Gallery, NDArray[np.bool_], list[str]]:
+        """Return the gallery with more items, which of them are new, bool [A], and notes. The others are left out.
 
         Raises InputError where an image has another label in the gallery, where a path stands for another image, and
         where nothing is left to add.
         """
         distances, nearest = self.search(added.vectors, 1)
-        is_same = distances[:, 0] < SAME_IMAGE
+        is_same = distances[:, 0] < np.where(self.paths[nearest[:, 0]] == added.paths, SAME_FILE, SAME_IMAGE)
         pairs = list(zip(added.paths, added.labels, self.paths[nearest[:, 0]], self.labels[nearest[:, 0]], strict=True))
         relabelled = [
             f"{path} ({label}) is {other} ({other_label})"
@@ -116,16 +119,22 @@ class Gallery:
             raise InputError(text, code=code, problems=problems)
         known = [str(path) for path in added.paths[is_same]]
         notes = summarized("images that are in the gallery already", known)
-        return Gallery(
+        merged = Gallery(
             np.concatenate([self.vectors, added.vectors[is_new]]),
             np.concatenate([self.labels, added.labels[is_new]]),
             np.concatenate([self.paths, added.paths[is_new]]),
-        ), notes
+        )
+        return merged, is_new, notes
+
+
+def queries_at_once(items: int) -> int:
+    """Return the number of queries that are compared with all items of a gallery in one step."""
+    return max(1, _MAX_DISTANCES // items)
 
 
 @dataclass(frozen=True)
 class Items:
-    """Labelled images to embed, with their paths as the gallery stores them: relative to its folder, if below it."""
+    """Labelled images to embed, with their paths as the gallery stores them."""
 
     samples: Sequence[Sample]
     paths: NDArray[np.str_]
@@ -136,11 +145,11 @@ class Items:
         return np.array([sample.truth for sample in self.samples], np.str_)
 
 
-def read_items(location: Path | str, spec: ModelSpec) -> Items:
+def read_items(location: Path | str, spec: ModelSpec, reserved: str | None = None) -> Items:
     """Read labelled images: a folder of class folders, or a table, and check every file.
 
-    Of images with the same content only the first is kept. Raises InputError for a folder with parts, DataError that
-    lists all problems of the data.
+    reserved: a label that no image may have. Of images with the same content only the first is kept. Raises InputError
+    for a folder with parts, DataError that lists all problems of the data.
     """
     path, task = local_path(location), evaluation_task_of(spec)
     if path.is_dir() and (parts := part_paths(path)):
@@ -152,6 +161,9 @@ def read_items(location: Path | str, spec: ModelSpec) -> Items:
     samples = sorted(data.samples["train"], key=lambda sample: sample.path)
     digests, unusable = check_files(samples, task, spec)
     problems = data.problems + unusable + check_labels(samples, digests, task, data.notes)
+    if named := [str(sample.path) for sample in samples if sample.truth == reserved]:
+        heading = f"images of a class named {reserved}, which is the answer for images of no class; rename it"
+        problems += listed(heading, named, code="index.reserved_label")
     if not samples and not problems:
         problems.append(Problem("data.no_images", "there are no labelled images"))
     raise_if_any(path, problems)
@@ -160,23 +172,25 @@ def read_items(location: Path | str, spec: ModelSpec) -> Items:
     copies = [str(sample.path) for sample in samples if unique[digests[sample.path]] is not sample]
     show_notes(path, [*data.notes, *summarized("images that exist twice; the first of each is used", copies)])
     root = path if path.is_dir() else path.parent
-    return Items(kept, np.array([_stored_path(sample.path, root) for sample in kept], np.str_))
+    return Items(kept, np.array(_stored_paths([sample.path for sample in kept], root), np.str_))
 
 
-def _stored_path(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+def _stored_paths(files: Sequence[Path], folder: Path) -> list[str]:
+    """Return paths relative to a folder, or, where files lie outside of it, to the deepest folder that has them all.
+
+    No path tells where the folder lies on this machine.
+    """
+    paths, root = [Path(os.path.abspath(file)) for file in files], Path(os.path.abspath(folder))  # noqa: PTH100 - no links
+    if not all(path.is_relative_to(root) for path in paths):
+        root = Path(os.path.commonpath([path.parent for path in paths]))
+    return [path.relative_to(root).as_posix() for path in paths]
 
 
-def embed_items(
-    items: Items, embedder: Runner, keep: Callable[[int, ImageArray], None] = lambda index, image: None
-) -> Gallery:
-    """Return the items with their vectors. keep: called with the index and the pixels of each image."""
+def embed_items(items: Items, embedder: Runner) -> Gallery:
+    """Return the items with their vectors."""
     task, name = evaluation_task_of(embedder.spec), embedder.spec.outputs[0].name
-    vectors, done = [], 0
+    vectors = []
     batches = answer_batches(embedder, items.samples, task)
     for batch in track_progress(batches, "embedding images", -(-len(items.samples) // BATCH_SIZE)):
-        for offset, image in enumerate(batch.images):
-            keep(done + offset, image)
-        done += len(batch.images)
         vectors.append(batch.outputs[name].astype(np.float32))
     return Gallery(np.concatenate(vectors), items.labels, items.paths)

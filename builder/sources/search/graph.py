@@ -15,29 +15,38 @@ from onnx import TensorProto, helper, numpy_helper
 from builder.onnx.file import MAX_BYTES
 from builder.sources.search.gallery import Gallery
 from tritonkit.errors import ArtifactError, InputError
-from tritonkit.spec import ModelSpec
+from tritonkit.spec import GallerySpec, ModelSpec
 from tritonkit.tasks.search import UNKNOWN
 
 _VECTORS, _CLASSES, _NUMBERS, _PATHS = "gallery.vectors", "gallery.classes", "gallery.class_numbers", "gallery.paths"
 """Initializers: vectors FP32 [D, N], class names [C], the class number of each item INT64 [N], paths [N]."""
 
 
-def check_size(items: int, size: int, name: str) -> None:
-    """Raise InputError where the vectors do not fit into one ONNX file beside a network."""
-    if items * size * 4 > MAX_BYTES:
+def check_size(items: int, size: int, name: str, others: int = 0) -> None:
+    """Raise InputError where the vectors do not fit into one ONNX file.
+
+    others: bytes of the network and of the paths in the same file.
+    """
+    item, free = 4 * size + 8, max(0, MAX_BYTES - others)  # a vector in fp32, and its class number
+    if items * item > free:
         raise InputError(
-            f"{name}: {items:,} vectors of {size} numbers take {items * size * 4 / 1e9:.1f} GB, but an ONNX file holds "
-            f"at most 2 GB: up to {MAX_BYTES // (4 * size):,} of them. Train a smaller embedding_size, or index fewer "
-            "images",
+            f"{name}: {items:,} vectors of {size} numbers take {items * item / 1e9:.1f} GB, but an ONNX file holds at "
+            f"most 2 GB, {others / 1e9:.1f} GB of it for network and paths: up to {free // item:,} vectors. Train a "
+            "smaller embedding_size, or index fewer images",
             code="index.too_large",
         )
 
 
+def gallery_spec(spec: ModelSpec) -> GallerySpec:
+    """Return the gallery of a search model. Raises ArtifactError for another model."""
+    if spec.gallery is None:
+        raise ArtifactError(f"{spec.name}: is no search model", code="index.no_search_model")
+    return spec.gallery
+
+
 def append_search(model: onnx.ModelProto, gallery: Gallery, spec: ModelSpec) -> None:
     """Turn the graph of an embedder into that of a search model. spec: of the search model."""
-    graph, settings = model.graph, spec.gallery
-    if settings is None:
-        raise ArtifactError(f"{spec.name}: its spec has no gallery", code="spec.no_gallery")
+    graph, settings = model.graph, gallery_spec(spec)
     (embedding,) = (output.name for output in graph.output)
     nodes, tensors = search_nodes(embedding, gallery, settings.neighbors, settings.threshold)
     graph.node.extend(nodes)

@@ -15,8 +15,8 @@ from builder.onnx.file import read_onnx, save_onnx
 from builder.onnx.interface import spec_in_onnx
 from builder.sources.base import Source, TrainedReference
 from builder.sources.search.gallery import Gallery
-from builder.sources.search.graph import append_search, check_size, gallery_in
-from tritonkit.errors import ArtifactError, InputError
+from builder.sources.search.graph import append_search, gallery_in, gallery_spec
+from tritonkit.errors import InputError
 from tritonkit.export_options import OutputOptions
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes.base import Runner
@@ -120,16 +120,29 @@ def embedder_fingerprint(source: Source) -> str:
     return digest.hexdigest()
 
 
+def embedder_bytes(source: Source) -> int:
+    """Return the size of an embedder in the file of a search model."""
+    if source.network is None:
+        return source.path.stat().st_size
+    return sum(tensor.numel() * tensor.element_size() for tensor in source.network.state_dict().values())
+
+
+def is_training_data(spec: ModelSpec, images: Path) -> bool:
+    """Return whether a model was trained on these images, or on a folder around them, as its lineage says."""
+    data = spec.lineage.config.get("data")
+    path = data.get("path") if isinstance(data, dict) else None
+    return isinstance(path, str) and images.resolve().is_relative_to(Path(path).resolve())
+
+
 def search_source(
     embedder: Source, gallery: Gallery, settings: GallerySpec, name: str, metrics: dict[str, float]
 ) -> SearchSource:
     """Combine an embedder and a gallery.
 
-    metrics: of the gallery; they take the place of those of the embedder's training. Raises InputError where the
-    gallery is too large for one file, SpecError for an invalid name.
+    metrics: of the gallery; they take the place of those of the embedder's training. Raises SpecError for an invalid
+    name.
     """
     spec = embedder.spec
-    check_size(len(gallery), gallery.vectors.shape[1], name)
     lineage = Lineage(config=spec.lineage.config, parent=spec.name, metrics=metrics, warnings=spec.lineage.warnings)
     task_spec = {"task": Search.name, "labels": gallery.classes, "gallery": settings}
     changed = spec.model_copy(update={**task_spec, "lineage": lineage})
@@ -151,10 +164,3 @@ def source_for_artifact(embedder: Source, artifact: Path) -> Source:
     gallery = gallery_in(read_onnx(artifact), str(artifact))
     update = {"embedder": embedder_fingerprint(embedder), "fingerprint": gallery.fingerprint, "items": len(gallery)}
     return search_source(embedder, gallery, found.gallery.model_copy(update=update), found.name, {})
-
-
-def gallery_spec(spec: ModelSpec) -> GallerySpec:
-    """Return the gallery of a search model. Raises ArtifactError for another model."""
-    if spec.gallery is None:
-        raise ArtifactError(f"{spec.name}: is no search model", code="index.no_search_model")
-    return spec.gallery

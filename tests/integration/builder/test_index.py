@@ -16,6 +16,7 @@ from builder.index.publish import index
 from builder.index.request import IndexRequest
 from builder.sources.search.gallery import Gallery, read_items
 from builder.sources.search.graph import check_size, gallery_in
+from builder.sources.search.source import is_training_data
 from tests.errors import error_codes, raises
 from tests.fixture_types import Command, MakeNetwork, NetworkOf
 from tests.galleries import EMBEDDING_SIZE, pixels, write_classes
@@ -57,7 +58,7 @@ def published_once(tmp_path_factory: pytest.TempPathFactory, embedder: Path, gal
 
 @pytest.fixture
 def repository(published_once: Path, tmp_path: Path) -> Path:
-    """A repository of one's own with the model `hues_search`, version 1."""
+    """A copy of the repository with the model `hues_search`, version 1."""
     return Path(shutil.copytree(published_once, tmp_path / "served" / "repository"))
 
 
@@ -105,8 +106,22 @@ def test_verification_fails_when_the_vectors_are_of_another_embedder(
 def test_next_version_has_both_galleries_when_images_are_added(
     command: Command, repository: Path, embedder: Path, tmp_path: Path
 ) -> None:
-    added = write_classes(tmp_path / "added", (6, 7), range(5))
-    answer = command("builder", "index", embedder, added, "--add", "--repository", repository, "--json")
+    """The first of two additions at once is refused, or it would drop the images of the second."""
+    added, other = (
+        write_classes(tmp_path / "added", (6, 7), range(5)),
+        write_classes(tmp_path / "other", (8,), range(1)),
+    )
+    (added / "hue0").mkdir()
+    Image.fromarray(pixels(0, 0)).save(added / "hue0" / "known.png")
+    answers = []
+
+    def add_meanwhile(step: str) -> None:
+        if step == "choosing the threshold":
+            answers.append(command("builder", "index", embedder, added, "--add", "--repository", repository, "--json"))
+
+    with raises(InputError, "repository.base_changed"):
+        index(IndexRequest(checkpoint=embedder, gallery=other, repository=repository, add=True), add_meanwhile)
+    (answer,) = answers
     assert answer.exit_code == 0, answer.output
     document = json.loads(answer.stdout)
     assert (document["published"]["version"], document["added"], document["classes"]) == (2, 10, 8)
@@ -115,6 +130,7 @@ def test_next_version_has_both_galleries_when_images_are_added(
     )
     np.testing.assert_array_equal(after.vectors[:30], before.vectors)
     assert after.paths[30:].tolist() == [f"hue{hue}/{number}.png" for hue in (6, 7) for number in range(5)]
+    assert "hue0/known.png" not in Golden.load(repository / "hues_search" / "2" / GOLDEN_FILE).targets["answer.path"]
     settings = ModelSpec.read(repository / "hues_search" / "2")
     assert settings is not None
     assert settings.gallery is not None
@@ -122,6 +138,12 @@ def test_next_version_has_both_galleries_when_images_are_added(
     assert command("builder", "check", repository).exit_code == 0
     again = command("builder", "index", embedder, added, "--add", "--repository", repository, "--json")
     assert (again.exit_code, error_codes(again)) == (2, {"index.nothing_new"})
+
+
+def test_stored_paths_do_not_tell_where_the_images_lie(spec: ModelSpec, gallery: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{gallery}/hue{hue}/0.png,hue{hue}\n" for hue in range(2))
+    (tmp_path / "table.csv").write_text(f"image_path,label\n{rows}")
+    assert read_items(tmp_path / "table.csv", spec).paths.tolist() == ["hue0/0.png", "hue1/0.png"]
 
 
 def test_threshold_is_that_of_the_held_out_classes_when_they_are_given(
@@ -157,35 +179,68 @@ def test_images_with_the_same_content_are_indexed_once(
         read_items(copied, spec)
 
 
+@pytest.fixture(scope="module")
+def galleries(tmp_path_factory: pytest.TempPathFactory, gallery: Path) -> Path:
+    """A folder of galleries that cannot be used, and `good`."""
+    root = tmp_path_factory.mktemp("galleries")
+    shutil.copytree(gallery, root / "good")
+    (root / "empty").mkdir()
+    shutil.copytree(gallery, root / "broken")
+    (root / "broken" / "hue0" / "0.png").write_bytes(b"no picture")
+    shutil.copytree(gallery, root / "reserved")
+    (root / "reserved" / "hue5").rename(root / "reserved" / UNKNOWN)
+    write_classes(root / "parts" / "train", range(2), range(2))
+    write_classes(root / "relabelled", (9,), range(1))
+    Image.fromarray(pixels(0, 0)).save(root / "relabelled" / "hue9" / "0.png")
+    write_classes(root / "taken", (0,), range(1))
+    Image.fromarray(pixels(0, 77)).save(root / "taken" / "hue0" / "0.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "codes"),
+    [
+        ("missing", (), "data.invalid data.not_found"),
+        ("empty", (), "data.invalid data.no_class_folders"),
+        ("broken", (), "data.invalid data.image_unreadable"),
+        ("reserved", (), "data.invalid index.reserved_label"),
+        ("parts", (), "index.parts"),
+        ("good", (*RATE, "--neighbors", "31"), "index.too_many_neighbors"),
+        ("good", (), "index.too_few_held_out"),
+        ("good", (*RATE, "--held-out", "good"), "index.held_out_known"),
+        ("good", (*RATE, "--name", "no/name"), "spec.name"),
+        ("good", ("--false-accept", "1"), "option.too_large"),
+        ("good", ("--add",), "index.not_published"),
+    ],
+)
 def test_gallery_is_refused_when_it_cannot_be_used(
-    command: Command, embedder: Path, gallery: Path, repository: Path, tmp_path: Path
+    command: Command, embedder: Path, galleries: Path, tmp_path: Path, name: str, options: tuple[str, ...], codes: str
 ) -> None:
-    (tmp_path / "empty").mkdir()
-    broken = Path(shutil.copytree(gallery, tmp_path / "broken"))
-    (broken / "hue0" / "0.png").write_bytes(b"no picture")
-    parts = write_classes(tmp_path / "parts" / "train", range(2), range(2)).parent
-    relabelled = write_classes(tmp_path / "relabelled", (9,), range(1))
-    Image.fromarray(pixels(0, 0)).save(relabelled / "hue9" / "0.png")
-    taken = write_classes(tmp_path / "taken", (0,), range(1))
-    Image.fromarray(pixels(0, 77)).save(taken / "hue0" / "0.png")
-    none = ("--repository", tmp_path / "none")
-    for arguments, code in (
-        ((gallery.parent / "missing", *none), "data.not_found"),
-        ((tmp_path / "empty", *none), "data.no_class_folders"),
-        ((broken, *none), "data.image_unreadable"),
-        ((parts, *none), "index.parts"),
-        ((gallery, *none, *RATE, "--neighbors", "31"), "index.too_many_neighbors"),
-        ((gallery, *none), "index.too_few_held_out"),
-        ((gallery, *none, *RATE, "--held-out", gallery), "index.held_out_known"),
-        ((gallery, *none, "--false-accept", "1"), "option.too_large"),
-        ((gallery, *none, "--add"), "index.not_published"),
-        ((relabelled, "--repository", repository, "--add"), "index.other_label"),
-        ((taken, "--repository", repository, "--add"), "index.path_taken"),
-    ):
-        answer = command("builder", "index", embedder, *arguments, "--json")
-        assert (answer.exit_code, code in error_codes(answer)) == (2, True), (code, answer.output)
-    assert not (tmp_path / "none").exists() or not any((tmp_path / "none").iterdir())
-    assert [path.name for path in sorted((repository / "hues_search").glob("[0-9]*"))] == ["1"]
+    words = [galleries / word if word == "good" else word for word in options]
+    answer = command(
+        "builder", "index", embedder, galleries / name, *words, "--repository", tmp_path / "none", "--json"
+    )
+    assert (answer.exit_code, error_codes(answer)) == (2, set(codes.split())), answer.output
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("name", "code"), [("relabelled", "index.other_label"), ("taken", "index.path_taken")])
+def test_images_are_not_added_when_they_contradict_the_gallery(
+    command: Command, embedder: Path, galleries: Path, published_once: Path, name: str, code: str
+) -> None:
+    arguments = (embedder, galleries / name, "--add", "--repository", published_once, "--json")
+    answer = command("builder", "index", *arguments)
+    assert (answer.exit_code, error_codes(answer)) == (2, {code}), answer.output
+    assert [path.name for path in sorted((published_once / "hues_search").glob("[0-9]*"))] == ["1"]
+
+
+def test_training_data_is_recognised_by_the_lineage(spec: ModelSpec, gallery: Path, tmp_path: Path) -> None:
+    assert not is_training_data(spec, gallery)
+    lineage = spec.lineage.model_copy(update={"config": {"data": {"path": str(gallery)}}})
+    trained = spec.model_copy(update={"lineage": lineage})
+    assert is_training_data(trained, gallery)
+    assert is_training_data(trained, gallery / "hue0")
+    assert not is_training_data(trained, tmp_path)
 
 
 def test_model_is_refused_when_it_gives_no_vectors(
@@ -218,20 +273,16 @@ def test_images_are_not_added_when_the_gallery_was_changed(
     vectors.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(vectors), vectors.name))
     onnx.save(model, folder / "model.onnx")
     added = write_classes(tmp_path / "added", (6, 7), range(3))
-    arguments = ("builder", "index", embedder, added, "--add", "--repository", repository, "--json")
-    assert error_codes(command(*arguments)) == {"index.changed_gallery"}
-    spec = ModelSpec.read(folder)
-    assert spec is not None
-    assert spec.gallery is not None
-    fingerprint = gallery_in(model, "a test").fingerprint  # as if another embedder had made the vectors
-    spec.model_copy(update={"gallery": spec.gallery.model_copy(update={"fingerprint": fingerprint})}).write(folder)
-    assert error_codes(command(*arguments)) == {"index.foreign_vectors"}
+    answer = command("builder", "index", embedder, added, "--add", "--repository", repository, "--json")
+    assert error_codes(answer) == {"index.changed_gallery"}
 
 
 def test_gallery_is_refused_when_it_does_not_fit_into_one_file() -> None:
     with raises(InputError, "index.too_large"):
         check_size(1_100_000, 512, "faces_search")
     check_size(1_000_000, 512, "faces_search")
+    with raises(InputError, "index.too_large", "network and paths"):
+        check_size(1_000_000, 512, "faces_search", others=200_000_000)
 
 
 def test_sample_of_the_verdict_names_its_images_when_it_is_stored(published_once: Path) -> None:

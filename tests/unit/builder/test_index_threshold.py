@@ -49,6 +49,12 @@ def test_rate_is_refused_when_the_held_out_classes_are_too_few(images: int, clas
         choose_threshold(np.linspace(0, 1, images, dtype=np.float32), labels, rate, "a test")
 
 
+def test_threshold_is_refused_when_unknown_images_have_the_vectors_of_the_gallery() -> None:
+    distances, labels = np.zeros(1000, np.float32), np.array([str(number % 50) for number in range(1000)])
+    with raises(InputError, "index.threshold_zero"):
+        choose_threshold(distances, labels, 0.05, "a test")
+
+
 def test_search_finds_what_a_full_sort_finds_when_items_stand_twice() -> None:
     gallery = clustered(6, 5)
     doubled = Gallery(
@@ -63,14 +69,34 @@ def test_search_finds_what_a_full_sort_finds_when_items_stand_twice() -> None:
     np.testing.assert_array_equal(indices, np.argsort(everything, axis=1, kind="stable")[:, :7])
 
 
+@pytest.mark.parametrize(("path", "is_new"), [("a", False), ("b", True)])
+def test_nearly_equal_vectors_are_one_image_when_the_path_is_equal(path: str, is_new: bool) -> None:
+    """As an embedder may compute them on another machine, 4e-6 apart."""
+    angle = np.arccos(1 - 4e-6)
+    gallery = Gallery(np.eye(2, dtype=np.float32), np.array(["x", "y"]), np.array(["a", "c"]))
+    vectors = np.array([[np.cos(angle), np.sin(angle)], [-1, 0]], np.float32)
+    added = Gallery(vectors, np.array(["x", "x"]), np.array([path, "d"]))
+    merged, new, notes = gallery.with_items(added)
+    assert (new.tolist(), len(merged), len(notes)) == ([is_new, True], 3 + is_new, 1 - is_new)
+
+
 def test_leave_one_out_measures_recall_and_both_distances() -> None:
     gallery = clustered(6, 5)
     left_out = leave_one_out(gallery)
     assert list(left_out.recall) == ["recall@1", "recall@3", "recall@5", "recall@10"]
-    assert (left_out.nearest <= left_out.other_class).all()
     assert left_out.has_match.all()
     assert left_out.false_reject(2.5) == 0
     assert left_out.false_reject(0) == 1
+
+
+def test_leave_one_out_measures_what_follows_by_hand() -> None:
+    """Of the four vectors a and b are 0.2 apart, b and c 0.04, and d lies opposite of a."""
+    vectors = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [-1, 0]], np.float32)
+    left_out = leave_one_out(Gallery(vectors, np.array(["x", "x", "y", "y"]), np.array(["a", "b", "c", "d"])))
+    np.testing.assert_allclose(left_out.nearest, [0.2, 0.04, 0.04, 1.6], atol=1e-6)
+    np.testing.assert_allclose(left_out.other_class, [0.4, 0.04, 0.04, 1.8], atol=1e-6)
+    assert left_out.recall == {"recall@1": 0.5, "recall@3": 1.0}  # a finds b, and d finds c
+    assert left_out.false_reject(0.1) == 0.5
 
 
 def test_nothing_is_refused_when_no_class_has_two_items() -> None:

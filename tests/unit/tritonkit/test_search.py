@@ -29,7 +29,7 @@ WHOLE = Geometry((8, 8), (0.0, 0.0, 8.0, 8.0), (0.0, 0.0, 8.0, 8.0))
 
 
 def found(*items: tuple[str, str, float], answer: str = "") -> Outputs:
-    """The outputs for one image: (label, path, distance) of each neighbor."""
+    """The outputs for one image: (label, path, distance) of each neighbour."""
     labels, paths, distances = zip(*items, strict=True)
     answer = answer or (labels[0] if distances[0] < THRESHOLD else UNKNOWN)
     return {
@@ -71,6 +71,8 @@ def test_answers_agree_when_the_items_are_as_near(task: Search, actual: Outputs)
         found(("dog", "b", 0.1), ("cat", "a", 0.2), ("cat", "c", 0.4)),  # another order
         found(("cat", "a", 0.1), ("dog", "b", 0.2), ("dog", "d", 0.3)),  # an item that is farther away
         found(("cat", "a", 0.1), ("dog", "b", 0.2), ("cat", "c", 0.4), answer=UNKNOWN),
+        found(("cat", "a", 0.1), ("dog", "b", 0.2), ("dog", "c", 0.4)),  # another label
+        found(("cat", "a", 0.1), ("dog", "b", 0.2), ("cat", "d", 0.3995)),  # nearer than the last one
         found(("cat", "a", 0.1), ("cat", "c", 0.4), ("dog", "d", 0.5)),  # one is missing
     ],
 )
@@ -84,8 +86,8 @@ def test_equally_near_items_may_change_places_when_their_distances_tie(task: Sea
 
 
 def test_both_decisions_agree_when_the_distance_is_at_the_threshold(task: Search) -> None:
-    expected = found(("cat", "a", 0.2999), ("dog", "b", 0.4), ("cat", "c", 0.5))
-    assert kept(task, found(("cat", "a", 0.3001), ("dog", "b", 0.4), ("cat", "c", 0.5)), expected)
+    expected = found(("cat", "a", 0.299999), ("dog", "b", 0.4), ("cat", "c", 0.5))
+    assert kept(task, found(("cat", "a", 0.300001), ("dog", "b", 0.4), ("cat", "c", 0.5)), expected)
 
 
 @pytest.mark.parametrize(

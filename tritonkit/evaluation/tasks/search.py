@@ -37,7 +37,7 @@ class SearchEvaluation(LabelEvaluation):
     def metrics(self, task_spec: TaskSpec, detailed: bool) -> Measures:
         """Return recall@k and false_reject over images of known classes, and false_accept over unknown ones."""
         count = task_spec.gallery.neighbors if task_spec.gallery is not None else 0
-        shares = {f"recall@{k}": Share() for k in RANKS if k <= count}
+        shares = {f"recall@{k}": ImageShare() for k in RANKS if k <= count}
         return Measures({**shares, "false_accept": ErrorShare(), "false_reject": ErrorShare()}, self._count)
 
     def _count(self, name: str, metric: Metric, outputs: Mapping[str, Tensor], targets: BatchTargets) -> None:
@@ -58,7 +58,7 @@ class SearchEvaluation(LabelEvaluation):
         return scores
 
 
-class Share(Metric):
+class ImageShare(Metric):
     """The share of images for which something holds; NaN without images."""
 
     higher_is_better = True
@@ -79,7 +79,7 @@ class Share(Metric):
         return self.holding / self.images  # NaN without images
 
 
-class ErrorShare(Share):
+class ErrorShare(ImageShare):
     """A share of images that should be small."""
 
     higher_is_better = False
