@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tritonkit.evaluation.labelled_tables import part_paths
 from tritonkit.evaluation.readers import read_table, subfolders
 from tritonkit.evaluation.samples.sample import COLUMNS, IMAGE, LABEL, Row, Table, search_notes
 from tritonkit.evaluation.tasks import EvaluationTask, evaluation_task_of, recorded_data
+from tritonkit.evaluation.tasks.base import natural_sort_key
 from tritonkit.images.picture_files import PictureSearch, pictures_below
 from tritonkit.spec import ModelSpec
 
@@ -62,5 +64,10 @@ def _picture(row: Row, task: EvaluationTask, labels: set[str]) -> Picture:
     except ValueError:  # there is no such column, or no value in it
         label = str(row.get(LABEL) or "").strip()
         return Picture(row[IMAGE], label or None, label in labels)
-    label = "" if task.dense else ", ".join(classes) or "none"
-    return Picture(row[IMAGE], label or None, bool(classes) and labels.issuperset(classes))
+    known = bool(classes) and labels.issuperset(classes)
+    return Picture(row[IMAGE], None if task.dense else joined(classes), known)
+
+
+def joined(classes: Sequence[str]) -> str:
+    """Write the labels of a truth or of an answer in one order, so that equal ones are equal texts."""
+    return ", ".join(sorted(classes, key=natural_sort_key)) or "none"

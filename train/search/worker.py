@@ -26,8 +26,8 @@ _MAX_LOCKED = 30
 """Attempts while the training of a killed worker has not yet ended."""
 _LOCKED_S = 2.0
 _ENDED, _LOCKED, _METRIC = "experiment.training_ended", "run.locked", "search.metric"
-_OF_VALUES = (_ENDED, "machine.memory", "machine.shared_memory", "machine.worker_killed")
-"""Failures of the machine that the values of a trial may cause, such as a large batch; others stop the search."""
+_CAUSED_BY_VALUES = (_ENDED, "internal.error", "machine.memory", "machine.shared_memory", "machine.worker_killed")
+"""Failures that the values of a trial may cause, such as a large batch; others stop the search."""
 
 
 def work(study: SearchStudy, fit: Fit, say: Say) -> None:
@@ -85,7 +85,7 @@ def _outcome(study: SearchStudy, trial: Trial, fit: Fit) -> _Outcome:
             words = f"{study.goal.metric} {epochs.best:.4f}, pruned after epoch {max(epochs.values)}"
             return _Outcome(words, TrialState.PRUNED)
     except TritonkitError as error:
-        is_external = isinstance(error, ExternalError) and error.code not in _OF_VALUES
+        is_external = isinstance(error, ExternalError) and error.code not in _CAUSED_BY_VALUES
         if is_external or isinstance(error, DataError) or error.code == _METRIC:
             raise
         attributes = {"reason": str(error), "code": error.code}

@@ -16,8 +16,9 @@ from tests.errors import error_codes
 from tests.fixture_types import Command
 from tests.integration.train.conftest import CopyDigits, WriteConfig
 from train.config.loading import load_config
+from train.config.sections import TensorBoardTracker
 from train.engine.fit import fit
-from train.engine.lr_finder.finder import SweepOptions, find_learning_rate
+from train.engine.lr_finder.finder import LearningRateSearch, SweepOptions, find_learning_rate, log_search
 from train.engine.plan import plan_run
 
 
@@ -75,6 +76,14 @@ def test_command_writes_the_curve_as_an_image_and_for_tensorboard(
     assert [event.value for event in events.Scalars("smoothed_loss")] == pytest.approx(document["smoothed"])
     assert events.Tags()["images"] == ["learning_rate"]
     assert [path.name for path in (tmp_path / "runs" / "tiny").iterdir()] == ["learning_rate"]  # and no run
+
+
+def test_curve_for_tensorboard_replaces_the_last_one(tmp_path: Path) -> None:
+    curve = {"rates": (0.1, 0.2), "losses": (2.0, 1.0), "smoothed": (2.0, 1.0)}
+    search = LearningRateSearch(lr=0.1, reason="", steepest=0.1, lowest=0.2, scale="log", passes=1, **curve)
+    for _ in range(2):
+        events = log_search(tmp_path, TensorBoardTracker(), "tiny", search, tmp_path / "not drawn.png")
+    assert len(list(events.glob("events.*"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from tritonkit.system.console import warn
 
 PASSES = 3
 """Sweeps with different batches: their median is hardly changed by one unlucky batch."""
+_EVENTS = "learning_rate"
+"""The folder of the event file."""
 
 
 class SweepOptions(Frozen):
@@ -93,12 +96,17 @@ def draw_search(path: Path, search: LearningRateSearch, name: str) -> None:
 
 
 def log_search(folder: Path, tracker: TensorBoardTracker, name: str, search: LearningRateSearch, image: Path) -> Path:
-    """Write the curve for TensorBoard: scalars by step, and the image. folder: that of all runs of the model.
+    """Write the curve for TensorBoard in place of the last one: scalars by step, and the image.
+
+    folder: that of all runs of the model. image: left out if it does not exist.
 
     Returns the folder of the event file.
     """
     parent = folder if tracker.folder is None else tracker.folder / name
-    logger = EventFileLogger(parent, name="", version="learning_rate")
+    with suppress(OSError):  # the logger warns of a folder that cannot be written
+        for old in (parent / _EVENTS).glob("events.out.tfevents.*"):
+            old.unlink()  # TensorBoard would join both curves
+    logger = EventFileLogger(parent, name="", version=_EVENTS)
     for step, values in enumerate(zip(search.rates, search.losses, search.smoothed, strict=True)):
         logger.log_metrics(dict(zip(("lr", "loss", "smoothed_loss"), values, strict=True)), step)
     logger.add_image("learning_rate", image, 0)
