@@ -18,7 +18,7 @@ from tritonkit.spec import ModelSpec
 
 
 @dataclass(frozen=True)
-class Picture:
+class EmbeddingInput:
     """An image file with its label."""
 
     path: Path
@@ -28,7 +28,7 @@ class Picture:
     """Whether the model has these labels, so that its answer can be compared with them."""
 
 
-def read_pictures(path: Path, spec: ModelSpec) -> list[Picture]:
+def read_pictures(path: Path, spec: ModelSpec) -> list[EmbeddingInput]:
     """Read the images of a folder, a CSV or a JSON, or of its test or val part; sorted by path.
 
     The label is the truth as the model's task reads it, else the column `label`, else None. A folder without class
@@ -58,14 +58,14 @@ def _renamed(row: Row, columns: dict[str, str]) -> Row:
     return {**row, **{ours: row[theirs] for ours, theirs in columns.items() if ours != IMAGE and theirs in row}}
 
 
-def _picture(row: Row, task: EvaluationTask, labels: set[str]) -> Picture:
+def _picture(row: Row, task: EvaluationTask, labels: set[str]) -> EmbeddingInput:
     try:
         classes = () if task.dense else task.classes(task.truth(row))
     except ValueError:  # there is no such column, or no value in it
         label = str(row.get(LABEL) or "").strip()
-        return Picture(row[IMAGE], label or None, label in labels)
+        return EmbeddingInput(row[IMAGE], label or None, label in labels)
     known = bool(classes) and labels.issuperset(classes)
-    return Picture(row[IMAGE], None if task.dense else joined(classes), known)
+    return EmbeddingInput(row[IMAGE], None if task.dense else joined(classes), known)
 
 
 def joined(classes: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from train.embeddings.pictures import Picture, joined
+from train.embeddings.pictures import EmbeddingInput, joined
 from tritonkit.errors import AnswerError, DataError, Problem
 from tritonkit.evaluation.evaluate import BATCH_SIZE
 from tritonkit.images.preprocess import Geometry, ImageArray, ImageError, Preprocess, load_file
@@ -29,10 +29,10 @@ _NO_LENGTH = 1e-12
 
 
 @dataclass(frozen=True)
-class Embeddings:
+class ImageVectors:
     """The vectors of N images, with what the model answers and how the images look to it."""
 
-    pictures: Sequence[Picture]
+    pictures: Sequence[EmbeddingInput]
     vectors: NDArray[np.float32]
     """[N, D], unit length."""
     answers: Sequence[str]
@@ -45,7 +45,7 @@ class Embeddings:
     """`embedding`, or `features` of a network without one."""
 
 
-def embed(network: Network, pictures: Sequence[Picture], thumbnail_side: int) -> Embeddings:
+def embed(network: Network, pictures: Sequence[EmbeddingInput], thumbnail_side: int) -> ImageVectors:
     """Compute the vectors of all images that can be read.
 
     thumbnail_side: the longest side of a thumbnail. Raises DataError if fewer than three images can be read, SpecError
@@ -86,7 +86,7 @@ def embed(network: Network, pictures: Sequence[Picture], thumbnail_side: int) ->
             code="data.too_few_images",
             problems=unreadable,
         )
-    return Embeddings(
+    return ImageVectors(
         readable,
         _unit_length(np.concatenate(vectors), spec.architecture.name),
         answers,
@@ -97,11 +97,11 @@ def embed(network: Network, pictures: Sequence[Picture], thumbnail_side: int) ->
 
 
 def _batches(
-    pictures: Sequence[Picture], preprocess: Preprocess
-) -> Iterator[tuple[list[Picture], ImageArray, list[Geometry], list[Problem]]]:
+    pictures: Sequence[EmbeddingInput], preprocess: Preprocess
+) -> Iterator[tuple[list[EmbeddingInput], ImageArray, list[Geometry], list[Problem]]]:
     """Load and preprocess the images a batch at a time, with the problems of those that cannot be read."""
 
-    def load(picture: Picture) -> tuple[ImageArray, Geometry] | Problem:
+    def load(picture: EmbeddingInput) -> tuple[ImageArray, Geometry] | Problem:
         try:
             return load_file(picture.path, preprocess)
         except ImageError as error:
@@ -161,7 +161,7 @@ def grid_side(count: int) -> int:
     return int(np.ceil(np.sqrt(count)))
 
 
-def folder_of(pictures: Sequence[Picture]) -> Path:
+def folder_of(pictures: Sequence[EmbeddingInput]) -> Path:
     """Return the deepest folder that holds all images, to shorten their names on a page."""
     parents = [picture.path.absolute().parents for picture in pictures]
     return next(folder for folder in parents[0] if all(folder in each for each in parents))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,10 +22,10 @@ from tritonkit.errors import ConfigError, DataError
 from tritonkit.evaluation.evaluate import LabelledImages
 from tritonkit.plugins import load_plugins
 from tritonkit.runtimes import open_artifact
+from tritonkit.runtimes.formats import ProgressCallback
 from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write
 
-Report = Callable[[str], None]
 _KEYS_OF_SPLITS = ("labels", "mask_values", "ignore_index", "per_class", "sampling")
 """Keys of `data` that also hold for the tables of a fold."""
 
@@ -72,7 +72,11 @@ class FoldsResult(Frozen):
 
 
 def run_folds(
-    config: Config, count: int, only: Sequence[int] = (), folder: Path | None = None, report: Report = lambda step: None
+    config: Config,
+    count: int,
+    only: Sequence[int] = (),
+    folder: Path | None = None,
+    report: ProgressCallback = lambda step: None,
 ) -> FoldsResult:
     """Train and measure the folds, or continue an experiment; finished folds are kept.
 
@@ -129,7 +133,9 @@ def _fold_config(config: Config, data: Path, fold: int) -> Config:
     )
 
 
-def _train(folder: Path, config: Config, data: FoldData, fold: int, report: Report, task: TrainingTask) -> ChildRun:
+def _train(
+    folder: Path, config: Config, data: FoldData, fold: int, report: ProgressCallback, task: TrainingTask
+) -> ChildRun:
     path, monitor = _fold_folder(folder, fold), f"val_{task.monitor}"
 
     def show(row: Mapping[str, float]) -> None:
@@ -149,7 +155,7 @@ def _train(folder: Path, config: Config, data: FoldData, fold: int, report: Repo
     return run
 
 
-def _measure(folder: Path, data: FoldData, fold: int, run: ChildRun, report: Report) -> None:
+def _measure(folder: Path, data: FoldData, fold: int, run: ChildRun, report: ProgressCallback) -> None:
     """Measure the best checkpoint of a fold on its images, and write its predictions."""
     report(f"fold {fold}: predicting its images")
     spec = read_spec(run.checkpoint)

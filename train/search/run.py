@@ -16,7 +16,7 @@ from train.experiments.child_run import fit_in_process, reported_error, start_pr
 from train.experiments.folder import ExperimentFolder
 from train.search.page import page_html
 from train.search.result import SearchResult, best_yaml, search_result
-from train.search.space import SearchSpace, load_search
+from train.search.space import TrialSpace, load_search
 from train.search.storage import public_address, study_address, translate_storage_errors
 from train.search.study import SearchGoal, SearchStudy, search_options
 from train.search.worker import work
@@ -69,7 +69,7 @@ def run_worker(options: SearchOptions) -> None:
         work(study, fit_in_process, warn)
 
 
-def write_result(space: SearchSpace, result: SearchResult) -> SearchResult:
+def write_result(space: TrialSpace, result: SearchResult) -> SearchResult:
     """Write the best configuration and the page; return the result with their paths."""
     config = best_yaml(space, result)
     texts = {REPORT_FILE: page_html(space, result, config), **({BEST_FILE: config} if config else {})}
@@ -94,13 +94,13 @@ def _opened(options: SearchOptions) -> Iterator[tuple[SearchStudy, URL]]:
         yield SearchStudy(address, name, space, goal, path), address
 
 
-def _goal(space: SearchSpace) -> SearchGoal:
+def _goal(space: TrialSpace) -> SearchGoal:
     metric = space.search.metric or f"val_{_monitor(space)}"
     direction = space.search.direction or ("minimize" if metric.endswith("loss") else "maximize")
     return SearchGoal(metric, direction)
 
 
-def _monitor(space: SearchSpace) -> str:
+def _monitor(space: TrialSpace) -> str:
     """Return the metric that selects the best epoch."""
     from train.tasks import training_task  # loads torch
     from tritonkit.plugins import load_plugins

@@ -8,6 +8,7 @@ workers, also on several hosts, share the rows.
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import threading
 import time
@@ -27,7 +28,7 @@ from sqlalchemy import URL
 
 from train.engine.run_folder import RunFolder
 from train.experiments.folder import LOCAL_KEYS, differences
-from train.search.space import SearchSpace
+from train.search.space import TrialSpace
 from train.search.storage import ALL_STUDIES, exclusive, open_storage
 from tritonkit.errors import ConfigError
 
@@ -56,7 +57,7 @@ class SearchStudy:
     study was started with other settings, ExternalError if the database does not answer.
     """
 
-    def __init__(self, address: URL, name: str, space: SearchSpace, goal: SearchGoal, folder: Path) -> None:
+    def __init__(self, address: URL, name: str, space: TrialSpace, goal: SearchGoal, folder: Path) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.goal, self.folder = space, goal, folder
         self.planned = space.search.planned_trials
@@ -100,11 +101,14 @@ class SearchStudy:
 
     @contextmanager
     def membership(self) -> Iterator[None]:
-        """Be a worker while the block runs: others on this host see at once if this process dies."""
+        """Register this process as a worker while the block runs: others on this host see at once if it dies."""
         own = self._worker_folder(self.worker)
         own.mkdir(parents=True, exist_ok=True)
-        with RunFolder(own).lock():
-            yield
+        try:
+            with RunFolder(own).lock():
+                yield
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
 
     def take(self) -> Trial | None:
         """Take the next trial that waits, with its values; None if none waits.
@@ -234,12 +238,12 @@ class SearchStudy:
         return NopPruner()
 
 
-def search_options(space: SearchSpace, goal: SearchGoal) -> dict[str, JsonValue]:
+def search_options(space: TrialSpace, goal: SearchGoal) -> dict[str, JsonValue]:
     """Return what must stay the same in a search that is continued; `trials` and `timeout_s` may change."""
     options = space.search.model_dump(mode="json", exclude={"trials", "timeout_s"}, exclude_none=True)
     return {**options, **goal._asdict()}
 
 
-def _settings(space: SearchSpace, goal: SearchGoal) -> dict[str, JsonValue]:
+def _settings(space: TrialSpace, goal: SearchGoal) -> dict[str, JsonValue]:
     config = space.config.model_dump(mode="json", exclude=set(LOCAL_KEYS))
     return {"kind": "search", "options": search_options(space, goal), "config": config}

@@ -19,7 +19,7 @@ from train.config.search import SearchConfig
 from train.experiments.child_run import ChildRun, OnEpoch
 from train.search.result import SearchResult, search_result
 from train.search.run import SearchOptions, search, write_result
-from train.search.space import SearchSpace, load_search
+from train.search.space import TrialSpace, load_search
 from train.search.storage import public_address, study_address
 from train.search.study import LostTrialError, SearchGoal, SearchStudy
 from train.search.worker import work
@@ -38,7 +38,7 @@ def write(folder: Path, /, **search: Any) -> Path:
     return path
 
 
-def open_study(folder: Path, space: SearchSpace, goal: SearchGoal = GOAL) -> SearchStudy:
+def open_study(folder: Path, space: TrialSpace, goal: SearchGoal = GOAL) -> SearchStudy:
     return SearchStudy(study_address(None, folder), "x", space, goal, folder)
 
 
@@ -239,12 +239,9 @@ def test_metric_that_is_not_measured_is_refused_after_the_first_epoch(tmp_path: 
 
 
 def test_time_over_leaves_trials_for_the_next_call(tmp_path: Path) -> None:
-    def slow(config: Config, folder: Path, on_epoch: OnEpoch) -> ChildRun:
-        time.sleep(0.2)
-        return formula(config, folder, on_epoch)
-
-    result = run(tmp_path, write(tmp_path, parameters={"optimizer.lr": LR}, trials=3, timeout_s=0.1), slow)
-    assert result.unfinished == 2
+    study = open_study(tmp_path, load_search(write(tmp_path, parameters={"optimizer.lr": LR}, trials=3, timeout_s=10)))
+    work(study, formula, lambda text: None, clock=iter((0.0, 9.0, 11.0)).__next__)
+    assert search_result(study, "file").unfinished == 2
     assert run(tmp_path, write(tmp_path, parameters={"optimizer.lr": LR}, trials=3)).unfinished == 0
 
 
@@ -275,9 +272,12 @@ def test_workers_that_are_killed_again_and_again_lose_no_trial(tmp_path: Path) -
     def starts() -> int:
         return sum(len(file.read_text()) for file in tmp_path.glob("trial-*/starts"))
 
+    deadline = time.monotonic() + 300
     for kill in range(4):
         workers, before = start_workers(), starts()
         while starts() < before + 2:
+            assert time.monotonic() < deadline, "it takes too long"
+            assert all(worker.is_alive() for worker in workers), "a worker has failed"
             time.sleep(0.01)
         time.sleep(0.03 * kill)
         for worker in workers:

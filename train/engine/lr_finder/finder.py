@@ -10,7 +10,7 @@ import numpy as np
 
 from train.config.sections import TensorBoardTracker
 from train.engine.failures import translate_failures
-from train.engine.lr_finder.suggestion import Scale, smoothed, suggest
+from train.engine.lr_finder.suggestion import Scale, smooth_curve, suggest
 from train.engine.lr_finder.sweep import sweep_losses, sweep_rates
 from train.engine.pictures import warn_if_drawing_fails
 from train.engine.plan import TrainingPlan
@@ -48,7 +48,7 @@ class LearningRateSearch(Frozen):
     rates: tuple[float, ...]
     losses: tuple[float, ...]
     """The median of the passes at each rate."""
-    smoothed: tuple[float, ...]
+    smooth_losses: tuple[float, ...]
 
 
 def find_learning_rate(plan: TrainingPlan, options: SweepOptions) -> LearningRateSearch:
@@ -58,7 +58,7 @@ def find_learning_rate(plan: TrainingPlan, options: SweepOptions) -> LearningRat
     """
     rates = sweep_rates(options.min_lr, options.max_lr, options.steps, options.scale)
     losses = sweep_losses(plan, rates, PASSES)
-    suggestion, curve = suggest(rates, losses), smoothed(losses)
+    suggestion, curve = suggest(rates, losses), smooth_curve(losses)
     return LearningRateSearch(
         lr=suggestion.lr,
         reason=suggestion.reason,
@@ -68,7 +68,7 @@ def find_learning_rate(plan: TrainingPlan, options: SweepOptions) -> LearningRat
         passes=PASSES,
         rates=tuple(rates[: len(curve)].tolist()),
         losses=tuple(np.median(losses, axis=0)[: len(curve)].tolist()),
-        smoothed=tuple(curve.tolist()),
+        smooth_losses=tuple(curve.tolist()),
     )
 
 
@@ -92,7 +92,7 @@ def draw_search(path: Path, search: LearningRateSearch, name: str) -> None:
     with warn_if_drawing_fails(path):
         title = f"{name}: learning rate {search.lr:g}"
         is_log = search.scale == "log"
-        draw_learning_rates(path, search.rates, search.losses, search.smoothed, search.lr, title, is_log)
+        draw_learning_rates(path, search.rates, search.losses, search.smooth_losses, search.lr, title, is_log)
 
 
 def log_search(folder: Path, tracker: TensorBoardTracker, name: str, search: LearningRateSearch, image: Path) -> Path:
@@ -107,7 +107,7 @@ def log_search(folder: Path, tracker: TensorBoardTracker, name: str, search: Lea
         for old in (parent / _EVENTS).glob("events.out.tfevents.*"):
             old.unlink()  # TensorBoard would join both curves
     logger = EventFileLogger(parent, name="", version=_EVENTS)
-    for step, values in enumerate(zip(search.rates, search.losses, search.smoothed, strict=True)):
+    for step, values in enumerate(zip(search.rates, search.losses, search.smooth_losses, strict=True)):
         logger.log_metrics(dict(zip(("lr", "loss", "smoothed_loss"), values, strict=True)), step)
     logger.add_image("learning_rate", image, 0)
     logger.finalize("success")
