@@ -79,13 +79,16 @@ def lr(
     check_can_write(plot)
     with quiet_lightning(), translate_failures(None, resolved):
         search = find_learning_rate(with_batch_size(plan_run(resolved)), options)
+        plot.unlink(missing_ok=True)  # a drawing that fails leaves none
         draw_search(plot, search, resolved.name)
         events = resolved.tensorboard and log_search(folder, resolved.tensorboard, resolved.name, search, plot)
     if as_json:
-        print_json({**search.model_dump(mode="json"), "plot": str(plot), "tensorboard": events and str(events)})
+        paths = {"plot": str(plot) if plot.is_file() else None, "tensorboard": events and str(events)}
+        print_json({**search.model_dump(mode="json"), **paths})
         return
     print_text(f"{search.lr:g}: {search.reason}")
-    print_text(f"plot: {plot}")
+    if plot.is_file():
+        print_text(f"plot: {plot}")
     if events:
         print_text(f"tensorboard: {events}")
     print_text(f"{search.lr:g}")

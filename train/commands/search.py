@@ -88,7 +88,7 @@ def _check_installed() -> None:
 
 
 def _print(result: SearchResult) -> None:
-    from train.search.worker import value_text
+    from train.search.space import value_text
 
     keys = list(dict.fromkeys(key for trial in result.trials for key in trial.values))
     ranked = [trial for trial in result.ranked() if trial.value is not None]

@@ -125,9 +125,9 @@ def split_unit(config: DataConfig, task: TrainingTask) -> str:
 
 
 def read_checked(
-    config: DataConfig, task: TrainingTask, wanted: Container[str] = (), val_in_train: bool = False
+    config: DataConfig, task: TrainingTask, required: Container[str] = (), val_in_train: bool = False
 ) -> CheckedData:
-    """Read and check the data. wanted: the parts to split off from `train` if they are missing.
+    """Read and check the data. required: the parts to split off from `train` if they are missing.
 
     val_in_train: the samples of `val` join those of `train`. Raises DataError that lists all problems.
     """
@@ -151,7 +151,7 @@ def read_checked(
     digests, problems = check_files(samples, task, task_spec, thumbnails.add)
     data.problems += problems + find_leaks(data.samples, digests) + check_labels(samples, digests, task, data.notes)
     if task_spec is not None:
-        missing = sum(part in wanted and not data.samples[part] for part in PARTS)
+        missing = sum(part in required and not data.samples[part] for part in PARTS)
         by_picture = (config.split_by or task.split_by) == "picture"
         data.problems += task.validate_splits(_truths(data.samples), task_spec, minimum=1 + missing * by_picture)
     origin = public_name(str(config.path))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.embeddings.vectors import Embeddings
+from train.embeddings.vectors import ImageVectors
 from tritonkit.errors import InputError
 from tritonkit.system.files import atomic_write, check_can_write
 
@@ -27,12 +27,12 @@ def check_vector_file(path: Path) -> None:
     check_can_write(path)
 
 
-def write_vectors(path: Path, embeddings: Embeddings) -> None:
+def write_vectors(path: Path, embeddings: ImageVectors) -> None:
     """Write the vectors in the format that the suffix of the path names, atomically."""
     WRITERS[path.suffix](path, embeddings)
 
 
-def _npz(path: Path, embeddings: Embeddings) -> None:
+def _npz(path: Path, embeddings: ImageVectors) -> None:
     """Arrays `embedding` float32 [N, D], and `path`, `label`, `answer` as text [N]; an unknown label is empty."""
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(
@@ -44,7 +44,7 @@ def _npz(path: Path, embeddings: Embeddings) -> None:
         )
 
 
-def _npy(path: Path, embeddings: Embeddings) -> None:
+def _npy(path: Path, embeddings: ImageVectors) -> None:
     """float32 [N, D] and `<stem>.paths.json`, as `client infer` writes them; and `<stem>.csv` with the labels."""
     paths = [str(picture.path) for picture in embeddings.pictures]
     # The names come first, because vectors without names are useless.
@@ -59,7 +59,7 @@ def _npy(path: Path, embeddings: Embeddings) -> None:
         np.save(vectors, embeddings.vectors)
 
 
-def _parquet(path: Path, embeddings: Embeddings) -> None:
+def _parquet(path: Path, embeddings: ImageVectors) -> None:
     """Columns path, label, answer, and embedding as a list of float32, as `client infer` writes it."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -76,4 +76,4 @@ def _parquet(path: Path, embeddings: Embeddings) -> None:
         parquet.write_table(columns, temporary)
 
 
-WRITERS: dict[str, Callable[[Path, Embeddings], None]] = {".npz": _npz, ".npy": _npy, ".parquet": _parquet}
+WRITERS: dict[str, Callable[[Path, ImageVectors], None]] = {".npz": _npz, ".npy": _npy, ".parquet": _parquet}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from train.embeddings.analysis import Method, PrincipalComponents, project
-from train.embeddings.vectors import Embeddings, folder_of, thumbnail_sheet
+from train.embeddings.vectors import ImageVectors, folder_of, thumbnail_sheet
 from tritonkit import pages
 from tritonkit.evaluation.tasks.base import natural_sort_key
 
@@ -22,7 +22,7 @@ _TEMPLATE = "map.html.jinja"
 
 
 def render_map(
-    embeddings: Embeddings,
+    embeddings: ImageVectors,
     coordinates: NDArray[np.float32],
     components: PrincipalComponents,
     recall: Mapping[str, float | None],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from tritonkit.evaluation.labelled_tables import part_paths
 from tritonkit.evaluation.readers import read_table, subfolders
 from tritonkit.evaluation.samples.sample import COLUMNS, IMAGE, LABEL, Row, Table, search_notes
 from tritonkit.evaluation.tasks import EvaluationTask, evaluation_task_of, recorded_data
+from tritonkit.evaluation.tasks.base import natural_sort_key
 from tritonkit.images.picture_files import PictureSearch, pictures_below
 from tritonkit.spec import ModelSpec
 
 
 @dataclass(frozen=True)
-class Picture:
+class EmbeddingInput:
     """An image file with its label."""
 
     path: Path
@@ -26,7 +28,7 @@ class Picture:
     """Whether the model has these labels, so that its answer can be compared with them."""
 
 
-def read_pictures(path: Path, spec: ModelSpec) -> list[Picture]:
+def read_pictures(path: Path, spec: ModelSpec) -> list[EmbeddingInput]:
     """Read the images of a folder, a CSV or a JSON, or of its test or val part; sorted by path.
 
     The label is the truth as the model's task reads it, else the column `label`, else None. A folder without class
@@ -56,11 +58,16 @@ def _renamed(row: Row, columns: dict[str, str]) -> Row:
     return {**row, **{ours: row[theirs] for ours, theirs in columns.items() if ours != IMAGE and theirs in row}}
 
 
-def _picture(row: Row, task: EvaluationTask, labels: set[str]) -> Picture:
+def _picture(row: Row, task: EvaluationTask, labels: set[str]) -> EmbeddingInput:
     try:
         classes = () if task.dense else task.classes(task.truth(row))
     except ValueError:  # there is no such column, or no value in it
         label = str(row.get(LABEL) or "").strip()
-        return Picture(row[IMAGE], label or None, label in labels)
-    label = "" if task.dense else ", ".join(classes) or "none"
-    return Picture(row[IMAGE], label or None, bool(classes) and labels.issuperset(classes))
+        return EmbeddingInput(row[IMAGE], label or None, label in labels)
+    known = bool(classes) and labels.issuperset(classes)
+    return EmbeddingInput(row[IMAGE], None if task.dense else joined(classes), known)
+
+
+def joined(classes: Sequence[str]) -> str:
+    """Write the labels of a truth or of an answer in one order, so that equal ones are equal texts."""
+    return ", ".join(sorted(classes, key=natural_sort_key)) or "none"

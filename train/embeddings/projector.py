@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.embeddings.vectors import Embeddings, grid_side, thumbnail_sheet
+from train.embeddings.vectors import ImageVectors, grid_side, thumbnail_sheet
 from tritonkit.errors import InputError
 from tritonkit.system.files import atomic_write, check_can_write
 
@@ -34,7 +34,7 @@ def thumbnail_side(images: int) -> int:
     return min(THUMBNAIL_SIDE, MAX_SPRITE_SIDE // max(1, grid_side(images)))
 
 
-def write_projector(folder: Path, embeddings: Embeddings, name: str) -> None:
+def write_projector(folder: Path, embeddings: ImageVectors, name: str) -> None:
     """Write the folder; `tensorboard --logdir FOLDER` shows it. name: of the tensor.
 
     Format: github.com/tensorflow/tensorboard, tensorboard/plugins/projector/projector_config.proto.

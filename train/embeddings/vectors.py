@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from train.embeddings.pictures import Picture
+from train.embeddings.pictures import EmbeddingInput, joined
 from tritonkit.errors import AnswerError, DataError, Problem
 from tritonkit.evaluation.evaluate import BATCH_SIZE
-from tritonkit.evaluation.tasks.base import natural_sort_key
 from tritonkit.images.preprocess import Geometry, ImageArray, ImageError, Preprocess, load_file
 from tritonkit.networks.features import FeatureExtractor
 from tritonkit.networks.network import Network
@@ -30,10 +29,10 @@ _NO_LENGTH = 1e-12
 
 
 @dataclass(frozen=True)
-class Embeddings:
+class ImageVectors:
     """The vectors of N images, with what the model answers and how the images look to it."""
 
-    pictures: Sequence[Picture]
+    pictures: Sequence[EmbeddingInput]
     vectors: NDArray[np.float32]
     """[N, D], unit length."""
     answers: Sequence[str]
@@ -46,7 +45,7 @@ class Embeddings:
     """`embedding`, or `features` of a network without one."""
 
 
-def embed(network: Network, pictures: Sequence[Picture], thumbnail_side: int) -> Embeddings:
+def embed(network: Network, pictures: Sequence[EmbeddingInput], thumbnail_side: int) -> ImageVectors:
     """Compute the vectors of all images that can be read.
 
     thumbnail_side: the longest side of a thumbnail. Raises DataError if fewer than three images can be read, SpecError
@@ -76,7 +75,8 @@ def embed(network: Network, pictures: Sequence[Picture], thumbnail_side: int) ->
         own = [answer.embedding for answer in each if answer.embedding is not None]
         is_embedding = len(own) == len(each)
         vectors.append(np.stack(own) if is_embedding else features.cpu().numpy())
-        answers += [_labels_of(answer.fields) for answer in each]
+        classes = [_classes_of(answer.fields, spec.auxiliary_heads) for answer in each]
+        answers += ["" if found is None else joined(found) for found in classes]
         thumbnails += [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in images]
         readable += batch
     if len(readable) < LEAST_IMAGES:
@@ -86,7 +86,7 @@ def embed(network: Network, pictures: Sequence[Picture], thumbnail_side: int) ->
             code="data.too_few_images",
             problems=unreadable,
         )
-    return Embeddings(
+    return ImageVectors(
         readable,
         _unit_length(np.concatenate(vectors), spec.architecture.name),
         answers,
@@ -97,11 +97,11 @@ def embed(network: Network, pictures: Sequence[Picture], thumbnail_side: int) ->
 
 
 def _batches(
-    pictures: Sequence[Picture], preprocess: Preprocess
-) -> Iterator[tuple[list[Picture], ImageArray, list[Geometry], list[Problem]]]:
+    pictures: Sequence[EmbeddingInput], preprocess: Preprocess
+) -> Iterator[tuple[list[EmbeddingInput], ImageArray, list[Geometry], list[Problem]]]:
     """Load and preprocess the images a batch at a time, with the problems of those that cannot be read."""
 
-    def load(picture: Picture) -> tuple[ImageArray, Geometry] | Problem:
+    def load(picture: EmbeddingInput) -> tuple[ImageArray, Geometry] | Problem:
         try:
             return load_file(picture.path, preprocess)
         except ImageError as error:
@@ -124,14 +124,18 @@ def _thumbnail_size(preprocess: Preprocess, side: int) -> tuple[int, int]:
     return max(1, int(preprocess.width * scale)), max(1, int(preprocess.height * scale))
 
 
-def _labels_of(fields: Mapping[str, Any]) -> str:
-    """Return the labels in the fields of an answer, written as those of a truth; empty if it has none."""
+def _classes_of(fields: Mapping[str, Any], left_out: Container[str] = ()) -> list[str] | None:
+    """Return the classes in the fields of an answer, as `EvaluationTask.classes` writes a truth; None for no labels.
+
+    left_out: heads whose truth is not in the data.
+    """
     if "label" in fields:
-        return str(fields["label"])
+        return [str(fields["label"])]
     if "labels" in fields:
-        return ", ".join(sorted(fields["labels"], key=natural_sort_key)) or "none"
-    heads = {name: _labels_of(value) for name, value in fields.items() if isinstance(value, dict)}
-    return ", ".join(f"{name}={labels}" for name, labels in heads.items() if labels)
+        return list(fields["labels"])
+    heads = {name: _classes_of(value) for name, value in fields.items() if isinstance(value, dict)}
+    main = {name: each for name, each in heads.items() if each is not None and name not in left_out}
+    return [f"{name}={label}" for name, each in main.items() for label in each] if main else None
 
 
 def _unit_length(vectors: NDArray[np.float32], name: str) -> NDArray[np.float32]:
@@ -157,7 +161,7 @@ def grid_side(count: int) -> int:
     return int(np.ceil(np.sqrt(count)))
 
 
-def folder_of(pictures: Sequence[Picture]) -> Path:
+def folder_of(pictures: Sequence[EmbeddingInput]) -> Path:
     """Return the deepest folder that holds all images, to shorten their names on a page."""
     parents = [picture.path.absolute().parents for picture in pictures]
     return next(folder for folder in parents[0] if all(folder in each for each in parents))

@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from train.config.loading import Config
 from train.data.augment import BatchMix
@@ -29,6 +30,9 @@ class TrainingModule(lightning.LightningModule):
         # This memory format makes convolutions up to twice as fast, on CPUs and on tensor cores.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.measures = task.metrics(network.spec, detailed=False)
+        # Lightning's own mean rounds the number of images of a process, where the processes have unequal numbers.
+        self._val_loss = MeanMetric()
+        self._validated = 0
         self._mix = BatchMix(config.augment, len(network.spec.labels))
         self._frozen = list(network.modules_without_heads()) if config.frozen_epochs else []
 
@@ -44,7 +48,9 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         seed = mix_seeds(self.config.seed, self.current_epoch, index, self.global_rank)
         images, targets = self._mix(*batch, seed)
-        loss: Tensor = self.loss(*self.task.answered(self.network.logits, images, targets))
+        # The place in the epoch's order, whatever the batches are; in the next epoch an image gets another operation.
+        first = (index * self.trainer.world_size + self.global_rank) * len(images) + self.current_epoch
+        loss: Tensor = self.loss(*self.task.answered(self.network.logits, images, targets, first))
         self.log(TRAIN_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
         return loss
 
@@ -58,13 +64,19 @@ class TrainingModule(lightning.LightningModule):
                 code="training.diverged",
             )
 
+    def on_validation_epoch_start(self) -> None:
+        """Count the images of this process anew."""
+        self._validated = 0
+
     def validation_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """Update the metrics, and return the answers for callbacks."""
-        first = index * self.config.images_per_batch
-        logits, targets = self.task.answered(self.network.logits, *batch, first)
+        processes = self.trainer.world_size
+        first = self.global_rank + processes * self._validated  # as `validation_batches` shares the images
+        logits, targets = self.task.answered(self.network.logits, *batch, first, processes)
+        self._validated += len(batch[0])
         if self.task.has_val_loss:
             loss = self.loss(logits, targets)
-            self.log(VAL_LOSS, loss, on_step=False, on_epoch=True, batch_size=len(batch[0]), sync_dist=True)
+            self._val_loss.update(loss, len(batch[0]))
         answers = (answer.float() if answer.is_floating_point() else answer for answer in self.network.answers(logits))
         outputs = {output.name: answer for output, answer in zip(self.network.spec.outputs, answers, strict=True)}
         self.measures.update(outputs, targets)
@@ -80,6 +92,9 @@ class TrainingModule(lightning.LightningModule):
                 code="data.monitor_not_measurable",
             )
         self.log_dict({f"val_{name}": value for name, value in metrics.items()})
+        if self.task.has_val_loss:
+            self.log(VAL_LOSS, self._val_loss.compute())
+            self._val_loss.reset()
         self.measures.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -14,10 +14,12 @@ from typing import IO, Any
 import yaml
 
 from train.config.loading import Config
+from train.config.sections import MlflowTracker, TensorBoardTracker
 from train.engine.run_folder import RunFolder
+from train.experiments.folder import LOCAL_KEYS
 from tritonkit import errors
 from tritonkit.checkpoint import read_spec
-from tritonkit.errors import ExternalError, TritonkitError
+from tritonkit.errors import ExternalError, Problem, TritonkitError
 from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write
 
@@ -56,11 +58,15 @@ def fit_in_process(config: Config, folder: Path, on_epoch: OnEpoch | None = None
 
     Raises the error of the training, with its class and code.
     """
-    config = config.model_copy(update={"output": folder, "export": None})
+    trackers = tuple(_of_run(tracker, config.name, folder) for tracker in config.trackers)
+    config = config.model_copy(update={"output": folder, "export": None, "trackers": trackers})
     run = _latest_run(config, folder)
     if run is not None and run.checkpoint("best").is_file():
         _report_epochs(run, 0, on_epoch)
     elif run is not None and run.config_file.is_file() and run.data_summary.is_file():
+        stored, local = run.load_config(), {key: getattr(config, key) for key in LOCAL_KEYS}
+        if any(getattr(stored, key) != value for key, value in local.items()):
+            run.save_config(stored.model_copy(update=local))
         _train(["resume", str(run.path)], config, folder, on_epoch)
     else:
         settings = folder / "config.yaml"
@@ -72,6 +78,15 @@ def fit_in_process(config: Config, folder: Path, on_epoch: OnEpoch | None = None
     if finished is None:
         raise ExternalError(f"{folder}: the training wrote no checkpoint", code="experiment.no_checkpoint")
     return finished
+
+
+def _of_run(tracker: object, name: str, folder: Path) -> object:
+    """Return a tracker that keeps the runs of an experiment apart: each is run 1 in its own folder."""
+    if isinstance(tracker, MlflowTracker):
+        return tracker.model_copy(update={"run_name": f"{tracker.run_name or name} {folder.name}"})
+    if isinstance(tracker, TensorBoardTracker) and tracker.folder is not None:
+        return tracker.model_copy(update={"folder": tracker.folder / folder.parent.name / folder.name})
+    return tracker
 
 
 def _latest_run(config: Config, folder: Path) -> RunFolder | None:
@@ -139,9 +154,12 @@ def reported_error(code: int, reply: Path, log: Path | None = None) -> Tritonkit
     where = "" if log is None else f" (log: {log})"
     try:
         reported: dict[str, Any] = json.loads(reply.read_bytes())["error"]
-        error_class = getattr(errors, reported["type"])
-        error: TritonkitError = error_class(f"{reported['message']}{where}", code=reported["code"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return ExternalError(f"the training {ended}{where}", code="experiment.training_ended")
-    return error
+        kind = getattr(errors, reported["type"], ExternalError)  # an error of Python is one of the child
+        problems = [Problem(**problem) for problem in reported.get("problems", ())]
+        if reported["type"] != KeyboardInterrupt.__name__:
+            error: TritonkitError = kind(f"{reported['message']}{where}", code=reported["code"], problems=problems)
+            return error
+    except (ValueError, KeyError, TypeError):
+        pass  # it was killed before it could write
+    ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return ExternalError(f"the training {ended}{where}", code="experiment.training_ended")

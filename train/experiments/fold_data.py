@@ -25,6 +25,7 @@ class FoldData:
 
     @property
     def is_written(self) -> bool:
+        """Whether the tables are complete."""
         return self.path.is_dir()
 
     @property

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from train.config.loading import Config
-from train.config.sections import DataConfig, MlflowTracker, TensorBoardTracker
-from train.data import SPLITS, SUMMARY_FILE
+from train.config.sections import DataConfig
 from train.data.folding import fold_seed, read_folds
 from train.engine.run_folder import RunFolder
 from train.experiments.child_run import ChildRun, fit_in_process
 from train.experiments.fold_data import FoldData
-from train.experiments.folder import SETTINGS_FILE, ExperimentFolder
+from train.experiments.folder import ExperimentFolder
 from train.experiments.out_of_fold import PREDICTIONS_FILE, FoldAnswers, join_predictions, write_rows
 from train.tasks import TrainingTask, training_task
 from tritonkit.checkpoint import read_spec
@@ -25,10 +22,10 @@ from tritonkit.errors import ConfigError, DataError
 from tritonkit.evaluation.evaluate import LabelledImages
 from tritonkit.plugins import load_plugins
 from tritonkit.runtimes import open_artifact
+from tritonkit.runtimes.formats import ProgressCallback
 from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write
 
-Report = Callable[[str], None]
 _KEYS_OF_SPLITS = ("labels", "mask_values", "ignore_index", "per_class", "sampling")
 """Keys of `data` that also hold for the tables of a fold."""
 
@@ -75,7 +72,11 @@ class FoldsResult(Frozen):
 
 
 def run_folds(
-    config: Config, count: int, only: Sequence[int] = (), folder: Path | None = None, report: Report = lambda step: None
+    config: Config,
+    count: int,
+    only: Sequence[int] = (),
+    folder: Path | None = None,
+    report: ProgressCallback = lambda step: None,
 ) -> FoldsResult:
     """Train and measure the folds, or continue an experiment; finished folds are kept.
 
@@ -95,43 +96,24 @@ def run_folds(
     data = FoldData(folder / "data")
     # Before anything is written, because the data may not be good for this number of folds.
     divided = None if data.is_written else read_folds(config.data, task, config.seed, count)
-    _open(folder, config, count)
-    if not data.is_written:
-        data.write(*(divided or read_folds(config.data, task, config.seed, count)), task)
-    data.fetch_missing_images(config)
-    runs = {}
-    try:
-        for fold in only or range(1, count + 1):
-            if _result_file(folder, fold).is_file():
-                report(f"fold {fold}: finished before")
-            else:
-                runs[fold] = _train(folder, config, data, fold, report, task)
-        # Afterwards, so that this process holds no GPU while folds are trained.
-        for fold, run in runs.items():
-            _measure(folder, data, fold, run, report)
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"{str(stop) or 'stopped by Ctrl-C'}; the same command continues the folds") from stop
-    return _result(folder, task, count)
-
-
-def _open(folder: Path, config: Config, count: int) -> None:
-    """Create or continue the experiment. One with other settings is started anew if it has not trained anything."""
-    options: dict[str, JsonValue] = {"folds": count}
-    try:
-        ExperimentFolder.open(folder, "folds", config, options)
-    except ConfigError as error:
-        if error.code != "experiment.other_settings" or _has_trained(folder):
-            raise
-        for child in (folder / "data", *folder.glob("fold-*")):
-            shutil.rmtree(child, ignore_errors=True)
-        (folder / SETTINGS_FILE).unlink()
-        ExperimentFolder.open(folder, "folds", config, options)
-
-
-def _has_trained(folder: Path) -> bool:
-    """Whether a run was started in the folder of an experiment, or may have been, in one of another kind."""
-    is_folds = json.loads((folder / SETTINGS_FILE).read_bytes())["kind"] == "folds"
-    return not is_folds or any(folder.glob(f"fold-*/*/*/{SPLITS}/{SUMMARY_FILE}"))
+    with ExperimentFolder.open(folder, "folds", config, {"folds": count}):
+        if not data.is_written:
+            data.write(*(divided or read_folds(config.data, task, config.seed, count)), task)
+        data.fetch_missing_images(config)
+        runs = {}
+        try:
+            for fold in only or range(1, count + 1):
+                if _result_file(folder, fold).is_file():
+                    report(f"fold {fold}: finished before")
+                else:
+                    runs[fold] = _train(folder, config, data, fold, report, task)
+            # Afterwards, so that this process holds no GPU while folds are trained.
+            for fold, run in runs.items():
+                _measure(folder, data, fold, run, report)
+        except KeyboardInterrupt as stop:
+            text = f"{str(stop) or 'stopped by Ctrl-C'}; the same command continues the folds"
+            raise KeyboardInterrupt(text) from stop
+        return _result(folder, task, count)
 
 
 def _fold_folder(folder: Path, fold: int) -> Path:
@@ -146,27 +128,14 @@ def _result_file(folder: Path, fold: int) -> Path:
 def _fold_config(config: Config, data: Path, fold: int) -> Config:
     """Return the configuration of one fold's run, which reads the tables of the fold."""
     kept = {key: getattr(config.data, key) for key in _KEYS_OF_SPLITS}
-    trackers = tuple(_of_fold(tracker, config.name, fold) for tracker in config.trackers)
     return config.model_copy(
-        update={
-            "data": DataConfig(**kept, path=data, test_ratio=0),
-            "seed": fold_seed(config.seed, fold),
-            "trackers": trackers,
-        }
+        update={"data": DataConfig(**kept, path=data, test_ratio=0), "seed": fold_seed(config.seed, fold)}
     )
 
 
-def _of_fold(tracker: object, name: str, fold: int) -> object:
-    """Return a tracker that keeps the runs of the folds apart: each is run 1 in its own folder."""
-    if isinstance(tracker, MlflowTracker):
-        run_name = f"{tracker.run_name or name} fold {fold}"
-        return tracker.model_copy(update={"run_name": run_name, "tags": {**tracker.tags, "fold": str(fold)}})
-    if isinstance(tracker, TensorBoardTracker) and tracker.folder is not None:
-        return tracker.model_copy(update={"folder": tracker.folder / f"fold-{fold}"})
-    return tracker
-
-
-def _train(folder: Path, config: Config, data: FoldData, fold: int, report: Report, task: TrainingTask) -> ChildRun:
+def _train(
+    folder: Path, config: Config, data: FoldData, fold: int, report: ProgressCallback, task: TrainingTask
+) -> ChildRun:
     path, monitor = _fold_folder(folder, fold), f"val_{task.monitor}"
 
     def show(row: Mapping[str, float]) -> None:
@@ -186,7 +155,7 @@ def _train(folder: Path, config: Config, data: FoldData, fold: int, report: Repo
     return run
 
 
-def _measure(folder: Path, data: FoldData, fold: int, run: ChildRun, report: Report) -> None:
+def _measure(folder: Path, data: FoldData, fold: int, run: ChildRun, report: ProgressCallback) -> None:
     """Measure the best checkpoint of a fold on its images, and write its predictions."""
     report(f"fold {fold}: predicting its images")
     spec = read_spec(run.checkpoint)

@@ -163,8 +163,9 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def _heads(task: EvaluationTask, spec: ModelSpec) -> list[tuple[str, EvaluationTask, TaskSpec]]:
+    """Return the heads whose truth is in the data, with their names; a task without heads has an empty one."""
     if isinstance(task, HeadsEvaluation):
-        return [(name, each, spec.heads[name]) for name, each in task.heads.items()]
+        return [(name, each, spec.heads[name]) for name, each in task.main.items()]
     return [("", task, spec)]
 
 

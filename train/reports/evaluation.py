@@ -93,7 +93,7 @@ class EvaluationCollector:
         """path: the file to write. started: when the run was started."""
         self.part = part
         self._task, self._spec, self._path, self._started = task, spec, path, started
-        self._intervals, self._mistakes = IntervalEstimator(spec), MistakeCollector(task, spec)
+        self._intervals, self._mistakes = IntervalEstimator(task, spec), MistakeCollector(task, spec)
         self._confusion: dict[str, ConfusionMatrix] = {}
         self._labels: Counter[str] = Counter()
         self._has_failed = False

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 from tritonkit.evaluation.evaluate import MetricValues
 from tritonkit.evaluation.intervals import wilson as wilson_bounds
-from tritonkit.evaluation.tasks import EVALUATION_TASKS
+from tritonkit.evaluation.tasks import EvaluationTask
 from tritonkit.evaluation.tasks.embedding import RANKS, EmbeddingEvaluation, RecallAtK
 from tritonkit.evaluation.tasks.heads import HeadsEvaluation
 from tritonkit.evaluation.tasks.multiclass import MulticlassEvaluation
@@ -53,11 +53,12 @@ class Interval(Frozen):
 class IntervalEstimator:
     """Collects the answers to images, and estimates the intervals of the task's metrics."""
 
-    def __init__(self, task_spec: TaskSpec) -> None:
+    def __init__(self, task: EvaluationTask, task_spec: TaskSpec) -> None:
         heads: Mapping[str, TaskSpec] = task_spec.heads or {"": task_spec}
-        self._has_heads = task_spec.task == HeadsEvaluation.name
         self._heads = {name: _HEADS[spec.task](spec, name) for name, spec in heads.items() if spec.task in _HEADS}
-        self._monitors = {name: EVALUATION_TASKS[heads[name].task].monitor for name in self._heads}
+        main = task.main if isinstance(task, HeadsEvaluation) else {}
+        self._monitors = {name: each.monitor for name, each in main.items() if name in self._heads}
+        """Of the heads whose metrics have a mean."""
 
     def add(self, outputs: Outputs, targets: Targets) -> None:
         """Add a batch. targets: as `golden_targets` of the task returns them."""
@@ -99,7 +100,7 @@ class IntervalEstimator:
     def _on(self, weights: Floats, start: int) -> Resampled:
         by_head = {name: head.resampled(weights, start) for name, head in self._heads.items()}
         values = {prefix + key: each for prefix, head in self._prefixed() for key, each in by_head[head.name].items()}
-        if self._has_heads:
+        if self._monitors:
             values["mean"] = _mean(np.stack([by_head[name][monitor] for name, monitor in self._monitors.items()]))
         return values
 

@@ -65,7 +65,7 @@ def draw_learning_rates(
     path: Path,
     rates: Sequence[float],
     losses: Sequence[float],
-    smoothed: Sequence[float],
+    smooth_losses: Sequence[float],
     suggestion: float,
     title: str,
     log: bool,
@@ -75,14 +75,14 @@ def draw_learning_rates(
         axes = figure.add_subplot()
         axes.grid(visible=True)
         axes.plot(rates, losses, linewidth=1, color="#aebfdd", label="loss, the median of the passes")
-        axes.plot(rates, smoothed, linewidth=1.8, label="smoothed")
+        axes.plot(rates, smooth_losses, linewidth=1.8, label="smoothed")
         axes.axvline(suggestion, color=INK, linewidth=1, linestyle=":")
-        height = float(np.interp(suggestion, rates, smoothed))
+        height = float(np.interp(suggestion, rates, smooth_losses))
         axes.plot(suggestion, height, "o", color=INK, markersize=6, label=f"suggestion {suggestion:.2g}")
         if log:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))  # the usual one needs math text
-        low, high = min(losses), max(smoothed[: smoothed.index(min(smoothed)) + 1])
+        low, high = min(losses), max(smooth_losses[: smooth_losses.index(min(smooth_losses)) + 1])
         axes.set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))  # the last losses are far above
         axes.set_xlabel("learning rate")
         axes.set_ylabel("loss")

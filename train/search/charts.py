@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from train.config.search import SearchParameter
 from train.search.result import SearchResult, TrialResult
-from train.search.worker import value_text
+from train.search.space import value_text
 from tritonkit.pages.figures import COLOURS, GREY, new_figure
 
 _BEST, _COMPLETE = COLOURS[1], COLOURS[0]

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from train.search.charts import curves_figure, importance_figure, values_figure
 from train.search.result import SearchResult
-from train.search.space import SearchSpace
-from train.search.worker import value_text
+from train.search.space import TrialSpace, value_text
 from tritonkit import pages
 from tritonkit.pages.figures import Chart, plotly_script
 
@@ -25,7 +24,7 @@ _PRUNERS = {
 }
 
 
-def page_html(space: SearchSpace, result: SearchResult, config: str) -> str:
+def page_html(space: TrialSpace, result: SearchResult, config: str) -> str:
     """Return the page as HTML. config: the best configuration as YAML, empty if there is none."""
     counts = Counter(trial.state for trial in result.trials)
     return (
@@ -46,7 +45,7 @@ def page_html(space: SearchSpace, result: SearchResult, config: str) -> str:
     )
 
 
-def _charts(space: SearchSpace, result: SearchResult) -> list[Chart]:
+def _charts(space: TrialSpace, result: SearchResult) -> list[Chart]:
     charts = [
         Chart(
             "Curves of all trials",

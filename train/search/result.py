@@ -11,13 +11,13 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
-from train.search.space import SearchSpace
+from train.search.space import TrialSpace
 from train.search.study import SearchStudy
 from tritonkit.errors import CheckFailedError
 from tritonkit.spec import Frozen
 
-State = Literal["complete", "pruned", "failed", "running", "waiting"]
-_STATES: dict[TrialState, State] = {
+TrialStatus = Literal["complete", "pruned", "failed", "running", "waiting"]
+_STATES: dict[TrialState, TrialStatus] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
@@ -32,7 +32,7 @@ class TrialResult(Frozen):
     """One trial."""
 
     number: int
-    state: State
+    state: TrialStatus
     value: float | None
     """The best over the epochs; of a pruned trial the last; None without one."""
     values: Mapping[str, JsonValue]
@@ -96,7 +96,7 @@ def search_result(study: SearchStudy, storage: str) -> SearchResult:
     return result.model_copy(update={"best": best if best.state == "complete" else None})
 
 
-def best_yaml(space: SearchSpace, result: SearchResult) -> str:
+def best_yaml(space: TrialSpace, result: SearchResult) -> str:
     """Return the configuration of the best trial, as the user wrote it but for the values of the trial.
 
     Empty before the first complete trial.

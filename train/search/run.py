@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -16,8 +16,8 @@ from train.experiments.child_run import fit_in_process, reported_error, start_pr
 from train.experiments.folder import ExperimentFolder
 from train.search.page import page_html
 from train.search.result import SearchResult, best_yaml, search_result
-from train.search.space import SearchSpace, load_search
-from train.search.storage import study_address, translate_storage_errors
+from train.search.space import TrialSpace, load_search
+from train.search.storage import public_address, study_address, translate_storage_errors
 from train.search.study import SearchGoal, SearchStudy, search_options
 from train.search.worker import work
 from tritonkit.remotes import local_path
@@ -50,8 +50,7 @@ def search(options: SearchOptions) -> SearchResult:
     Raises ConfigError for a configuration or an address that cannot be used, ExternalError if the database or this
     machine fails, CheckFailedError if all trials fail, and the error of a training that concerns all trials.
     """
-    study, address = _open(options)
-    with translate_storage_errors(address):
+    with _opened(options) as (study, address):
         try:
             if options.workers == 1:
                 work(study, fit_in_process, warn)
@@ -60,18 +59,17 @@ def search(options: SearchOptions) -> SearchResult:
         except KeyboardInterrupt as stop:
             text = f"{str(stop) or 'stopped by Ctrl-C'}; continue with the same command"
             raise KeyboardInterrupt(text) from stop
-        result = search_result(study, address.render_as_string())
+        result = search_result(study, public_address(address))
     return write_result(study.space, result)
 
 
 def run_worker(options: SearchOptions) -> None:
     """Run trials of a search as one of its workers. Raises as `search` does."""
-    study, address = _open(options)
-    with translate_storage_errors(address):
+    with _opened(options) as (study, _):
         work(study, fit_in_process, warn)
 
 
-def write_result(space: SearchSpace, result: SearchResult) -> SearchResult:
+def write_result(space: TrialSpace, result: SearchResult) -> SearchResult:
     """Write the best configuration and the page; return the result with their paths."""
     config = best_yaml(space, result)
     texts = {REPORT_FILE: page_html(space, result, config), **({BEST_FILE: config} if config else {})}
@@ -82,25 +80,27 @@ def write_result(space: SearchSpace, result: SearchResult) -> SearchResult:
     return result.model_copy(update=paths)
 
 
-def _open(options: SearchOptions) -> tuple[SearchStudy, URL]:
+@contextmanager
+def _opened(options: SearchOptions) -> Iterator[tuple[SearchStudy, URL]]:
+    """Open the folder and the study, and translate the errors of the database while the block runs."""
     space = load_search(local_path(options.config), options.overrides)
     goal, name = _goal(space), options.study or space.config.name
     path = space.config.output / space.config.name / "search" if options.folder is None else options.folder
     address = study_address(options.storage, path)
     is_own = Path(address.database or "").parent == path.absolute()
-    place = {"study": name, "storage": None if is_own else address.render_as_string()}
-    folder = ExperimentFolder.open(path, "search", space.config, {**search_options(space, goal), **place})
-    with translate_storage_errors(address):
-        return SearchStudy(address, name, space, goal, folder.path), address
+    place = {"study": name, "storage": None if is_own else public_address(address)}
+    settings = {**search_options(space, goal), **place}
+    with ExperimentFolder.open(path, "search", space.config, settings), translate_storage_errors(address):
+        yield SearchStudy(address, name, space, goal, path), address
 
 
-def _goal(space: SearchSpace) -> SearchGoal:
+def _goal(space: TrialSpace) -> SearchGoal:
     metric = space.search.metric or f"val_{_monitor(space)}"
     direction = space.search.direction or ("minimize" if metric.endswith("loss") else "maximize")
     return SearchGoal(metric, direction)
 
 
-def _monitor(space: SearchSpace) -> str:
+def _monitor(space: TrialSpace) -> str:
     """Return the metric that selects the best epoch."""
     from train.tasks import training_task  # loads torch
     from tritonkit.plugins import load_plugins

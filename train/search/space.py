@@ -24,12 +24,12 @@ from train.config.loading import Config, resolve_config
 from train.config.search import SearchConfig, SearchParameter
 from tritonkit.errors import ConfigError, Problem
 
-Chosen = Mapping[str, CategoricalChoiceType]
+TrialValues = Mapping[str, CategoricalChoiceType]
 """The values of a trial as Optuna stores them, by dotted key."""
 
 
 @dataclass(frozen=True)
-class SearchSpace:
+class TrialSpace:
     """A configuration, and the keys and values to search."""
 
     config: Config
@@ -42,7 +42,7 @@ class SearchSpace:
         """Return Optuna's distribution of each key."""
         return {key: _distribution(parameter) for key, parameter in self.search.parameters.items()}
 
-    def grid(self) -> list[Chosen]:
+    def grid(self) -> list[TrialValues]:
         """Return all combinations; the last key changes fastest."""
         points = [[_label(value) for value in parameter.grid or ()] for parameter in self.search.parameters.values()]
         return [dict(zip(self.search.parameters, point, strict=True)) for point in product(*points)]
@@ -51,7 +51,7 @@ class SearchSpace:
         """Return the document with other values of some keys."""
         return _with_values(self.values, values)[0]
 
-    def trial_config(self, chosen: Chosen) -> Config:
+    def trial_config(self, chosen: TrialValues) -> Config:
         """Return the configuration of a trial. Raises ConfigError if its values do not fit together."""
         values = {key: self.value(key, label) for key, label in chosen.items()}
         return resolve_config(Document(self.document(values), {}), (), "the values of the trial")
@@ -62,7 +62,7 @@ class SearchSpace:
         return next((value for value in choices if _label(value) == label), label)
 
 
-def load_search(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
+def load_search(path: Path, overrides: Sequence[str] = ()) -> TrialSpace:
     """Read a configuration with a section `search`. Raises ConfigError that lists all problems.
 
     Each choice and each end of a range is tried as the value of its key.
@@ -88,7 +88,7 @@ def load_search(path: Path, overrides: Sequence[str] = ()) -> SearchSpace:
             code="search.values",
             problems=problems,
         )
-    return SearchSpace(config, config.search, values)
+    return TrialSpace(config, config.search, values)
 
 
 def _problems(document: Document, values: Mapping[str, Any], key: str, value: JsonValue) -> list[Problem]:
@@ -124,3 +124,13 @@ def _distribution(parameter: SearchParameter) -> BaseDistribution:
 def _label(value: JsonValue) -> CategoricalChoiceType:
     """Return what Optuna stores of a choice: lists and mappings as JSON."""
     return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def values_text(values: TrialValues) -> str:
+    """Write the values of a trial: `batch_size=16 optimizer.lr=0.00123`."""
+    return " ".join(f"{key}={value_text(value)}" for key, value in values.items())
+
+
+def value_text(value: object) -> str:
+    """Write a value of a trial as YAML does, a number with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

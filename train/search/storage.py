@@ -14,6 +14,7 @@ from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tritonkit.errors import ConfigError, ExternalError, first_line
+from tritonkit.remotes.addresses import has_secret
 from tritonkit.system.env_file import settings_with_prefix
 
 VARIABLE = "TRITONKIT_STUDY"
@@ -24,7 +25,8 @@ _CONNECT_S = 10
 _SQLITE_WAIT_S = 60.0
 _LOCK_CLASS = 0x7472
 """The first key of our advisory locks in PostgreSQL; the second one is the study's."""
-_ALL_STUDIES = 0
+ALL_STUDIES = 0
+"""The second key of a lock on the database."""
 
 
 def study_address(option: str | None, folder: Path) -> URL:
@@ -32,11 +34,11 @@ def study_address(option: str | None, folder: Path) -> URL:
 
     Raises ConfigError for an address that is no database that can be used, and for a password in the option.
     """
-    given = option or settings_with_prefix(VARIABLE).get(VARIABLE)
-    if given is None:
+    storage = option or settings_with_prefix(VARIABLE).get(VARIABLE)
+    if storage is None:
         return URL.create(_SQLITE, database=str(folder.absolute() / SQLITE_FILE))
     try:
-        address = make_url(given)
+        address = make_url(storage)
     except (ArgumentError, ValueError) as error:
         raise ConfigError(
             "the address of the study's database cannot be read; expected one such as postgresql://HOST/DATABASE or "
@@ -45,16 +47,16 @@ def study_address(option: str | None, folder: Path) -> URL:
         ) from error
     if password := address.query.get("password"):  # where SQLAlchemy hides it
         address = address.difference_update_query(["password"]).set(password=str(password))
-    if option is not None and address.password:
+    if option is not None and (address.password or _secret_keys(address)):
         raise ConfigError(
-            f"--storage {address.render_as_string()}: has a password, which other users of this machine can see; set "
+            f"--storage {public_address(address)}: has a password, which other users of this machine can see; set "
             f"{VARIABLE} in the environment or in .env to the address",
             code="search.storage_password",
         )
     driver = _DRIVERS.get(address.drivername)
     if driver is None or not address.database:
         raise ConfigError(
-            f"{address.render_as_string()}: is not a database for a study; expected postgresql://HOST/DATABASE or "
+            f"{public_address(address)}: is not a database for a study; expected postgresql://HOST/DATABASE or "
             "sqlite:///FILE",
             code="search.storage_address",
         )
@@ -64,6 +66,16 @@ def study_address(option: str | None, folder: Path) -> URL:
             code="install.missing_module",
         )
     return address.set(drivername=driver)
+
+
+def public_address(address: URL) -> str:
+    """Write an address without its password and without other secrets in its query."""
+    return address.difference_update_query(_secret_keys(address)).render_as_string()
+
+
+def _secret_keys(address: URL) -> list[str]:
+    """Return the fields of the query that are secrets, such as `sslpassword`."""
+    return [key for key in address.query if has_secret(f"?{key}=")]
 
 
 def open_storage(address: URL) -> RDBStorage:
@@ -76,7 +88,7 @@ def open_storage(address: URL) -> RDBStorage:
     else:
         options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": _CONNECT_S}}
     url = address.render_as_string(hide_password=False)
-    with translate_storage_errors(address), exclusive(create_engine(url, **options), _ALL_STUDIES):
+    with translate_storage_errors(address), exclusive(create_engine(url, **options), ALL_STUDIES):
         return RDBStorage(url, engine_kwargs=options)
 
 
@@ -90,7 +102,7 @@ def translate_storage_errors(address: URL) -> Iterator[None]:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise ExternalError(
-            f"{address.render_as_string()}: the study's database failed ({first_line(cause)}); when it answers again, "
+            f"{public_address(address)}: the study's database failed ({first_line(cause)}); when it answers again, "
             "continue with the same command",
             code="search.storage_failed",
         ) from error

@@ -8,6 +8,7 @@ workers, also on several hosts, share the rows.
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import threading
 import time
@@ -26,17 +27,15 @@ from pydantic import JsonValue
 from sqlalchemy import URL
 
 from train.engine.run_folder import RunFolder
-from train.experiments.folder import differences
-from train.search.space import SearchSpace
-from train.search.storage import exclusive, open_storage
+from train.experiments.folder import LOCAL_KEYS, differences
+from train.search.space import TrialSpace
+from train.search.storage import ALL_STUDIES, exclusive, open_storage
 from tritonkit.errors import ConfigError
 
 _HEARTBEAT_S = 10.0
 _DEAD_AFTER_S = 60.0
 """A trial whose heartbeat does not change for this long has lost its worker."""
 _SETTINGS, _WORKER, _HEARTBEAT = "settings", "worker", "heartbeat"
-_LOCAL_KEYS = ("output", "devices", "num_nodes", "strategy", "workers")
-"""Keys of the configuration that may differ between the hosts of a search."""
 
 
 class SearchGoal(NamedTuple):
@@ -58,23 +57,30 @@ class SearchStudy:
     study was started with other settings, ExternalError if the database does not answer.
     """
 
-    def __init__(self, address: URL, name: str, space: SearchSpace, goal: SearchGoal, folder: Path) -> None:
+    def __init__(self, address: URL, name: str, space: TrialSpace, goal: SearchGoal, folder: Path) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.goal, self.folder = space, goal, folder
         self.planned = space.search.planned_trials
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._storage, self.name = open_storage(address), name
-        study = optuna.create_study(
-            storage=self._storage, study_name=name, direction=goal.direction, load_if_exists=True
-        )
-        self._study_id = self._storage.get_study_id_from_name(name)
         self.dead_after_s = _DEAD_AFTER_S
         self._heartbeats: dict[int, tuple[str, float]] = {}
-        with self._lock():
-            self._check_settings(study)
+        with exclusive(self._storage.engine, ALL_STUDIES):
+            study = self._create_study()
+            if self._has_other_settings(study):
+                optuna.delete_study(study_name=name, storage=self._storage)
+                study = self._create_study()
+            study.set_user_attr(_SETTINGS, _settings(space, goal))
             points = space.grid() if space.search.sampler == "grid" else [{}] * self.planned
             for point in points[len(study.get_trials(deepcopy=False)) :]:
                 study.enqueue_trial(dict(point))
+
+    def _create_study(self) -> Study:
+        study = optuna.create_study(
+            storage=self._storage, study_name=self.name, direction=self.goal.direction, load_if_exists=True
+        )
+        self._study_id = self._storage.get_study_id_from_name(self.name)
+        return study
 
     def load(self, number: int = 0) -> Study:
         """Load the study with the sampler and the pruner for a trial.
@@ -91,15 +97,18 @@ class SearchStudy:
 
     def trial_folder(self, number: int) -> Path:
         """Return the folder in which a trial is trained."""
-        return self.folder / "trials" / str(number)
+        return self.folder / f"trial-{number}"
 
     @contextmanager
     def membership(self) -> Iterator[None]:
-        """Be a worker while the block runs: others on this host see at once if this process dies."""
+        """Register this process as a worker while the block runs: others on this host see at once if it dies."""
         own = self._worker_folder(self.worker)
         own.mkdir(parents=True, exist_ok=True)
-        with RunFolder(own).lock():
-            yield
+        try:
+            with RunFolder(own).lock():
+                yield
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
 
     def take(self) -> Trial | None:
         """Take the next trial that waits, with its values; None if none waits.
@@ -172,10 +181,15 @@ class SearchStudy:
         self._heartbeats = {trial.number: self._last_change(trial) for trial in running}
         for trial in running:
             worker = trial.user_attrs.get(_WORKER)
-            own = None if worker is None else self._worker_folder(worker)
-            is_dead = own is not None and worker != self.worker and own.is_dir() and not RunFolder(own).is_locked()
-            if is_dead or time.monotonic() - self._heartbeats[trial.number][1] > self.dead_after_s:
+            if self._is_dead(worker) or time.monotonic() - self._heartbeats[trial.number][1] > self.dead_after_s:
                 self._storage.set_trial_state_values(self._id(trial.number), TrialState.WAITING)
+
+    def _is_dead(self, worker: str | None) -> bool:
+        """Whether a worker of this host has died. Not each shared disk has the locks of another host."""
+        if worker is None or worker == self.worker or worker.rsplit("-", 2)[0] != socket.gethostname():
+            return False
+        own = RunFolder(self._worker_folder(worker))
+        return own.path.is_dir() and not own.is_locked()
 
     def _last_change(self, trial: FrozenTrial) -> tuple[str, float]:
         """Return the heartbeat of a trial, and since when this worker has seen that one."""
@@ -194,18 +208,20 @@ class SearchStudy:
         with exclusive(self._storage.engine, self._study_id):
             yield
 
-    def _check_settings(self, study: Study) -> None:
-        """Store the settings in a new study; compare them with those of an old one."""
-        settings = _settings(self.space, self.goal)
-        stored = study.user_attrs.get(_SETTINGS)
-        if stored is None and not study.get_trials(deepcopy=False):
-            study.set_user_attr(_SETTINGS, settings)
-        elif changes := ", ".join(differences(stored, settings)):
+    def _has_other_settings(self, study: Study) -> bool:
+        """Whether an old study has other settings. Raises ConfigError if a trial of it has a value already, or runs."""
+        trials, stored = study.get_trials(deepcopy=False), study.user_attrs.get(_SETTINGS)
+        if stored is None and not trials:
+            return False
+        changes = ", ".join(differences(stored, _settings(self.space, self.goal)))
+        has_begun = any(trial.intermediate_values or trial.state == TrialState.RUNNING for trial in trials)
+        if changes and (stored is None or has_begun):
             raise ConfigError(
                 f"study {self.name}: the database has a study of this name with other settings ({changes}); use the "
                 "same ones to continue it, or name another with --study NAME",
                 code="search.other_settings",
             )
+        return bool(changes)
 
     def _sampler(self, number: int) -> BaseSampler:
         seed = (self.space.search.seed * 1_000_003 + number) % 2**32
@@ -222,12 +238,12 @@ class SearchStudy:
         return NopPruner()
 
 
-def search_options(space: SearchSpace, goal: SearchGoal) -> dict[str, JsonValue]:
+def search_options(space: TrialSpace, goal: SearchGoal) -> dict[str, JsonValue]:
     """Return what must stay the same in a search that is continued; `trials` and `timeout_s` may change."""
     options = space.search.model_dump(mode="json", exclude={"trials", "timeout_s"}, exclude_none=True)
     return {**options, **goal._asdict()}
 
 
-def _settings(space: SearchSpace, goal: SearchGoal) -> dict[str, JsonValue]:
-    config = space.config.model_dump(mode="json", exclude=set(_LOCAL_KEYS))
+def _settings(space: TrialSpace, goal: SearchGoal) -> dict[str, JsonValue]:
+    config = space.config.model_dump(mode="json", exclude=set(LOCAL_KEYS))
     return {"kind": "search", "options": search_options(space, goal), "config": config}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
@@ -13,44 +12,49 @@ from optuna.trial import Trial, TrialState
 
 from train.config.loading import Config
 from train.experiments.child_run import ChildRun, OnEpoch
-from train.search.space import Chosen
+from train.search.space import values_text
 from train.search.study import LostTrialError, SearchStudy
 from tritonkit.errors import ConfigError, DataError, ExternalError, TritonkitError, first_line
+from tritonkit.runtimes.formats import ProgressCallback
 
-Fit = Callable[[Config, Path, OnEpoch], ChildRun]
+TrialTraining = Callable[[Config, Path, OnEpoch], ChildRun]
 """Trains a configuration below a folder, or continues there; calls back with each row of metrics.csv."""
-Say = Callable[[str], None]
 
 _POLL_S = 1.0
 _MAX_LOCKED = 30
 """Attempts while the training of a killed worker has not yet ended."""
 _LOCKED_S = 2.0
 _ENDED, _LOCKED, _METRIC = "experiment.training_ended", "run.locked", "search.metric"
-_OF_VALUES = (_ENDED, "machine.memory", "machine.shared_memory", "machine.worker_killed")
-"""Failures of the machine that the values of a trial may cause, such as a large batch; others stop the search."""
+_CAUSED_BY_VALUES = (_ENDED, "internal.error", "machine.memory", "machine.shared_memory", "machine.worker_killed")
+"""Failures that the values of a trial may cause, such as a large batch; others stop the search."""
 
 
-def work(study: SearchStudy, fit: Fit, say: Say) -> None:
-    """Run trials until all have ended, or until the time of the search is over.
+def work(
+    study: SearchStudy,
+    fit: TrialTraining,
+    report: ProgressCallback,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Run trials until all have ended, or until the time of the search is over. clock: in seconds.
 
     A trial whose values cannot be trained fails, and the next one starts. Raises DataError and ExternalError for what
     would stop all trials, and ConfigError if the metric of the search does not exist; the trial then waits for the next
     call.
     """
-    timeout_s, started = study.space.search.timeout_s, time.monotonic()
+    timeout_s, started = study.space.search.timeout_s, clock()
     with study.membership():
-        while timeout_s is None or time.monotonic() - started < timeout_s:
+        while timeout_s is None or clock() - started < timeout_s:
             trial = study.take()
             if trial is not None:
-                _run(study, trial, fit, say)
+                _run(study, trial, fit, report)
             elif any(not other.state.is_finished() for other in study.trials()):
                 time.sleep(_POLL_S)  # other workers run them; one of these may die
             else:
                 return
 
 
-def _run(study: SearchStudy, trial: Trial, fit: Fit, say: Say) -> None:
-    say(f"trial {trial.number}: {values_text(trial.params)}")
+def _run(study: SearchStudy, trial: Trial, fit: TrialTraining, report: ProgressCallback) -> None:
+    report(f"trial {trial.number}: {values_text(trial.params)}")
     try:
         with study.heartbeat(trial.number):
             outcome = _outcome(study, trial, fit)
@@ -61,7 +65,7 @@ def _run(study: SearchStudy, trial: Trial, fit: Fit, say: Say) -> None:
         study.put_back(trial.number)
         raise
     ended = sum(other.state.is_finished() for other in study.trials())
-    say(f"trial {trial.number}: {outcome.words} ({ended} of {study.planned} trials have ended)")
+    report(f"trial {trial.number}: {outcome.words} ({ended} of {study.planned} trials have ended)")
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class _Outcome:
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
-def _outcome(study: SearchStudy, trial: Trial, fit: Fit) -> _Outcome:
+def _outcome(study: SearchStudy, trial: Trial, fit: TrialTraining) -> _Outcome:
     """Train a trial to its end. Raises what would stop the other trials too."""
     try:
         config = study.space.trial_config(trial.params)
@@ -85,7 +89,7 @@ def _outcome(study: SearchStudy, trial: Trial, fit: Fit) -> _Outcome:
             words = f"{study.goal.metric} {epochs.best:.4f}, pruned after epoch {max(epochs.values)}"
             return _Outcome(words, TrialState.PRUNED)
     except TritonkitError as error:
-        is_external = isinstance(error, ExternalError) and error.code not in _OF_VALUES
+        is_external = isinstance(error, ExternalError) and error.code not in _CAUSED_BY_VALUES
         if is_external or isinstance(error, DataError) or error.code == _METRIC:
             raise
         attributes = {"reason": str(error), "code": error.code}
@@ -97,7 +101,7 @@ def _outcome(study: SearchStudy, trial: Trial, fit: Fit) -> _Outcome:
     return _Outcome(f"{study.goal.metric} {epochs.best:.4f}", TrialState.COMPLETE, epochs.best, attributes)
 
 
-def _fit(config: Config, folder: Path, epochs: _Epochs, fit: Fit) -> ChildRun:
+def _fit(config: Config, folder: Path, epochs: _Epochs, fit: TrialTraining) -> ChildRun:
     """Train a trial; continue once if its process ends without a reason, and wait for one that is about to end."""
     ended = locked = 0
     while True:
@@ -146,13 +150,3 @@ class _Epochs:
         self.values[epoch] = value
         if epoch < self.last and self.trial.should_prune():
             raise optuna.TrialPruned
-
-
-def values_text(chosen: Chosen) -> str:
-    """Write the values of a trial: `batch_size=16 optimizer.lr=0.00123`."""
-    return " ".join(f"{key}={value_text(value)}" for key, value in chosen.items())
-
-
-def value_text(value: object) -> str:
-    """Write a value of a trial as YAML does, a number with four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

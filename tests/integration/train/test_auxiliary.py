@@ -22,8 +22,10 @@ from tests.integration.train.conftest import CopyDigits, WriteConfig, golden_of_
 from train.config.loading import load_config
 from train.engine.fit import FitResult, fit
 from train.evaluate import evaluate
+from train.experiments.out_of_fold import FoldAnswers
 from tritonkit.checkpoint import read_spec
 from tritonkit.errors import InputError
+from tritonkit.evaluation.evaluate import LabelledImages
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.images.preprocess import load_file
 from tritonkit.runtimes import open_artifact
@@ -96,6 +98,20 @@ def test_main_head_is_measured_on_unchanged_images(run: FitResult) -> None:
     assert np.mean(correct) == pytest.approx(run.metrics["val_digit.accuracy"], abs=1e-6)
     golden = golden_of_run(run.checkpoint)
     assert not golden.targets["turn"].any()  # the golden images are unchanged
+
+
+def test_predictions_and_answers_leave_the_head_out(run: FitResult, command: Command, tmp_path: Path) -> None:
+    spec = read_spec(run.checkpoint)
+    with open_artifact(run.checkpoint) as runner:
+        images = LabelledImages.read(run.run / "splits", spec)
+        answers = FoldAnswers(1, images.task, spec)
+        images.evaluate(runner, answers.add)
+    answers.save(tmp_path / "predictions.csv")
+    assert "turn" not in (tmp_path / "predictions.csv").read_text().splitlines()[0]
+    result = command("train", "embed", run.checkpoint, "--output", tmp_path / "v.npz")
+    assert result.exit_code == 0, result.output
+    written = np.load(tmp_path / "v.npz")
+    assert set(written["answer"]) <= set(written["label"]) == {"digit=2", "digit=4", "digit=7"}
 
 
 def test_export_drops_the_head_with_a_passed_verdict(dropped: PublishedVersion, run: FitResult) -> None:

@@ -26,9 +26,9 @@ from tests.integration.train.conftest import CopyDigits, WriteTable
 from tests.task_specs import PETS, TASK_SPECS
 from train.embeddings.analysis import principal_components, project, recall_at_ranks
 from train.embeddings.map_page import MAX_POINTS, render_map
-from train.embeddings.pictures import Picture
+from train.embeddings.pictures import EmbeddingInput
 from train.embeddings.projector import MAX_SPRITE_SIDE, thumbnail_side
-from train.embeddings.vectors import Embeddings, grid_side
+from train.embeddings.vectors import ImageVectors, grid_side
 from train.evaluate import evaluate
 from tritonkit.networks.network import save_network
 from tritonkit.runtimes import open_artifact
@@ -256,12 +256,14 @@ def tensorboard(folder: Path) -> Iterator[str]:
     with subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             address = f"http://127.0.0.1:{port}/data/plugin/projector"
-            for _ in range(600):
+            deadline = time.monotonic() + 300
+            while True:
                 try:
                     fetch(f"{address}/runs")
                     break
                 except OSError:
-                    assert process.poll() is None
+                    assert process.poll() is None, "TensorBoard has ended"
+                    assert time.monotonic() < deadline, "TensorBoard does not answer"
                     time.sleep(0.2)
             yield address
         finally:
@@ -355,9 +357,9 @@ def test_map_is_a_sample_when_there_are_many_images(browser: Browser, tmp_path: 
     count = MAX_POINTS + 1
     vectors = np.random.default_rng(0).normal(size=(count, 4)).astype(np.float32)
     pca, coordinates = principal_components(vectors)
-    named = [Picture(tmp_path / f"</script>{number}.png") for number in range(count)]
+    named = [EmbeddingInput(tmp_path / f"</script>{number}.png") for number in range(count)]
     tile = np.zeros((2, 2, 3), np.uint8)
-    embeddings = Embeddings(named, vectors, ["<b>"] * count, [tile] * count, [], "features")
+    embeddings = ImageVectors(named, vectors, ["<b>"] * count, [tile] * count, [], "features")
     page = tmp_path / "many.html"
     page.write_text(render_map(embeddings, coordinates, pca, {}, PETS.task, "pca"))
     browser.open(page, 1280)

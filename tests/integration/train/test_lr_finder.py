@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from tests.errors import error_codes
 from tests.fixture_types import Command
 from tests.integration.train.conftest import CopyDigits, WriteConfig
 from train.config.loading import load_config
-from train.engine.fit import fit
-from train.engine.lr_finder.finder import SweepOptions, find_learning_rate
+from train.config.sections import TensorBoardTracker
+from train.engine.fit import fit, resume
+from train.engine.lr_finder.finder import LearningRateSearch, SweepOptions, find_learning_rate, log_search
 from train.engine.plan import plan_run
+from train.engine.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,13 @@ def test_run_stores_the_number_and_trains_as_with_it_when_the_rate_is_auto(
     again = fit(load_config(config, [f"optimizer.lr={stored}"]))
     assert again.checkpoint.read_bytes()[-4096:] == fitted.checkpoint.read_bytes()[-4096:]
 
+    stopped = RunFolder(again.run)  # before its first epoch, and then edited
+    again.checkpoint.unlink()
+    shutil.rmtree(stopped.states)
+    stopped.save_config(load_config(stopped.config_file, ["optimizer.lr=auto"]))
+    assert resume(stopped.path).checkpoint == again.checkpoint
+    assert stopped.load_config().optimizer.lr == stored
+
 
 def test_command_writes_the_curve_as_an_image_and_for_tensorboard(
     config: Path, tmp_path: Path, command: Command
@@ -67,14 +77,22 @@ def test_command_writes_the_curve_as_an_image_and_for_tensorboard(
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert 1e-4 < document["lr"] < 0.3
-    assert len(document["rates"]) == len(document["losses"]) == len(document["smoothed"]) > 10
+    assert len(document["rates"]) == len(document["losses"]) == len(document["smooth_losses"]) > 10
     assert np.allclose(np.diff(document["rates"]), (0.3 - 1e-4) / 59)
     with Image.open(tmp_path / "lr.png") as plot:
         assert (plot.format, document["plot"]) == ("PNG", str(tmp_path / "lr.png"))
     events = EventAccumulator(document["tensorboard"]).Reload()
-    assert [event.value for event in events.Scalars("smoothed_loss")] == pytest.approx(document["smoothed"])
+    assert [event.value for event in events.Scalars("smoothed_loss")] == pytest.approx(document["smooth_losses"])
     assert events.Tags()["images"] == ["learning_rate"]
     assert [path.name for path in (tmp_path / "runs" / "tiny").iterdir()] == ["learning_rate"]  # and no run
+
+
+def test_curve_for_tensorboard_replaces_the_last_one(tmp_path: Path) -> None:
+    curve = {"rates": (0.1, 0.2), "losses": (2.0, 1.0), "smooth_losses": (2.0, 1.0)}
+    search = LearningRateSearch(lr=0.1, reason="", steepest=0.1, lowest=0.2, scale="log", passes=1, **curve)
+    for _ in range(2):
+        events = log_search(tmp_path, TensorBoardTracker(), "tiny", search, tmp_path / "not drawn.png")
+    assert len(list(events.glob("events.*"))) == 1
 
 
 @pytest.mark.parametrize(

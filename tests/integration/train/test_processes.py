@@ -31,9 +31,16 @@ def config(folder: Path, tmp_path: Path, write_config: Callable[..., Path]) -> P
 
 
 def test_two_processes_train_the_weights_of_one_with_the_same_total_batch(
-    command: Command, folder: Path, tmp_path: Path, write_config: Callable[..., Path]
+    command: Command,
+    folder: Path,
+    tmp_path: Path,
+    write_config: Callable[..., Path],
+    figures: Callable[[Path], list[dict[str, float]]],
 ) -> None:
     changes = {"model": NO_BATCH_NORM, "ema": 0.5, "frozen_epochs": 1, "epochs": 2, "optimizer": {"name": "sgd"}}
+    heads = {"digit": {"task": "multiclass", "column": "label"}, "turn": {"task": "augmentation"}}
+    heads["turn"]["operation"] = "rotation"
+    changes |= {"task": "heads", "heads": heads, "augment": {"flip": 0}}
     path = write_config(tmp_path / "config.yaml", folder, batch_size=8, **changes)
     alone = fit(load_config(path))
     result = command("train", "fit", path, "devices=2", "batch_size=4", "--json")
@@ -43,6 +50,8 @@ def test_two_processes_train_the_weights_of_one_with_the_same_total_batch(
     assert one.keys() == two.keys()
     assert max(float((one[key].float() - two[key].float()).abs().max()) for key in one) < 1e-5
     assert document["metrics"] == pytest.approx(alone.metrics, abs=1e-4)
+    for row, other in zip(figures(alone.run), figures(Path(document["run"])), strict=True):
+        assert {**other, "time": 0} == pytest.approx({**row, "time": 0}, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -111,15 +120,16 @@ def test_automatic_number_is_refused_in_each_process_when_torchrun_started_them(
     assert not (config.parent / "runs").exists()
 
 
-@pytest.mark.parametrize("verb", ["baseline", "compress", "folds", "lr", "quantize"])
+@pytest.mark.parametrize("verb", ["autolabel", "baseline", "compress", "folds", "lr", "quantize", "search"])
 def test_command_of_one_process_is_refused_once_when_torchrun_started_several(
     command: Command, config: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
+    more = ["--unlabelled", config.parent] if verb == "autolabel" else []
     torchrun_variables(monkeypatch, rank=0)
-    result = command("train", verb, config, "--json")
+    result = command("train", verb, config, *more, "--json")
     assert (result.exit_code, error_codes(result)) == (2, {"processes.torchrun"})
     torchrun_variables(monkeypatch, rank=1)
-    result = command("train", verb, config, "--json")
+    result = command("train", verb, config, *more, "--json")
     assert (result.exit_code, result.output) == (0, "")
 
 

@@ -92,7 +92,7 @@ def test_killed_search_of_two_workers_in_postgresql_loses_no_trial(
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, env=environment) as killed:
-        _wait_for(lambda: len(list(folder.glob("trials/*/tiny/1/splits/data.json"))) == 2, killed)
+        _wait_for(lambda: len(list(folder.glob("trial-*/tiny/1/splits/data.json"))) == 2, killed)
         for process in [psutil.Process(killed.pid), *psutil.Process(killed.pid).children(recursive=True)]:
             process.kill()
     space = load_search(path)
@@ -111,7 +111,7 @@ def test_killed_search_of_two_workers_in_postgresql_loses_no_trial(
     workers = {trial.user_attrs["worker"] for trial in study.trials()}
     assert len(workers) == 2  # both took part
     # The trainings that were killed went on in their own folders.
-    assert all(trial["run"] == str(folder / "trials" / str(trial["number"]) / "tiny" / "1") for trial in trials)
+    assert all(trial["run"] == str(folder / f"trial-{trial['number']}" / "tiny" / "1") for trial in trials)
 
 
 def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from pydantic import ValidationError
+from torch.utils.data import DataLoader
 
+from tests.fixture_types import NetworkOf
 from tests.train_configs import tiny_config
+from train.distributed.sharing import validation_batches
+from train.engine.module import TrainingModule
+from train.reports.intervals import IntervalEstimator
 from train.tasks import training_task
 from train.tasks.builtin import HeadsTraining
 from tritonkit.spec import ModelSpec
@@ -50,6 +59,57 @@ def test_copies_are_changed_as_their_classes_say(auxiliary: dict[str, Any]) -> N
     }
     for image, changed, number in zip(images, values["turn"], targets["turn"], strict=True):
         assert torch.equal(undo.get(labels[number], lambda each: each)(changed), image)
+
+
+class SeenOperations(torch.nn.Module):
+    """A loss that counts the operations that the head has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[int] = Counter()
+
+    def forward(self, logits: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> torch.Tensor:
+        self.counts.update(targets["turn"].tolist())
+        return logits["turn"].sum()
+
+
+@pytest.mark.parametrize("batches", [1, 6])
+def test_operations_are_equally_common_in_training_when_batches_are_small(
+    batches: int, network_of: NetworkOf, tmp_path: Path
+) -> None:
+    task = heads_of(TURN)
+    network = network_of(task.task_spec([{"digit": label, "turn": "0"} for label in "01"], ()))
+    loss = SeenOperations()
+    module = TrainingModule(network, task, loss, tiny_config(augment=CALM, epochs=4, batch_size=2))
+    network.train()
+    trainer = Trainer(max_epochs=4, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    images, labels = torch.zeros(2, 32, 32, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.long)
+    trainer.fit(module, DataLoader([(images, {"digit": labels, "turn": labels})] * batches, batch_size=None))
+    assert loss.counts == dict.fromkeys(range(4), 2 * batches)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_images_of_val_have_one_operation_whatever_the_number_of_processes(count: int) -> None:
+    operation = {}
+    for rank in range(count):
+        before = 0
+        for batch in validation_batches(17, 4, rank, count):
+            _, classes = (
+                heads_of(TURN).auxiliary["turn"].changed(torch.zeros(len(batch), 2, 2, 3), rank + count * before, count)
+            )
+            operation |= dict(zip(batch, classes.tolist(), strict=True))
+            before += len(batch)
+    assert operation == {index: index % 4 for index in range(17)}
+
+
+def test_interval_of_the_mean_leaves_the_head_out() -> None:
+    task = heads_of(TURN)
+    estimator = IntervalEstimator(task, task.task_spec([{"digit": label, "turn": "0"} for label in "01"], ()))
+    right, guessed = np.eye(2, dtype=np.float32)[[0, 1] * 20], np.eye(4, dtype=np.float32)[[0] * 40]
+    truths = {"digit": right.argmax(axis=1), "turn": np.arange(40) % 4}
+    estimator.add({"digit": right, "turn": guessed}, truths)
+    found = estimator.estimate({"digit.macro_f1": 1.0, "turn.macro_f1": 0.1, "mean": 1.0})
+    assert list(found) == ["turn.macro_f1"]  # the digits are all right, and so is their mean
 
 
 def test_head_needs_nothing_from_the_data_and_its_fingerprint_stays() -> None:

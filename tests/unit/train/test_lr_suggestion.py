@@ -19,7 +19,7 @@ from benchmarks.studies.training.learning_rate import (
 from tests.errors import raises
 from tests.programs import ROOT
 from tests.train_configs import tiny_config
-from train.engine.lr_finder.suggestion import smoothed, suggest
+from train.engine.lr_finder.suggestion import smooth_curve, suggest
 from train.engine.lr_finder.sweep import sweep_rates
 from tritonkit.errors import ConfigError
 
@@ -97,7 +97,7 @@ def test_error_says_so_when_the_training_diverges_at_once() -> None:
 def test_curve_ends_where_most_passes_have_diverged() -> None:
     losses = np.full((3, 100), 2.0)
     losses[0, 40:] = losses[1, 60:] = np.inf
-    assert len(smoothed(losses)) == 60
+    assert len(smooth_curve(losses)) == 60
 
 
 def test_automatic_rate_is_accepted_and_stands_for_the_default_until_it_is_found() -> None:

@@ -18,9 +18,9 @@ from train.config.loading import Config, load_config
 from train.config.search import SearchConfig
 from train.experiments.child_run import ChildRun, OnEpoch
 from train.search.result import SearchResult, search_result
-from train.search.run import write_result
-from train.search.space import SearchSpace, load_search
-from train.search.storage import study_address
+from train.search.run import SearchOptions, search, write_result
+from train.search.space import TrialSpace, load_search
+from train.search.storage import public_address, study_address
 from train.search.study import LostTrialError, SearchGoal, SearchStudy
 from train.search.worker import work
 from tritonkit.errors import CheckFailedError, ConfigError, DataError, ExternalError
@@ -38,7 +38,7 @@ def write(folder: Path, /, **search: Any) -> Path:
     return path
 
 
-def open_study(folder: Path, space: SearchSpace, goal: SearchGoal = GOAL) -> SearchStudy:
+def open_study(folder: Path, space: TrialSpace, goal: SearchGoal = GOAL) -> SearchStudy:
     return SearchStudy(study_address(None, folder), "x", space, goal, folder)
 
 
@@ -239,12 +239,9 @@ def test_metric_that_is_not_measured_is_refused_after_the_first_epoch(tmp_path: 
 
 
 def test_time_over_leaves_trials_for_the_next_call(tmp_path: Path) -> None:
-    def slow(config: Config, folder: Path, on_epoch: OnEpoch) -> ChildRun:
-        time.sleep(0.2)
-        return formula(config, folder, on_epoch)
-
-    result = run(tmp_path, write(tmp_path, parameters={"optimizer.lr": LR}, trials=3, timeout_s=0.1), slow)
-    assert result.unfinished == 2
+    study = open_study(tmp_path, load_search(write(tmp_path, parameters={"optimizer.lr": LR}, trials=3, timeout_s=10)))
+    work(study, formula, lambda text: None, clock=iter((0.0, 9.0, 11.0)).__next__)
+    assert search_result(study, "file").unfinished == 2
     assert run(tmp_path, write(tmp_path, parameters={"optimizer.lr": LR}, trials=3)).unfinished == 0
 
 
@@ -273,11 +270,14 @@ def test_workers_that_are_killed_again_and_again_lose_no_trial(tmp_path: Path) -
         return workers
 
     def starts() -> int:
-        return sum(len(file.read_text()) for file in tmp_path.glob("trials/*/starts"))
+        return sum(len(file.read_text()) for file in tmp_path.glob("trial-*/starts"))
 
+    deadline = time.monotonic() + 300
     for kill in range(4):
         workers, before = start_workers(), starts()
         while starts() < before + 2:
+            assert time.monotonic() < deadline, "it takes too long"
+            assert all(worker.is_alive() for worker in workers), "a worker has failed"
             time.sleep(0.01)
         time.sleep(0.03 * kill)
         for worker in workers:
@@ -325,6 +325,7 @@ def test_trial_of_a_worker_on_another_host_waits_again_when_its_heartbeat_stops(
     ("storage", "code"),
     [
         ("postgresql://ada:secret@db/studies", "search.storage_password"),
+        ("postgresql://db/studies?sslpassword=secret", "search.storage_password"),
         ("mysql://db/studies", "search.storage_address"),
         ("postgresql://db", "search.storage_address"),
         ("nothing", "search.storage_address"),
@@ -343,6 +344,9 @@ def test_address_with_a_password_comes_from_the_environment(tmp_path: Path, monk
     assert study_address(None, tmp_path) == expected
     monkeypatch.setenv("TRITONKIT_STUDY", "postgresql://ada@db/studies?password=secret")
     assert study_address(None, tmp_path) == expected
+    monkeypatch.setenv("TRITONKIT_STUDY", "postgresql://ada:secret@db/studies?sslmode=require&sslpassword=secret")
+    shown = "postgresql+psycopg://ada:***@db/studies?sslmode=require"
+    assert public_address(study_address(None, tmp_path)) == shown
     assert study_address("sqlite:///other.db", tmp_path).database == "other.db"
 
 
@@ -353,6 +357,36 @@ def test_database_that_does_not_answer_is_an_external_error(tmp_path: Path, monk
         open_study(tmp_path, space)
     assert caught.value.code == "search.storage_failed"
     assert "secret" not in str(caught.value)
+
+
+def test_address_of_the_database_can_be_corrected_when_it_did_not_answer(tmp_path: Path) -> None:
+    parameters = {"batch_size": [8, 16]}
+    path = write(tmp_path, parameters=parameters, sampler="grid", metric="val_accuracy", timeout_s=1e-9)
+    options = SearchOptions(str(path), folder=tmp_path / "search")
+    with pytest.raises(ExternalError) as caught:
+        search(options._replace(storage="postgresql://127.0.0.1:1/x"))
+    assert caught.value.code == "search.storage_failed"
+    assert search(options).unfinished == 2
+
+
+def test_search_starts_anew_with_other_settings_when_no_trial_has_a_value(tmp_path: Path) -> None:
+    def fails(config: Config, folder: Path, on_epoch: OnEpoch) -> ChildRun:
+        raise ConfigError("the GPU has too little memory", code="training.gpu_memory")
+
+    path = write(tmp_path, parameters={"batch_size": [8, 16]}, sampler="grid")
+    with pytest.raises(CheckFailedError):
+        run(tmp_path, path, fails)
+    result = run(tmp_path, write(tmp_path, parameters={"optimizer.lr": [0.1, 0.01, 0.001]}, sampler="grid"))
+    assert [trial.values["optimizer.lr"] for trial in result.trials] == [0.1, 0.01, 0.001]
+
+
+def test_lock_of_a_worker_on_another_host_is_not_trusted(tmp_path: Path) -> None:
+    space = load_search(write(tmp_path, parameters={"batch_size": [8]}, sampler="grid"))
+    here, other = open_study(tmp_path, space), open_study(tmp_path, space)
+    other.worker = "elsewhere-1-abcdef"
+    (tmp_path / ".workers" / other.worker).mkdir(parents=True)  # and no lock
+    assert other.take() is not None
+    assert here.take() is None
 
 
 def test_best_configuration_is_what_the_user_wrote_with_the_best_values(tmp_path: Path) -> None:

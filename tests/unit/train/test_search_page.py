@@ -12,8 +12,8 @@ from tests.browser import Browser, open_browser
 from train.config.loading import Config, load_config
 from train.config.search import SearchConfig
 from train.search.page import page_html
-from train.search.result import SearchResult, State, TrialResult, best_yaml
-from train.search.space import SearchSpace
+from train.search.result import SearchResult, TrialResult, TrialStatus, best_yaml
+from train.search.space import TrialSpace
 
 TOO_WIDE = """[...document.querySelectorAll('.card, .plotly-graph-div, .main-svg, table, .annotation-text')]
     .filter(box => box.getBoundingClientRect().right > document.documentElement.clientWidth + 1).length"""
@@ -21,11 +21,11 @@ UNDRAWN = (
     "[...document.querySelectorAll('.chart')].filter(chart => !chart.querySelector('.trace path, .point path')).length"
 )
 BACKBONES = ("resnet18", "mobilenetv3_small_100", "vit_tiny_patch16_224")
-STATES: tuple[State, ...] = ("complete", "complete", "complete", "complete", "pruned", "failed", "waiting")
+STATES: tuple[TrialStatus, ...] = ("complete", "complete", "complete", "complete", "pruned", "failed", "waiting")
 
 
 @pytest.fixture
-def space() -> SearchSpace:
+def space() -> TrialSpace:
     values = {"name": "pets", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}}
     parameters = {
         "optimizer.lr": {"low": 0.0001, "high": 0.1, "log": True},
@@ -33,7 +33,7 @@ def space() -> SearchSpace:
         "augment.mixup": [None, 0.2],
     }
     search = SearchConfig.model_validate({"parameters": parameters})
-    return SearchSpace(Config.model_validate(values), search, values)
+    return TrialSpace(Config.model_validate(values), search, values)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def browser() -> Iterator[Browser]:
 
 
 def test_page_is_drawn_without_an_error_or_a_request(
-    browser: Browser, space: SearchSpace, result: SearchResult, tmp_path: Path
+    browser: Browser, space: TrialSpace, result: SearchResult, tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
     path.write_text(page_html(space, result, best_yaml(space, result)))
@@ -91,7 +91,7 @@ def test_page_is_drawn_without_an_error_or_a_request(
 
 
 def test_page_shows_the_trials_and_a_configuration_to_train_from(
-    space: SearchSpace, result: SearchResult, tmp_path: Path
+    space: TrialSpace, result: SearchResult, tmp_path: Path
 ) -> None:
     config = best_yaml(space, result)
     page = page_html(space, result, config)
@@ -104,7 +104,7 @@ def test_page_shows_the_trials_and_a_configuration_to_train_from(
 
 
 def test_page_of_a_search_without_a_complete_trial_has_the_curves_alone(
-    space: SearchSpace, result: SearchResult
+    space: TrialSpace, result: SearchResult
 ) -> None:
     unfinished = result.model_copy(update={"trials": result.trials[-1:], "best": None, "importance": {}})
     page = page_html(space, unfinished, "")

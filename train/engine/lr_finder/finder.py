@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from train.config.sections import TensorBoardTracker
 from train.engine.failures import translate_failures
-from train.engine.lr_finder.suggestion import Scale, smoothed, suggest
+from train.engine.lr_finder.suggestion import Scale, smooth_curve, suggest
 from train.engine.lr_finder.sweep import sweep_losses, sweep_rates
 from train.engine.pictures import warn_if_drawing_fails
 from train.engine.plan import TrainingPlan
@@ -20,6 +21,8 @@ from tritonkit.system.console import warn
 
 PASSES = 3
 """Sweeps with different batches: their median is hardly changed by one unlucky batch."""
+_EVENTS = "learning_rate"
+"""The folder of the event file."""
 
 
 class SweepOptions(Frozen):
@@ -45,7 +48,7 @@ class LearningRateSearch(Frozen):
     rates: tuple[float, ...]
     losses: tuple[float, ...]
     """The median of the passes at each rate."""
-    smoothed: tuple[float, ...]
+    smooth_losses: tuple[float, ...]
 
 
 def find_learning_rate(plan: TrainingPlan, options: SweepOptions) -> LearningRateSearch:
@@ -55,7 +58,7 @@ def find_learning_rate(plan: TrainingPlan, options: SweepOptions) -> LearningRat
     """
     rates = sweep_rates(options.min_lr, options.max_lr, options.steps, options.scale)
     losses = sweep_losses(plan, rates, PASSES)
-    suggestion, curve = suggest(rates, losses), smoothed(losses)
+    suggestion, curve = suggest(rates, losses), smooth_curve(losses)
     return LearningRateSearch(
         lr=suggestion.lr,
         reason=suggestion.reason,
@@ -65,7 +68,7 @@ def find_learning_rate(plan: TrainingPlan, options: SweepOptions) -> LearningRat
         passes=PASSES,
         rates=tuple(rates[: len(curve)].tolist()),
         losses=tuple(np.median(losses, axis=0)[: len(curve)].tolist()),
-        smoothed=tuple(curve.tolist()),
+        smooth_losses=tuple(curve.tolist()),
     )
 
 
@@ -89,17 +92,22 @@ def draw_search(path: Path, search: LearningRateSearch, name: str) -> None:
     with warn_if_drawing_fails(path):
         title = f"{name}: learning rate {search.lr:g}"
         is_log = search.scale == "log"
-        draw_learning_rates(path, search.rates, search.losses, search.smoothed, search.lr, title, is_log)
+        draw_learning_rates(path, search.rates, search.losses, search.smooth_losses, search.lr, title, is_log)
 
 
 def log_search(folder: Path, tracker: TensorBoardTracker, name: str, search: LearningRateSearch, image: Path) -> Path:
-    """Write the curve for TensorBoard: scalars by step, and the image. folder: that of all runs of the model.
+    """Write the curve for TensorBoard in place of the last one: scalars by step, and the image.
+
+    folder: that of all runs of the model. image: left out if it does not exist.
 
     Returns the folder of the event file.
     """
     parent = folder if tracker.folder is None else tracker.folder / name
-    logger = EventFileLogger(parent, name="", version="learning_rate")
-    for step, values in enumerate(zip(search.rates, search.losses, search.smoothed, strict=True)):
+    with suppress(OSError):  # the logger warns of a folder that cannot be written
+        for old in (parent / _EVENTS).glob("events.out.tfevents.*"):
+            old.unlink()  # TensorBoard would join both curves
+    logger = EventFileLogger(parent, name="", version=_EVENTS)
+    for step, values in enumerate(zip(search.rates, search.losses, search.smooth_losses, strict=True)):
         logger.log_metrics(dict(zip(("lr", "loss", "smoothed_loss"), values, strict=True)), step)
     logger.add_image("learning_rate", image, 0)
     logger.finalize("success")

@@ -37,7 +37,7 @@ class Suggestion:
     """The rate at which the loss is smallest."""
 
 
-def smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+def smooth_curve(losses: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the smooth curve of the losses [passes, steps], up to the first step at which most passes had diverged.
 
     It is the median of the passes, smoothed with a Gaussian. A moving average would lag behind, and so move the curve
@@ -57,7 +57,7 @@ def suggest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> Suggesti
     rate, on both scales. Such a range test is from L. N. Smith, Cyclical Learning Rates for Training Neural Networks,
     arXiv 1506.01186. Raises ConfigError if the loss does not fall.
     """
-    curve = smoothed(losses)
+    curve = smooth_curve(losses)
     _check_length(len(curve), len(rates))
     end = int(curve.argmin())
     start = int(curve[: end + 1].argmax())

@@ -112,9 +112,9 @@ class SweepModule(TrainingModule):
             return
         self.losses.append(loss)
         self._average = _DECAY * self._average + (1 - _DECAY) * loss
-        smoothed = self._average / (1 - _DECAY ** len(self.losses))
-        self._best = min(self._best, smoothed)
-        if smoothed > DIVERGED * self._best:
+        average = self._average / (1 - _DECAY ** len(self.losses))
+        self._best = min(self._best, average)
+        if average > DIVERGED * self._best:
             self.trainer.should_stop = True
 
     def on_train_epoch_end(self) -> None:

@@ -45,12 +45,12 @@ class AugmentationEvaluation(MulticlassEvaluation):
         """The functions by label, in the order of the classes."""
         return OPERATIONS[self.config.operation or "rotation"]
 
-    def changed(self, images: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    def changed(self, images: Tensor, first: int, step: int) -> tuple[Tensor, Tensor]:
         """Return copies of images [N, H, W, 3], changed by each operation in turn, and the classes [N], int64.
 
-        first: the number of the first image in the data set, so that the size of the batches does not matter.
+        first, step: the images have the numbers first, first + step, …, so that the batches do not matter.
         """
-        classes = torch.arange(first, first + len(images), device=images.device) % len(self.operations)
+        classes = (first + step * torch.arange(len(images), device=images.device)) % len(self.operations)
         copies = images.clone()
         for number, operate in enumerate(self.operations.values()):
             copies[classes == number] = operate(images[classes == number])

@@ -143,11 +143,13 @@ class EvaluationTask(ABC):
     def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, task_spec: TaskSpec) -> Any:
         """Convert a truth for the loss and the metrics: a number, an array, or a mapping of these."""
 
-    def answered(self, infer: Infer, images: Tensor, targets: BatchTargets, first: int = 0) -> tuple[Any, BatchTargets]:
+    def answered(
+        self, infer: Infer, images: Tensor, targets: BatchTargets, first: int = 0, step: int = 1
+    ) -> tuple[Any, BatchTargets]:
         """Return what `infer` returns for images [N, H, W, 3], and the collated targets.
 
         With auxiliary heads `infer` returns values by head and gets more images than N: those that such a head is
-        trained and measured on. first: the number of the first image in the data set.
+        trained and measured on. first, step: the images have the numbers first, first + step, … among all of them.
         """
         return infer(images), targets
 

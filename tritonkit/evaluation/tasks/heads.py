@@ -99,13 +99,15 @@ class HeadsEvaluation(EvaluationTask):
             for name, task in self.heads.items()
         }
 
-    def answered(self, infer: Infer, images: Tensor, targets: BatchTargets, first: int = 0) -> tuple[Any, BatchTargets]:
+    def answered(
+        self, infer: Infer, images: Tensor, targets: BatchTargets, first: int = 0, step: int = 1
+    ) -> tuple[Any, BatchTargets]:
         """Let each auxiliary head answer for changed copies of the images, and put their classes into `targets`.
 
         The targets are changed in place, so that Lightning's callbacks find them in their batch. All images are one
         batch for `infer`, so that batch norms learn from both kinds.
         """
-        changed = {name: task.changed(images, first) for name, task in self.auxiliary.items()}
+        changed = {name: task.changed(images, first, step) for name, task in self.auxiliary.items()}
         if not changed:
             return infer(images), targets
         together, count = infer(torch.cat([images, *(copies for copies, _ in changed.values())])), len(images)
