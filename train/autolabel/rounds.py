@@ -55,8 +55,7 @@ def autolabel(config: Config, options: AutolabelOptions) -> AutolabelResult:
         "images": data.fingerprint,
         "decisions": None if options.decisions is None else file_sha256(options.decisions),
     }
-    folder = ExperimentFolder.open(options.folder, "autolabel", config, settings)
-    with folder.lock():
+    with ExperimentFolder.open(options.folder, "autolabel", config, settings) as folder, folder.lock():
         for note in data.notes:
             warn(note)
         return _AutolabelRun(config, options, data, folder.path).run()

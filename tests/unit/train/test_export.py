@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import get_args
 
@@ -70,5 +71,6 @@ def test_options_know_the_formats_and_precisions() -> None:
 
 def test_example_can_be_uncommented_to_enable_the_export() -> None:
     text = example_config("multiclass")
-    section = text[text.index("# export:") :].replace("\n# ", "\n").removeprefix("# ")
+    first, *rest = text[text.index("# export:") :].splitlines()
+    section = "\n".join(line.removeprefix("# ") for line in (first, *takewhile(lambda line: line[:3] == "#  ", rest)))
     assert ExportOptions.model_validate(yaml.safe_load(section)["export"]) == ExportOptions(onnx="fp32")
