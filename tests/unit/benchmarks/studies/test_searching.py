@@ -27,7 +27,7 @@ def test_search_step_finds_what_numpy_finds(tmp_path: Path) -> None:
     vectors, queries = (random_vectors(count, 32, centres, rng) for count in (500, 9))
     names = np.array([f"{number}.jpg" for number in range(500)])
     gallery = Gallery(vectors, np.array(["cat", "dog"])[np.arange(500) % 2], names)
-    graph = write_model(tmp_path, gallery, max_batch=8)
+    graph = write_model(tmp_path, gallery, max_batch=8, threads=1, queue_delay_us=3000)
     answer, label, path, distance = onnxruntime.InferenceSession(graph).run(None, {INPUT: queries})
     distances, indices = gallery.search(queries, NEIGHBORS)
     np.testing.assert_allclose(distance, distances, atol=1e-6)
