@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from builder.commands.output import print_published
 from builder.request import ExportRequest
 from tritonkit.options import options_of
-from tritonkit.system.console import JsonOption, print_json, print_text, progress, quality_tables, reports_errors, warn
+from tritonkit.system.console import JsonOption, print_json, print_text, progress, reports_errors, warn
 
 
 @reports_errors
@@ -54,22 +55,12 @@ def export(request: ExportRequest, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(published)
         return
-    verdict = published.verdict
-    state = "PUBLISHED ALTHOUGH THE VERDICT FAILED" if verdict.forced else "verdict passed"
-    print_text(f"{state}: {verdict.summary()}")
-    quality_tables({measured: metrics for measured, metrics in verdict.quality.items() if " on " in measured})
+    verdict, details = published.verdict, []
     if verdict.tries and verdict.tries[-1].kept:
         nodes = verdict.tries[-1].kept
-        print_text(f"kept in fp32: {len(nodes)} nodes: {', '.join(nodes[:5])}{', …' if len(nodes) > 5 else ''}")
+        details.append(f"kept in fp32: {len(nodes)} nodes: {', '.join(nodes[:5])}{', …' if len(nodes) > 5 else ''}")
     if verdict.proven_by:
-        print_text(f"verified by: {verdict.proven_by}")
-    print_text(f"source: {published.source}")
-    if published.retention is not None:
-        print_text(published.retention.summary())
-    for warning in published.warnings:
-        print_text(f"warning: {warning}")
-    print_text(f"published: {published.artifact}")
-    if published.served:
-        print_text(f"Load it into a running server with: server reload {published.model}")
+        details.append(f"verified by: {verdict.proven_by}")
+    print_published(published, *details, f"source: {published.source}")
     if published.instead is not None:
         print_text(published.instead)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from builder.commands.output import print_published
 from builder.index.request import IndexRequest
 from tritonkit.options import options_of
-from tritonkit.system.console import JsonOption, print_json, print_text, progress, quality_tables, reports_errors
+from tritonkit.system.console import JsonOption, print_json, progress, reports_errors
 
 
 @reports_errors
@@ -30,17 +31,9 @@ def index(request: IndexRequest, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(result)
         return
-    published, gallery, verdict = result.published, result.gallery, result.published.verdict
-    state = "PUBLISHED ALTHOUGH THE VERDICT FAILED" if verdict.forced else "verdict passed"
-    print_text(f"{state}: {verdict.summary()}")
-    quality_tables({measured: metrics for measured, metrics in verdict.quality.items() if " on " in measured})
     recall = ", ".join(f"{name} {value:.4f}" for name, value in result.recall.items())
-    print_text(f"gallery: {gallery}; {result.classes} classes, {result.added:,} images added")
-    print_text(f"each image searched for among the others: {recall or 'no class has two images'}")
-    if published.retention is not None:
-        print_text(published.retention.summary())
-    for warning in published.warnings:
-        print_text(f"warning: {warning}")
-    print_text(f"published: {published.artifact}")
-    if published.served:
-        print_text(f"Load it into a running server with: server reload {published.model}")
+    print_published(
+        result.published,
+        f"gallery: {result.gallery}; {result.classes} classes, {result.added:,} images added",
+        f"each image searched for among the others: {recall or 'no class has two images'}",
+    )

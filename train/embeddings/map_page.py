@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,4 +81,4 @@ def render_map(
 def _data_url(image: Image.Image) -> str:
     data = io.BytesIO()
     image.save(data, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+    return pages.data_url(data.getvalue(), "jpeg")

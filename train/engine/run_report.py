@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
@@ -24,6 +23,7 @@ from tritonkit.checkpoint import read_spec
 from tritonkit.errors import TritonkitError
 from tritonkit.evaluation.tasks import EVALUATION_TASKS
 from tritonkit.evaluation.tasks.heads import HeadsEvaluation
+from tritonkit.pages import data_url
 from tritonkit.remotes.addresses import public_name, public_text
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.verdict import Verdict
@@ -211,7 +211,7 @@ def _embedded(path: Path) -> str | None:
             data, kind = smaller.getvalue(), "jpeg"
     except OSError:
         return None
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return data_url(data, kind)
 
 
 def _exports(run: RunFolder, files: _RunFiles, page_folder: Path) -> list[run_page.Export]:

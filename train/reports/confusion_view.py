@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from train.reports.confusion import compact
 from train.reports.evaluation import ConfusionCounts
+from tritonkit.pages import data_url
 
 MAX_TABLE = 20
 """Largest number of rows of a matrix that is shown as a table."""
@@ -111,4 +111,4 @@ def _image(shares: NDArray[np.float64]) -> str:
     pixels[..., 3] = np.where(shares > 0, 40 + 215 * shares, 0)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+    return data_url(data.getvalue(), "png")

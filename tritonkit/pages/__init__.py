@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
@@ -19,3 +20,8 @@ def templates(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def data_url(image: bytes, kind: str) -> str:
+    """Return an encoded image as the address of itself, so that a page needs no other file. kind: `png` or `jpeg`."""
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"

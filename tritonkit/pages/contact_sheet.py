@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import colorsys
 import functools
 import io
@@ -67,7 +66,7 @@ def thumbnail(image: Image.Image) -> str:
         small = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     data = io.BytesIO()
     small.save(data, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+    return pages.data_url(data.getvalue(), "jpeg")
 
 
 def overlay(image: Image.Image, mask: NDArray[np.uint8]) -> Image.Image:
