@@ -10,12 +10,15 @@ from pkgutil import resolve_name
 from typing import get_args
 from xml.etree import ElementTree
 
+import onnx
+
 from builder.interface import Interface, interface_of
-from builder.onnx.interface import onnx_interface, spec_in_onnx
+from builder.onnx.interface import onnx_interface, spec_in_model, spec_in_onnx
 from builder.onnx.precision import onnx_precision
 from tritonkit.errors import ArtifactError
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.runtimes.formats import format_of, known_formats
+from tritonkit.runtimes.indexed_items import IndexedItems
 from tritonkit.runtimes.tensorrt_plan import PlanHeader, plan_header
 from tritonkit.spec import METADATA_KEY, DType, Frozen, ModelSpec, TensorSpec
 
@@ -106,6 +109,12 @@ def inspect_torchscript(path: Path) -> ArtifactInfo:
         ) from error
     spec = ModelSpec.from_json(text, origin=str(path)) if text else None
     return ArtifactInfo(spec=spec, interface=interface_of(spec) if spec else None)
+
+
+def inspect_faiss(path: Path) -> ArtifactInfo:
+    """Read the spec of a search model. FAISS is not loaded."""
+    spec = spec_in_model(onnx.load_model_from_string(IndexedItems.read(path).embedder), str(path))
+    return ArtifactInfo(spec=spec, interface=interface_of(spec) if spec else None, precision="fp32")
 
 
 def inspect_plan(path: Path) -> ArtifactInfo:

@@ -167,7 +167,8 @@ def verify(plan: BuildPlan, built: Built) -> Verified:
         return built.simulated
     runner = CachingRunner(opened)
     try:
-        verdict = plan.context.verify(runner, job.precision, job.graph, causes=job.precision == "fp32")
+        graph = job.graph if plan.builder.is_graph else None
+        verdict = plan.context.verify(runner, job.precision, graph, causes=job.precision == "fp32")
     except BaseException:
         runner.close()
         raise

@@ -130,7 +130,8 @@ def write_version(plan: ExportPlan, verified: Verified) -> None:
     """Write the files of the version next to the artifact: page, images and sketch, verdict, spec and manifest."""
     verdict, spec, folder = verified.verdict, plan.context.spec, verified.job.folder
     # A failed verdict can be forced, but not a file that Triton would not load.
-    check_interface(spec, onnx_interface(verified.job.graph))
+    if plan.builder.is_graph:
+        check_interface(spec, onnx_interface(verified.job.graph))
     answers = _write_page(plan, verified, folder / VERDICT_PAGE)
     probed = next((batch.expected for batch in answers.batches if batch.inputs.name == PROBES), {})
     replace(plan.context.golden, outputs=answers.expected, probe_outputs=probed).save(folder / GOLDEN_FILE)

@@ -8,7 +8,7 @@ compile() {
 }
 compile pyproject.toml --extra dev --constraint requirements/constraints.txt --output-file requirements/dev.lock
 tools=(--extra train --extra builder --extra openvino --extra tracking --extra compression --extra search --extra autolabel)
-tools+=(--extra dvc --extra remote)
+tools+=(--extra faiss --extra dvc --extra remote)
 compile pyproject.toml "${tools[@]}" --constraint requirements/dev.lock --output-file requirements/train.lock
 compile pyproject.toml --extra client --output-file requirements/client.lock
 compile requirements/triton.in --output-file requirements/triton.lock

@@ -139,10 +139,11 @@ def compare(
     variation: outputs whose variation scales the relative error, if `expected` are too few or too similar.
     """
     scale = variation or expected
+    agreement = task.agreement(expected, actual, geometries, limits.tie)
+    expected = task.aligned(expected, actual)
     floating = [name for name, array in expected.items() if np.issubdtype(array.dtype, np.floating)]
     errors = [_errors(expected[name], actual[name]).ravel() for name in floating]
     error = np.concatenate(errors) if errors else np.zeros(1)
-    agreement = task.agreement(expected, actual, geometries, limits.tie)
     return Comparison(
         asked=comparison_name,
         images=len(next(iter(expected.values()))),

@@ -122,6 +122,8 @@ class GallerySpec(Frozen):
     """Standard error of that share over the classes it was chosen on: other classes give another share."""
     false_reject: FiniteFloat | None = None
     """The share of images of known classes, 0..1, that the threshold refuses; None if no class has two items."""
+    approximate_recall: FiniteFloat | None = None
+    """The share of the nearest items, 0..1, that an approximate search found when it was built; None: it is exact."""
     held_out: str | None = None
     """The images of unknown classes that the threshold was chosen on; None: each class of the gallery in turn."""
     embedder: str
@@ -132,10 +134,12 @@ class GallerySpec(Frozen):
     def __str__(self) -> str:
         origin = "its own classes, each left out in turn" if self.held_out is None else self.held_out
         refused = "" if self.false_reject is None else f", refuses {self.false_reject:.1%} of known images"
+        found = self.approximate_recall
+        search = "" if found is None else f"; an approximate search, which finds {found:.2%} of the nearest items"
         return (
             f"{self.items:,} items, {self.neighbors} neighbours; unknown from distance {self.threshold:.4f}, for "
             f"{self.false_accept:.1%} false accepts (standard error over classes "
-            f"{100 * self.false_accept_error:.1f} points) on {origin}{refused}"
+            f"{100 * self.false_accept_error:.1f} points) on {origin}{refused}{search}"
         )
 
 

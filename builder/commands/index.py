@@ -13,8 +13,9 @@ from tritonkit.system.console import JsonOption, print_json, progress, reports_e
 def index(request: IndexRequest, as_json: JsonOption = False) -> None:
     """Publish an embedding model with a gallery: a picture in, its nearest pictures out, with label and distance.
 
-    Embedder and gallery are one ONNX file, NAME_search, verified against the checkpoint and an exact search. An image
+    Embedder and gallery are one version of NAME_search, verified against the checkpoint and an exact search. An image
     whose nearest picture is too far away is called unknown. The threshold is chosen for a rate of false accepts.
+    Galleries beyond 2 GB are searched with a FAISS index.
 
     Examples:
 

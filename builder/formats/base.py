@@ -33,6 +33,8 @@ class ArtifactBuilder(ABC):
     """Builds the artifacts of a format, and opens them for verification."""
 
     format: ClassVar[ArtifactFormat]
+    is_graph: ClassVar[bool] = True
+    """Whether the artifact computes what the job's graph computes; else the graph is a part of it."""
 
     def __init__(self, options: BuildOptions | None = None, image: str | None = None) -> None:
         """options: of TensorRT. image: the container image to build and verify in; None uses this environment."""

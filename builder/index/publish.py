@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +18,9 @@ from builder.onnx.file import read_onnx
 from builder.pipeline import PublishedVersion, export
 from builder.repository.shared_files import shared_version, version_spec
 from builder.sources import Source, open_source
+from builder.sources.search.approximate import build_index, choose_effort, gallery_in_index
 from builder.sources.search.gallery import Gallery, Items, embed_items, read_items
-from builder.sources.search.graph import check_size, gallery_in, gallery_spec
+from builder.sources.search.graph import check_size, gallery_in, vectors_that_fit
 from builder.sources.search.source import (
     check_embedder,
     embedder_bytes,
@@ -32,9 +35,9 @@ from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES, Golden
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.remotes import local_path
 from tritonkit.remotes.addresses import public_name
-from tritonkit.runtimes.formats import ONNX, ProgressCallback
+from tritonkit.runtimes.formats import FAISS, ONNX, ProgressCallback
 from tritonkit.spec import Frozen, GallerySpec
-from tritonkit.tasks.search import OWN_PATH, UNKNOWN, Search
+from tritonkit.tasks.search import OWN_PATH, UNKNOWN, Search, gallery_of
 from tritonkit.triton.model_config import CONFIG_FILE
 
 SUFFIX = "_search"
@@ -60,6 +63,8 @@ class PublishedGallery:
     gallery: Gallery
     settings: GallerySpec
     golden: Golden
+    index: Any
+    """The FAISS index of an approximate search; None where it is exact."""
 
 
 def index(request: IndexRequest, report: ProgressCallback = lambda step: None) -> PublishedIndex:
@@ -75,7 +80,7 @@ def index(request: IndexRequest, report: ProgressCallback = lambda step: None) -
     base = _published_gallery(request.repository / name, embedder) if request.add else None
     items = read_items(request.gallery, embedder.spec, reserved=UNKNOWN)
     held_out = None if request.held_out is None else read_items(request.held_out, embedder.spec)
-    _check_request(request, embedder, name, items, held_out, base)
+    approximate = _check_request(request, embedder, name, items, held_out, base)
     report("embedding the gallery")
     gallery = embed_items(items, embedder.reference)
     is_new, notes = np.ones(len(gallery), np.bool_), list[str]()
@@ -95,8 +100,15 @@ def index(request: IndexRequest, report: ProgressCallback = lambda step: None) -
     left_out = leave_one_out(gallery)
     unknown = None if held_out is None else embed_items(held_out, embedder.reference)
     settings = _settings(request, embedder, gallery, left_out, unknown, base)
-    search = replace(search_source(embedder, gallery, settings, name, left_out.recall), golden=golden)
-    published = export(request.export_request(search), report, base=None if base is None else base.version)
+    nearest = None
+    if approximate:
+        report("building the index")
+        nearest = build_index(gallery, None if base is None else base.index)
+        recall = choose_effort(nearest, gallery, settings.neighbors)
+        settings = settings.model_copy(update={"approximate_recall": recall})
+    search = search_source(embedder, gallery, settings, name, left_out.recall)
+    search = replace(search, golden=golden, index=nearest)
+    published = export(request.export_request(search, approximate), report, None if base is None else base.version)
     return PublishedIndex(
         published=published,
         gallery=settings,
@@ -113,14 +125,26 @@ def _check_request(
     items: Items,
     held_out: Items | None,
     base: PublishedGallery | None,
-) -> None:
-    """Check before the first image is embedded. Raises InputError, SpecError for an invalid name."""
+) -> bool:
+    """Check before the first image is embedded; return whether a FAISS index will search.
+
+    Raises InputError, SpecError for an invalid name, ArtifactError where FAISS is missing.
+    """
     embedder.spec.renamed(name)
     labels, paths = items.labels.tolist(), items.paths.tolist()
     if base is not None:
         labels, paths = [*base.gallery.labels.tolist(), *labels], [*base.gallery.paths.tolist(), *paths]
     others = embedder_bytes(embedder) + sum(len(path.encode()) for path in paths)
-    check_size(len(labels), embedder.spec.outputs[0].shape[0], name, others)
+    size = embedder.spec.outputs[0].shape[0]
+    approximate = request.approximate
+    if approximate is None:
+        approximate = base.index is not None if base else len(labels) > vectors_that_fit(size, others)
+    if not approximate:
+        check_size(len(labels), size, name, others)
+    elif find_spec(FAISS.library) is None:
+        raise ArtifactError(
+            "--approximate needs FAISS; install it with: pip install 'tritonkit[faiss]'", code="install.missing_module"
+        )
     _neighbors(request, len(labels), base)
     rate = _rate(request, base)
     if held_out is None and base is not None and base.settings.held_out is not None:
@@ -131,7 +155,7 @@ def _check_request(
         )
     if held_out is None:
         check_rate(np.array(labels), rate, "the gallery")
-        return
+        return approximate
     check_rate(held_out.labels, rate, public_name(str(request.held_out)))
     if known := sorted(set(held_out.labels.tolist()) & set(labels)):
         raise InputError(
@@ -139,6 +163,7 @@ def _check_request(
             "classes that are not in it",
             code="index.held_out_known",
         )
+    return approximate
 
 
 def _neighbors(request: IndexRequest, items: int, base: PublishedGallery | None) -> int:
@@ -197,7 +222,7 @@ def _published_gallery(model: Path, embedder: Source) -> PublishedGallery:
             code="index.no_version",
         )
     folder, spec = model / str(version), version_spec(model, version)
-    settings = gallery_spec(spec)
+    settings = gallery_of(spec)
     if settings.embedder != embedder_fingerprint(embedder):
         raise InputError(
             f"--add: {embedder.path} is not the embedder of {model.name} version {version}: its vectors cannot be "
@@ -205,14 +230,18 @@ def _published_gallery(model: Path, embedder: Source) -> PublishedGallery:
             "with this one, without --add",
             code="index.other_embedder",
         )
-    gallery = gallery_in(read_onnx(folder / ONNX.file), str(folder / ONNX.file))
+    nearest, artifact = None, folder / (ONNX if settings.approximate_recall is None else FAISS).file
+    if settings.approximate_recall is None:
+        gallery = gallery_in(read_onnx(artifact), str(artifact))
+    else:
+        gallery, nearest = gallery_in_index(artifact)
     if gallery.fingerprint != settings.fingerprint:
         raise ArtifactError(
-            f"{folder / ONNX.file}: its gallery was changed since it was published (its hash differs); publish the "
+            f"{artifact}: its gallery was changed since it was published (its hash differs); publish the "
             "whole gallery again, without --add",
             code="index.changed_gallery",
         )
-    return PublishedGallery(version, gallery, settings, Golden.load(folder / GOLDEN_FILE))
+    return PublishedGallery(version, gallery, settings, Golden.load(folder / GOLDEN_FILE), nearest)
 
 
 def _golden_rows(labels: Sequence[str]) -> list[int]:

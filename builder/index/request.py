@@ -10,6 +10,7 @@ from pydantic import Field, SkipValidation, field_validator
 from builder.request import ExportRequest
 from tritonkit.export_options import PublicationOptions, ServingOptions, VerificationOptions
 from tritonkit.options import CommandLine, InputPath, Options, option_error, options_from
+from tritonkit.runtimes.formats import FAISS
 
 if TYPE_CHECKING:
     from builder.sources.base import Source
@@ -18,6 +19,8 @@ else:
 
 DEFAULT_NEIGHBORS = 10
 DEFAULT_FALSE_ACCEPT = 0.05
+APPROXIMATE_QUALITY = 0.01
+"""How much recall@k may be lower with an approximate search, by default."""
 
 
 class SearchOptions(Options):
@@ -31,6 +34,8 @@ class SearchOptions(Options):
     """Number of nearest images in an answer; default: 10, or all images of a smaller gallery."""
     false_accept: Annotated[float, Field(gt=0, lt=1)] | None = None
     """The share of images of unknown classes that may be accepted; default: 0.05."""
+    approximate: bool | None = None
+    """Search with a FAISS index, not exactly; default: only if the gallery does not fit into an ONNX file."""
     held_out: InputPath | None = None
     """Images of classes that are not in the gallery, to choose the threshold on; default: its own, each left out."""
 
@@ -52,7 +57,14 @@ class IndexRequest(SearchOptions, VerificationOptions, ServingOptions, Publicati
             raise option_error("a search has no masks; leave the option out", code="option.no_effect")
         return value
 
-    def export_request(self, source: Source) -> ExportRequest:
-        """The export of the search model. Raises InputError for options that contradict each other."""
+    def export_request(self, source: Source, approximate: bool) -> ExportRequest:
+        """The export of the search model. Raises InputError for options that contradict each other.
+
+        approximate: whether a FAISS index searches.
+        """
         values = {name: getattr(self, name) for name in type(self).model_fields if name in ExportRequest.model_fields}
+        if approximate:
+            values["format"] = FAISS.name
+            if not any(text.startswith(("quality=", "fp32.quality=")) for text in self.limit):
+                values["limit"] = (*self.limit, f"quality={APPROXIMATE_QUALITY}")
         return options_from(ExportRequest, {**values, "source": source, "name": None})

@@ -35,9 +35,14 @@ def onnx_interface(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec
 
 def spec_in_onnx(path: Path) -> ModelSpec | None:
     """The spec in the metadata of a graph; None without one. Raises SpecError for an invalid spec."""
-    for entry in load_without_weights(path).metadata_props:
+    return spec_in_model(load_without_weights(path), str(path))
+
+
+def spec_in_model(model: onnx.ModelProto, origin: str) -> ModelSpec | None:
+    """The spec in the metadata of a graph in memory; None without one. Raises SpecError for an invalid spec."""
+    for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
-            return ModelSpec.from_json(entry.value, origin=str(path))
+            return ModelSpec.from_json(entry.value, origin=origin)
     return None
 
 

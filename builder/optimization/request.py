@@ -11,7 +11,7 @@ from builder.request import ExportRequest
 from tritonkit.export_options import ForeignModelOptions, HtmlPage, OutputOptions, VerdictOptions, VersionOptions
 from tritonkit.options import CommandLine, InputPath, option_error, options_from
 from tritonkit.repository.optimization import Goal
-from tritonkit.runtimes.formats import ONNX, Target, format_named, known_formats
+from tritonkit.runtimes.formats import ONNX, Target, format_named, model_formats
 
 if TYPE_CHECKING:
     from builder.sources.base import Source
@@ -79,7 +79,7 @@ class OptimizeRequest(ForeignModelOptions, VerdictOptions, OutputOptions, Versio
         named = [text.partition(":") for text in self.formats]
         return [
             target
-            for record in known_formats()
+            for record in model_formats()
             for precision in record.precisions
             if (target := Target(format=record.name, precision=precision))
             and (

@@ -12,7 +12,7 @@ from builder.onnx.interface import onnx_interface
 from builder.sources.base import Source, TrainedReference
 from builder.sources.images import builtin_golden, golden_from_images
 from builder.verification.diagnosis import with_causes
-from builder.verification.spec_check import spec_problems
+from builder.verification.spec_check import compare_specs, spec_problems
 from builder.verification.verifier import verify_runner
 from tritonkit.comparison import Limits
 from tritonkit.errors import ArtifactError, Problem
@@ -46,13 +46,16 @@ class VerificationContext:
         """The spec of the reference."""
         return self.reference.spec
 
-    def verify(self, candidate: Runner, precision: Precision, graph: Path, causes: bool = True) -> Verdict:
+    def verify(self, candidate: Runner, precision: Precision, graph: Path | None, causes: bool = True) -> Verdict:
         """Verify the runner of an artifact: its outputs, its interface and its spec.
 
-        graph: the ONNX file that the artifact is, or was made from.
+        graph: the ONNX file that the artifact is, or was made from; None where the artifact is more than a graph.
         causes: explain a failure where possible.
         """
         verdict = self.verify_answers(candidate, precision)
+        if graph is None:
+            problems = (*compare_specs(candidate.spec, self.spec), *verdict.problems)
+            return verdict.model_copy(update={"problems": problems, "passed": not problems})
         if causes and self.network is not None:
             verdict = with_causes(verdict, self.network, candidate, self.golden, graph)
         try:

@@ -47,6 +47,8 @@ class BatchingModel(ABC):
 
     library: str
     """The name in error messages."""
+    file = ""
+    """The artifact's name where config.pbtxt has none. Triton completes it for the backends that it knows."""
 
     @classmethod
     def auto_complete_config(cls, config: Any) -> Any:
@@ -92,7 +94,7 @@ class BatchingModel(ABC):
         """Read the model configuration. Raises TritonModelException where the artifact is missing."""
         self.config = config
         folder = Path(args["model_repository"]) / args["model_version"]
-        self.path = _resolve_file(folder / self.config["default_model_filename"])  # Triton completes it
+        self.path = _resolve_file(folder / (self.config["default_model_filename"] or self.file))
         self.inputs = [entry["name"] for entry in self.config["input"]]
         self.outputs = [entry["name"] for entry in self.config["output"]]
         # Triton starts two CPU instances by default; they share the cores, else they would slow each other down.

@@ -8,7 +8,7 @@ from server.doctor.target_environment import PYTHON_BACKENDS, TargetEnvironment
 from tritonkit.repository.finding import Finding, error, warning
 from tritonkit.repository.model_folder import ModelFolder, VersionFolder
 from tritonkit.repository.reexport_command import reexport_command
-from tritonkit.runtimes.formats import TRT, backend_format
+from tritonkit.runtimes.formats import FAISS, TRT, backend_format
 
 
 def check_model(model: ModelFolder, target: TargetEnvironment) -> Iterator[Finding]:
@@ -39,6 +39,13 @@ def check_model(model: ModelFolder, target: TargetEnvironment) -> Iterator[Findi
                 "server up --runtime docker",
                 code="server.no_backend",
             )
+    elif target.image and model.backend == FAISS.backend:
+        yield error(
+            path,
+            f"NVIDIA's image has no backend {model.backend!r}, which {model.name} needs",
+            "server up --runtime pip, or docker compose up triton-cpu",
+            code="server.no_backend",
+        )
     on_gpu = any(group.kind == group.KIND_GPU for group in model.config.instance_group)
     if target.machine.gpu is None and (on_gpu or (model.backend == TRT.backend and target.image)):
         yield error(

@@ -10,12 +10,12 @@ from server.options import Options
 from server.runtimes.pip_environment import TORCH_VARIABLE, find_pip_environment
 from tritonkit.errors import InputError, ServerError
 from tritonkit.repository.finding import Finding, error, warning
-from tritonkit.runtimes.formats import ONNX, OPENVINO, TORCHSCRIPT
+from tritonkit.runtimes.formats import FAISS, ONNX, OPENVINO, TORCHSCRIPT
 from tritonkit.triton.backends import PYTHON
 from tritonkit.triton.model_config import ENSEMBLE
 from tritonkit.triton.releases import image_for
 
-PYTHON_BACKENDS = frozenset({ONNX.backend, OPENVINO.backend, TORCHSCRIPT.backend})
+PYTHON_BACKENDS = frozenset({ONNX.backend, OPENVINO.backend, TORCHSCRIPT.backend, FAISS.backend})
 """Backends that `server/backends` implements on Triton's Python backend."""
 _INSTALL_TOOLKIT = (
     "install the NVIDIA Container Toolkit, run `nvidia-ctk runtime configure --runtime=docker`, restart Docker"
@@ -59,7 +59,7 @@ def inspect_target(options: Options, machine: Machine) -> tuple[TargetEnvironmen
             error(options.repository, str(reason), "make setup", code=reason.code)
         ]
     site = Path(environment.interpreter.site)
-    libraries = {known.backend for known in (ONNX, OPENVINO) if (site / known.library).is_dir()}
+    libraries = {known.backend for known in (ONNX, OPENVINO, FAISS) if (site / known.library).is_dir()}
     torch = {TORCHSCRIPT.backend} if environment.environment()[TORCH_VARIABLE] else set()
     return TargetEnvironment(options, machine, backends=frozenset({PYTHON, ENSEMBLE} | libraries | torch)), []
 
@@ -80,5 +80,6 @@ def _container_environment(options: Options, machine: Machine) -> tuple[TargetEn
             *findings,
             error(options.repository, str(reason), "then run `server doctor` again", code=reason.code),
         ]
-    cpu_backends = frozenset({ONNX.backend, OPENVINO.backend, PYTHON, ENSEMBLE})  # the CPU image of deploy/Dockerfile
+    # The CPU image of deploy/Dockerfile.
+    cpu_backends = frozenset({ONNX.backend, OPENVINO.backend, FAISS.backend, PYTHON, ENSEMBLE})
     return TargetEnvironment(options, machine, image, None if image else cpu_backends), findings

@@ -192,7 +192,7 @@ def test_open_artifact_lists_the_suffixes_that_it_knows(tmp_path: Path) -> None:
     (tmp_path / "model.keras").touch()
     assert refusal(ArtifactError, open_artifact, tmp_path / "model.keras") == (
         f"{tmp_path}/model.keras: cannot run a file with the suffix '.keras'; "
-        "known suffixes: .safetensors, .onnx, .xml, .pt, .plan, .rtx"
+        "known suffixes: .safetensors, .onnx, .xml, .pt, .plan, .rtx, .faiss"
     )
 
 

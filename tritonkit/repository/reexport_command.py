@@ -18,8 +18,13 @@ _SOURCE_FILE = re.compile(r"(?:checkpoint )?(?P<name>.+?\.(?:safetensors|pth?|ck
 def reexport_command(version: VersionFolder, repository: Path, image: str | None = None) -> str:
     """Return a command such as `builder export best.safetensors --trt fp16 …`; SOURCE if the source is unknown.
 
-    image: the image to build a plan in.
+    image: the image to build a plan in. For a search model it is `builder index CHECKPOINT GALLERY …`.
     """
+    published = ["--name", version.path.parent.name, "--repository", str(repository)]
+    spec = _spec_of(version)
+    if spec is not None and spec.gallery is not None:
+        kind = "approximate" if spec.gallery.approximate_recall is not None else "no-approximate"
+        return shlex.join(["builder", "index", "CHECKPOINT", "GALLERY", f"--{kind}", *published])
     manifest, verdict, words = version.manifest, version.verdict, ["builder", "export"]
     source = _SOURCE_FILE.match(manifest.source) if manifest else None
     if manifest and source:
@@ -37,15 +42,19 @@ def reexport_command(version: VersionFolder, repository: Path, image: str | None
     words += ["--max-batch", str(verdict.max_batch)] if verdict else []
     if image and f"--{TRT.name}" in words:
         words += ["--in-container", "--image", image]
-    return shlex.join([*words, "--name", version.path.parent.name, "--repository", str(repository)])
+    return shlex.join([*words, *published])
+
+
+def _spec_of(version: VersionFolder) -> ModelSpec | None:
+    try:
+        return ModelSpec.read(version.path)
+    except TritonkitError:
+        return None
 
 
 def _model_arguments(version: VersionFolder) -> list[str]:
     """Return the options that describe third-party weights, from the spec."""
-    try:
-        spec = ModelSpec.read(version.path)
-    except TritonkitError:
-        spec = None
+    spec = _spec_of(version)
     if spec is None:
         return []
     preprocess, normalize = spec.preprocess, spec.normalize

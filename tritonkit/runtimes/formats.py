@@ -153,13 +153,32 @@ RTX = ArtifactFormat(
     inspector="builder.artifacts:inspect_plan",
     builder="builder.formats.tensorrt:Rtx",
 )
+FAISS = ArtifactFormat(
+    name="faiss",
+    suffix=".faiss",
+    backend="faiss",
+    precisions=("fp32",),
+    casts=False,
+    runs_on=("cpu",),
+    weights_suffix=".npz",
+    library="faiss",
+    extra="faiss",
+    runner="tritonkit.runtimes.faiss:FaissRunner",
+    inspector="builder.artifacts:inspect_faiss",
+    builder="builder.formats.faiss:Faiss",
+)
 BUILT_IN = (ONNX, OPENVINO, TORCHSCRIPT, TRT, RTX)
-"""tritonkit's own formats."""
+"""tritonkit's own formats for models of any task."""
 
 
 def known_formats() -> tuple[ArtifactFormat, ...]:
-    """All formats: tritonkit's own, then those of plug-ins."""
-    return (*BUILT_IN, *(record() for record in registered_plugins("format").values()))
+    """All formats: tritonkit's own, also that of large search models, then those of plug-ins."""
+    return (*BUILT_IN, FAISS, *(record() for record in registered_plugins("format").values()))
+
+
+def model_formats() -> tuple[ArtifactFormat, ...]:
+    """The formats for models of any task."""
+    return tuple(record for record in known_formats() if record is not FAISS)
 
 
 def format_of(path: str | Path) -> ArtifactFormat | None:

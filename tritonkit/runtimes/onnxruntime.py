@@ -15,9 +15,17 @@ from tritonkit.spec import METADATA_KEY, ModelSpec, Outputs
 class OnnxRuntimeRunner(Runner):
     """Runs an ONNX graph on the CPU, or on the GPU if onnxruntime-gpu finds one."""
 
-    def __init__(self, path: Path, threads: int = 0, spec: ModelSpec | None = None, spinning: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int = 0,
+        spec: ModelSpec | None = None,
+        spinning: bool = True,
+        graph: bytes | None = None,
+    ) -> None:
         """Open an ONNX file; without `spec`, read the spec from the file's metadata.
 
+        graph: the graph itself, where the file holds it as one of several parts.
         spinning: idle threads busy-wait, and the memory of a batch is kept for the next. This lowers latency but takes
         CPU time and memory from other work.
 
@@ -39,7 +47,7 @@ class OnnxRuntimeRunner(Runner):
         )
         providers = [choice for choice in known_providers if choice[0] in onnxruntime.get_available_providers()]
         try:
-            self.session = onnxruntime.InferenceSession(path, options, providers=providers)
+            self.session = onnxruntime.InferenceSession(graph or path, options, providers=providers)
         except Exception as error:  # its errors share no base class
             raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {error}", code="onnx.unreadable") from error
         self.is_on_gpu = self.session.get_providers()[0] != "CPUExecutionProvider"

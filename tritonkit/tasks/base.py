@@ -237,6 +237,10 @@ class Task(ABC):
         task_spec = self.task_spec.model_copy(update={"thresholds": dict.fromkeys(self.labels, threshold)})
         return type(self)(task_spec, self.output)
 
+    def aligned(self, expected: Outputs, actual: Outputs) -> Outputs:
+        """Return the outputs that the numbers of `actual` must equal."""
+        return expected
+
     def decisions_kept(self, agreement: Agreement, slack: float = 1) -> NDArray[np.bool_]:
         """Return for each of N images whether both answers make the same decision.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tritonkit.errors import SpecError
 from tritonkit.images.preprocess import Geometry
-from tritonkit.spec import Outputs, TaskSpec, TensorSpec
+from tritonkit.spec import GallerySpec, Outputs, TaskSpec, TensorSpec
 from tritonkit.tasks.base import (
     RANGE_TOLERANCE,
     TIE_TOLERANCE,
@@ -34,6 +34,24 @@ SEARCH_TIE = 1e-5
 """Distances that differ by less are equal: the rounding of fp32. The distances that decide can be below 0.001."""
 OWN_PATH = "answer.path"
 """Ground truth: the path of the image itself in the gallery, empty for an image that is not in it."""
+APPROXIMATE_FLOOR = 0.9
+"""The share of an image's neighbours that an approximate search must find."""
+
+
+def gallery_of(spec: TaskSpec) -> GallerySpec:
+    """Return the gallery of a search model. Raises SpecError for another model."""
+    if spec.gallery is None:
+        raise SpecError(
+            f"{spec.task}: has no gallery; `builder index CHECKPOINT GALLERY` makes a search model of an embedding "
+            "model",
+            code="spec.no_gallery",
+        )
+    return spec.gallery
+
+
+def answers(gallery: GallerySpec, distance: NDArray[np.float32], label: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Return the output `answer`, [N, 1], from the distances and labels of the neighbours, [N, K], nearest first."""
+    return np.where(distance[:, :1] < np.float32(gallery.threshold), label[:, :1], UNKNOWN)
 
 
 class Search(Task):
@@ -46,12 +64,11 @@ class Search(Task):
 
     def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
         super().__init__(task_spec, output)
-        if task_spec.gallery is None:
-            raise SpecError(
-                "search: has no gallery; `builder index CHECKPOINT GALLERY` makes a search model of an embedding model",
-                code="spec.no_gallery",
-            )
-        self._gallery = task_spec.gallery
+        self._gallery = gallery_of(task_spec)
+
+    @property
+    def _is_approximate(self) -> bool:
+        return self._gallery.approximate_recall is not None
 
     def outputs(self, image: TensorSpec) -> tuple[TensorSpec, ...]:
         count = self._gallery.neighbors
@@ -83,7 +100,7 @@ class Search(Task):
             )
         if (np.diff(distances, axis=1) < 0).any():
             faults.append("the distances are not in increasing order")
-        expected = np.where(distances[:, 0] < np.float32(self._gallery.threshold), outputs["label"][:, 0], UNKNOWN)
+        expected = answers(self._gallery, distances, outputs["label"])[:, 0]
         wrong = np.flatnonzero(outputs[self.output][:, 0] != expected)
         if len(wrong):
             first = int(wrong[0])
@@ -99,9 +116,10 @@ class Search(Task):
         """Compare answers, and which items are found.
 
         Items whose distances differ by less than `tie`, at most `SEARCH_TIE`, may change places, also at the threshold
-        and after the last neighbour.
+        and after the last neighbour. Of an approximate search, `neighbors` is the share of the items that it finds.
         """
         tie = min(tie, SEARCH_TIE)
+        share_of_items = _share_of_found_items if self._is_approximate else _share_of_right_items
         rows = [
             (
                 {name: array[row] for name, array in expected.items()},
@@ -111,8 +129,27 @@ class Search(Task):
         ]
         return {
             "answer": np.array([self._is_same_answer(*row, tie) for row in rows], np.float64),
-            "neighbors": np.array([_share_of_right_items(*row, tie) for row in rows], np.float64),
+            "neighbors": np.array([share_of_items(*row, tie) for row in rows], np.float64),
         }
+
+    def aligned(self, expected: Outputs, actual: Outputs) -> Outputs:
+        """Return the expected outputs; of an approximate search, with the expected distance of each item it found.
+
+        One item that it does not find would else move all later distances. An item that the expected answer lacks
+        must be farther than all of it; then its distance counts as right.
+        """
+        if not self._is_approximate:
+            return expected
+        distances = expected["distance"].copy()
+        for row, (paths, found) in enumerate(zip(actual["path"], actual["distance"], strict=True)):
+            known = dict(zip(expected["path"][row], expected["distance"][row], strict=True))
+            last = expected["distance"][row, -1] - SEARCH_TIE
+            for rank, (path, distance) in enumerate(zip(paths, found, strict=True)):
+                distances[row, rank] = known.get(path, distance if distance >= last else distances[row, rank])
+        return {**expected, "distance": distances}
+
+    def _floor(self, measure: str) -> float:
+        return APPROXIMATE_FLOOR if measure == "neighbors" and self._is_approximate else self.floors[measure]
 
     def _is_same_answer(self, expected: Outputs, actual: Outputs, tie: float) -> bool:
         before, after = expected[self.output][0], actual[self.output][0]
@@ -190,3 +227,14 @@ def _share_of_right_items(expected: Outputs, actual: Outputs, tie: float) -> flo
         else:
             is_right.append(label == expected["label"][row] and abs(distances[row] - distances[rank]) <= tie)
     return float(np.mean(is_right))
+
+
+def _share_of_found_items(expected: Outputs, actual: Outputs, tie: float) -> float:
+    """Return the share of the expected items that were found, or others that are as near, with their labels."""
+    known, last = dict(zip(expected["path"], expected["label"], strict=True)), expected["distance"][-1]
+    found = {
+        path
+        for path, label, distance in zip(*(actual[name] for name in ("path", "label", "distance")), strict=True)
+        if (label == known[path] if path in known else distance <= last + tie)
+    }
+    return len(found) / len(expected["path"])

@@ -1,23 +1,25 @@
 """Measure the search step of `builder index` alone: vectors in, nearest items out, through Triton.
 
-The graph is that of a search model without its embedder: a matrix product with all vectors, and TopK. Triton from the
-pip wheel serves it; clients in a closed loop send one vector at a time by gRPC. They share the cores with Triton, so
-one thread searches, and a request waits some milliseconds for others: four vectors take little longer than one. Beside
-it the same search in numpy, and the graph in this process, which is the limit. Vectors lie around random centres, so
-that neighbours differ in distance.
+The graph is that of a search model without its embedder: a matrix product with all vectors, and TopK. With
+`--approximate` a FAISS index takes its place. Triton from the pip wheel serves it; clients in a closed loop send one
+vector at a time by gRPC. They share the cores with Triton, so one thread searches, and a request waits some
+milliseconds for others: four vectors take little longer than one. Beside it the same search in numpy, and in this
+process, which is the limit. Vectors lie around random centres, so that neighbours differ in distance.
 
 Exits with 1 if recall@10 against the exact search is below 0.99, or p99 is not below 25 ms.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
+import faiss
 import numpy as np
 import onnxruntime
 import typer
@@ -30,14 +32,25 @@ from benchmarks.studies.local_triton import serve
 from benchmarks.studies.study import Result, command
 from builder.onnx.export import OPSET
 from builder.onnx.file import save_onnx
+from builder.sources.search.approximate import build_index, choose_effort
 from builder.sources.search.gallery import Gallery
 from builder.sources.search.graph import search_nodes
-from tritonkit.runtimes.formats import ONNX
+from tritonkit.runtimes.formats import FAISS, ONNX, ArtifactFormat, model_files
+from tritonkit.runtimes.indexed_items import IndexedItems
+from tritonkit.spec import METADATA_KEY
 from tritonkit.triton.client import TritonClient
 from tritonkit.triton.model_config import CONFIG_FILE, config_to_text
 
 MODEL, INPUT = "search_step", "embedding"
-NEIGHBORS = 10
+NEIGHBORS, THRESHOLD = 10, 0.5
+FLOAT = TensorProto.FLOAT
+OUTPUTS = {
+    "answer": (TensorProto.STRING, 1),
+    "label": (TensorProto.STRING, NEIGHBORS),
+    "path": (TensorProto.STRING, NEIGHBORS),
+    "distance": (FLOAT, NEIGHBORS),
+}
+"""Element type and length of the outputs, by name."""
 RECALL, P99_MS = 0.99, 25.0
 CENTRES = 2000
 WARM_UP = 20
@@ -52,34 +65,57 @@ def random_vectors(count: int, size: int, centres: NDArray[Any], rng: np.random.
     return vectors
 
 
-def write_model(repository: Path, gallery: Gallery, max_batch: int, threads: int, queue_delay_us: int) -> Path:
-    """Write a model repository with the search step; return the graph."""
-    size = gallery.vectors.shape[1]
-    nodes, tensors = search_nodes(INPUT, gallery, NEIGHBORS, threshold=0.5)
-    outputs = {"answer": (TensorProto.STRING, 1)}
-    outputs |= dict.fromkeys(("label", "path"), (TensorProto.STRING, NEIGHBORS))
-    outputs["distance"] = (TensorProto.FLOAT, NEIGHBORS)
-    graph = helper.make_graph(
-        nodes,
-        MODEL,
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", size])],
-        [helper.make_tensor_value_info(name, kind, ["batch", length]) for name, (kind, length) in outputs.items()],
-        tensors,
-    )
-    path = repository / MODEL / "1" / ONNX.file
+def write_model(repository: Path, gallery: Gallery, record: ArtifactFormat) -> Path:
+    """Write the search step in a format into a model repository; return the artifact."""
+    path = repository / MODEL / "1" / record.file
     path.parent.mkdir(parents=True)
-    save_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10), path, MODEL)
-    config = model_config_pb2.ModelConfig(name=MODEL, backend=ONNX.backend, max_batch_size=max_batch)
-    config.default_model_filename = ONNX.file
+    size = gallery.vectors.shape[1]
+    if record is ONNX:
+        nodes, tensors = search_nodes(INPUT, gallery, NEIGHBORS, THRESHOLD)
+        save_onnx(make_model(nodes, tensors, size, OUTPUTS), path, MODEL)
+        return path
+    embedder = make_model([helper.make_node("Identity", [INPUT], ["vector"])], [], size, {"vector": (FLOAT, size)})
+    settings = {"gallery": {"neighbors": NEIGHBORS, "threshold": THRESHOLD}}
+    helper.set_model_props(embedder, {METADATA_KEY: json.dumps(settings)})
+    index = build_index(gallery)
+    choose_effort(index, gallery, NEIGHBORS)
+    faiss.write_index(index, str(path))
+    items = IndexedItems(embedder.SerializeToString(), *gallery.numbered_labels, np.char.encode(gallery.paths, "utf-8"))
+    items.write(path)
+    return path
+
+
+def make_model(nodes: list[Any], tensors: list[Any], size: int, outputs: Mapping[str, tuple[int, int]]) -> Any:
+    """Return an ONNX model of vectors [N, size]. outputs: element type and length by name."""
+    inputs = [helper.make_tensor_value_info(INPUT, FLOAT, ["batch", size])]
+    described = [helper.make_tensor_value_info(name, kind, ["batch", n]) for name, (kind, n) in outputs.items()]
+    graph = helper.make_graph(nodes, MODEL, inputs, described, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+
+
+def write_config(model: Path, record: ArtifactFormat, size: int, max_batch: int, threads: int, delay_us: int) -> None:
+    """Write the `config.pbtxt` of the search step."""
+    config = model_config_pb2.ModelConfig(name=MODEL, backend=record.backend, max_batch_size=max_batch)
+    config.default_model_filename = record.file
     config.input.add(name=INPUT, data_type=model_config_pb2.TYPE_FP32, dims=[size])
-    for name, (kind, length) in outputs.items():
+    for name, (kind, length) in OUTPUTS.items():
         data_type = model_config_pb2.TYPE_STRING if kind == TensorProto.STRING else model_config_pb2.TYPE_FP32
         config.output.add(name=name, data_type=data_type, dims=[length])
-    config.dynamic_batching.max_queue_delay_microseconds = queue_delay_us
+    config.dynamic_batching.max_queue_delay_microseconds = delay_us
     config.parameters["intra_op_thread_count"].string_value = str(threads)
     config.instance_group.add(count=1)
-    (repository / MODEL / CONFIG_FILE).write_text(config_to_text(config), encoding="utf-8")
-    return path
+    (model / CONFIG_FILE).write_text(config_to_text(config), encoding="utf-8")
+
+
+def open_in_process(artifact: Path) -> Callable[[NDArray[np.float32]], Any]:
+    """Open the search step in this process, on all cores."""
+    if artifact.name == FAISS.file:
+        index: Any = faiss.read_index(str(artifact))
+        return lambda batch: index.search(batch, NEIGHBORS)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    session = onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
+    return lambda batch: session.run(None, {INPUT: batch})
 
 
 def closed_loop(
@@ -114,6 +150,7 @@ def measure(
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch of Triton.")] = 8,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the search in Triton.")] = 1,
     queue_delay_us: Annotated[int, typer.Option(min=0, help="How long a request waits for a batch.")] = 3000,
+    approximate: Annotated[bool, typer.Option(help="Search with a FAISS index.")] = False,
 ) -> Result:
     """Measure latency and recall of the search step."""
     rng = np.random.default_rng(0)
@@ -124,11 +161,10 @@ def measure(
     queries = random_vectors(1000, size, centres, rng)
     distances, exact = gallery.search(queries, NEIGHBORS)
     with tempfile.TemporaryDirectory() as folder:
-        graph = write_model(Path(folder) / "repository", gallery, max_batch, threads, queue_delay_us)
-        megabytes = round(graph.stat().st_size / 1e6, 1)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = usable_cores()
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        record = FAISS if approximate else ONNX
+        artifact = write_model(Path(folder) / "repository", gallery, record)
+        write_config(artifact.parents[1], record, size, max_batch, threads, queue_delay_us)
+        megabytes = round(sum(path.stat().st_size for path in model_files(artifact)) / 1e6, 1)
         with serve(Path(folder) / "repository") as triton, TritonClient(triton.options.grpc_url) as client:
 
             def search(batch: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -137,7 +173,7 @@ def measure(
             latencies = closed_loop(search, queries, concurrency, requests)
             answers = [search(queries[row : row + 1]) for row in range(len(queries))]
             alone = closed_loop(search, queries, 1, requests)
-        in_process = closed_loop(lambda batch: session.run(None, {INPUT: batch}), queries, concurrency, requests)
+        in_process = closed_loop(open_in_process(artifact), queries, concurrency, requests)
         in_numpy = closed_loop(lambda batch: gallery.search(batch, NEIGHBORS), queries, concurrency, requests)
     found = np.array([[path.decode() for path in answer["path"][0]] for answer in answers])
     hits = [len({*row} & {*paths[index].tolist()}) for row, index in zip(found.tolist(), exact, strict=True)]
@@ -148,6 +184,7 @@ def measure(
     triton_times = percentiles(latencies)
     return Result(
         {
+            "format": record.name,
             "vectors": vectors,
             "size": size,
             "megabytes": megabytes,
@@ -159,7 +196,7 @@ def measure(
             "largest_distance_error": error,
             "triton": {**triton_times, "requests_per_s": round(1e3 * concurrency / float(np.mean(latencies)), 1)},
             "triton_alone": percentiles(alone),
-            "graph_in_process": percentiles(in_process),
+            "in_process": percentiles(in_process),
             "numpy": percentiles(in_numpy),
         },
         {
@@ -168,7 +205,7 @@ def measure(
                 triton_times["p99_ms"] < P99_MS
             ),
         },
-        packages=("onnxruntime", "numpy"),
+        packages=("onnxruntime", "faiss-cpu", "numpy"),
     )
 
 

@@ -56,6 +56,12 @@ class Gallery:
         return tuple(sorted(set(self.labels.tolist()), key=natural_sort_key))
 
     @property
+    def numbered_labels(self) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+        """The classes, str [C], and the class of each item, int64 [N]."""
+        numbers = {label: number for number, label in enumerate(self.classes)}
+        return np.array(self.classes, np.str_), np.array([numbers[label] for label in self.labels.tolist()], np.int64)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of vectors, labels and paths."""
         digest = hashlib.sha256(np.ascontiguousarray(self.vectors).tobytes())

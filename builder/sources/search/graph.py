@@ -15,38 +15,36 @@ from onnx import TensorProto, helper, numpy_helper
 from builder.onnx.file import MAX_BYTES
 from builder.sources.search.gallery import Gallery
 from tritonkit.errors import ArtifactError, InputError
-from tritonkit.spec import GallerySpec, ModelSpec
-from tritonkit.tasks.search import UNKNOWN
+from tritonkit.spec import ModelSpec
+from tritonkit.tasks.search import UNKNOWN, gallery_of
 
 _VECTORS, _CLASSES, _NUMBERS, _PATHS = "gallery.vectors", "gallery.classes", "gallery.class_numbers", "gallery.paths"
 """Initializers: vectors FP32 [D, N], class names [C], the class number of each item INT64 [N], paths [N]."""
 
 
-def check_size(items: int, size: int, name: str, others: int = 0) -> None:
-    """Raise InputError where the vectors do not fit into one ONNX file.
+def vectors_that_fit(size: int, others: int = 0) -> int:
+    """Return how many vectors of `size` numbers one ONNX file holds.
 
     others: bytes of the network and of the paths in the same file.
     """
-    item, free = 4 * size + 8, max(0, MAX_BYTES - others)  # a vector in fp32, and its class number
-    if items * item > free:
+    return max(0, MAX_BYTES - others) // (4 * size + 8)  # a vector in fp32, and its class number
+
+
+def check_size(items: int, size: int, name: str, others: int = 0) -> None:
+    """Raise InputError where the vectors do not fit into one ONNX file. others: as in `vectors_that_fit`."""
+    if items > (most := vectors_that_fit(size, others)):
         raise InputError(
-            f"{name}: {items:,} vectors of {size} numbers take {items * item / 1e9:.1f} GB, but an ONNX file holds at "
-            f"most 2 GB, {others / 1e9:.1f} GB of it for network and paths: up to {free // item:,} vectors. Train a "
-            "smaller embedding_size, or index fewer images",
+            f"{name}: {items:,} vectors of {size} numbers do not fit into an ONNX file of at most 2 GB, "
+            f"{others / 1e9:.1f} GB of it for network and paths: up to {most:,} vectors do. Publish the whole gallery "
+            "with --approximate, under another --name if the model is published already; or train a smaller "
+            "embedding_size",
             code="index.too_large",
         )
 
 
-def gallery_spec(spec: ModelSpec) -> GallerySpec:
-    """Return the gallery of a search model. Raises ArtifactError for another model."""
-    if spec.gallery is None:
-        raise ArtifactError(f"{spec.name}: is no search model", code="index.no_search_model")
-    return spec.gallery
-
-
 def append_search(model: onnx.ModelProto, gallery: Gallery, spec: ModelSpec) -> None:
     """Turn the graph of an embedder into that of a search model. spec: of the search model."""
-    graph, settings = model.graph, gallery_spec(spec)
+    graph, settings = model.graph, gallery_of(spec)
     (embedding,) = (output.name for output in graph.output)
     nodes, tensors = search_nodes(embedding, gallery, settings.neighbors, settings.threshold)
     graph.node.extend(nodes)
@@ -64,12 +62,11 @@ def search_nodes(
 
     They write `answer`, `label`, `path` and `distance`.
     """
-    classes = gallery.classes
-    numbers = {label: number for number, label in enumerate(classes)}
+    classes, numbers = gallery.numbered_labels
     tensors = [
         numpy_helper.from_array(np.ascontiguousarray(gallery.vectors.T), _VECTORS),
-        _text(_CLASSES, classes),
-        numpy_helper.from_array(np.array([numbers[label] for label in gallery.labels.tolist()], np.int64), _NUMBERS),
+        _text(_CLASSES, classes.tolist()),
+        numpy_helper.from_array(numbers, _NUMBERS),
         _text(_PATHS, gallery.paths.tolist()),
         _text("search.unknown", [UNKNOWN]),
         numpy_helper.from_array(np.array([neighbors], np.int64), "search.neighbors"),

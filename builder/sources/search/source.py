@@ -6,26 +6,27 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import onnx
 
+from builder.artifacts import inspect_artifact
 from builder.onnx.file import read_onnx, save_onnx
-from builder.onnx.interface import spec_in_onnx
 from builder.sources.base import Source, TrainedReference
+from builder.sources.search.approximate import gallery_in_index
 from builder.sources.search.gallery import Gallery
-from builder.sources.search.graph import append_search, gallery_in, gallery_spec
+from builder.sources.search.graph import append_search, gallery_in
 from tritonkit.errors import InputError
 from tritonkit.export_options import OutputOptions
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import ONNX, Precision, format_of
+from tritonkit.runtimes.formats import FAISS, ONNX, Precision, format_of
 from tritonkit.spec import METADATA_KEY, GallerySpec, Lineage, ModelSpec, Outputs
 from tritonkit.system.files import file_sha256
 from tritonkit.tasks import task_for, task_of
 from tritonkit.tasks.embedding import Embedding
-from tritonkit.tasks.search import UNKNOWN, Search
+from tritonkit.tasks.search import Search, answers, gallery_of
 
 
 class SearchRunner(Runner):
@@ -36,13 +37,16 @@ class SearchRunner(Runner):
         self.origin = f"{embedder.origin} with an exact search"
 
     def _infer(self, batch: ImageArray) -> Outputs:
-        settings = gallery_spec(self.spec)
+        settings = gallery_of(self.spec)
         vectors = self.embedder.infer(batch)[self.embedder.spec.outputs[0].name]
         distance, index = self.gallery.search(vectors, settings.neighbors)
         label = self.gallery.labels[index]
-        is_known = distance[:, :1] < np.float32(settings.threshold)
-        answer = np.where(is_known, label[:, :1], UNKNOWN)
-        return {"answer": answer, "label": label, "path": self.gallery.paths[index], "distance": distance}
+        return {
+            "answer": answers(settings, distance, label),
+            "label": label,
+            "path": self.gallery.paths[index],
+            "distance": distance,
+        }
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class SearchSource(Source):
     embedder: Source
     gallery: Gallery
     search_spec: ModelSpec
+    index: Any = None
+    """The FAISS index of an approximate search; None: the graph searches, exactly."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -68,7 +74,8 @@ class SearchSource(Source):
     def write_graph(self, path: Path) -> None:
         self.embedder.write_graph(path)
         model = onnx.load(path)
-        append_search(model, self.gallery, self.search_spec)
+        if self.index is None:
+            append_search(model, self.gallery, self.search_spec)
         onnx.helper.set_model_props(model, {METADATA_KEY: self.search_spec.to_json()})
         save_onnx(model, path, origin=self.search_spec.name)
 
@@ -156,11 +163,12 @@ def source_for_artifact(embedder: Source, artifact: Path) -> Source:
 
     A gallery whose vectors another embedder made fails in the verdict, by the fingerprint in the spec.
     """
-    if format_of(artifact) is not ONNX or not isinstance(task_of(embedder.spec), Embedding):
+    kind = format_of(artifact)
+    if kind not in (ONNX, FAISS) or not isinstance(task_of(embedder.spec), Embedding):
         return embedder
-    found = spec_in_onnx(artifact)
+    found = inspect_artifact(artifact).spec
     if found is None or found.gallery is None:
         return embedder
-    gallery = gallery_in(read_onnx(artifact), str(artifact))
+    gallery = gallery_in(read_onnx(artifact), str(artifact)) if kind is ONNX else gallery_in_index(artifact)[0]
     update = {"embedder": embedder_fingerprint(embedder), "fingerprint": gallery.fingerprint, "items": len(gallery)}
     return search_source(embedder, gallery, found.gallery.model_copy(update=update), found.name, {})

@@ -6,14 +6,18 @@ import json
 import shutil
 from pathlib import Path
 
+import faiss
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 from PIL import Image
 
+from builder.artifacts import inspect_artifact
 from builder.index.publish import index
 from builder.index.request import IndexRequest
+from builder.sources.search import graph
+from builder.sources.search.approximate import build_index, choose_effort, gallery_in_index
 from builder.sources.search.gallery import Gallery, read_items
 from builder.sources.search.graph import check_size, gallery_in
 from builder.sources.search.source import is_training_data
@@ -24,6 +28,7 @@ from tritonkit.errors import DataError, InputError
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.networks.network import save_network
 from tritonkit.repository.verdict import Verdict
+from tritonkit.runtimes.faiss import FaissRunner, search
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.spec import ModelSpec, TaskSpec
 from tritonkit.tasks.search import UNKNOWN
@@ -283,6 +288,105 @@ def test_gallery_is_refused_when_it_does_not_fit_into_one_file() -> None:
     check_size(1_000_000, 512, "faces_search")
     with raises(InputError, "index.too_large", "network and paths"):
         check_size(1_000_000, 512, "faces_search", others=200_000_000)
+
+
+@pytest.fixture(scope="module")
+def near_once(tmp_path_factory: pytest.TempPathFactory, embedder: Path, gallery: Path) -> Path:
+    """The repository of a model whose gallery is in a FAISS index, because one ONNX file would be too large for it."""
+    repository = tmp_path_factory.mktemp("near") / "repository"
+    with pytest.MonkeyPatch.context() as limit:
+        limit.setattr(graph, "MAX_BYTES", 1000)
+        index(IndexRequest(checkpoint=embedder, gallery=gallery, repository=repository, false_accept=0.2, neighbors=4))
+    return repository
+
+
+@pytest.fixture
+def near(near_once: Path, tmp_path: Path) -> Path:
+    """A copy of the artifact, version 1 of `hues_search`."""
+    copied = Path(shutil.copytree(near_once, tmp_path / "near" / "repository"))
+    return copied / "hues_search" / "1" / "model.faiss"
+
+
+def test_gallery_is_in_an_index_when_it_does_not_fit_into_one_file(
+    command: Command, near: Path, embedder: Path
+) -> None:
+    verdict, info = Verdict.read_file(near.with_name(Verdict.FILE)), inspect_artifact(near)
+    assert (verdict.passed, verdict.format) == (True, "faiss")
+    assert info.spec is not None
+    assert info.spec.gallery is not None
+    assert info.spec.gallery.approximate_recall == 1.0
+    outputs = FaissRunner(near).infer(np.stack([pixels(hue, 2) for hue in range(6)]))
+    assert outputs["path"][:, 0].tolist() == [f"hue{hue}/2.png" for hue in range(6)]
+    assert outputs["answer"][:, 0].tolist() == [f"hue{hue}" for hue in range(6)]
+    assert command("builder", "verify", near, "--against", embedder).exit_code == 0
+    assert command("builder", "check", near.parents[2]).exit_code == 0
+
+
+def test_index_gets_the_new_items_when_images_are_added(
+    command: Command, near: Path, embedder: Path, tmp_path: Path
+) -> None:
+    added = write_classes(tmp_path / "added", (6,), range(5))
+    answer = command("builder", "index", embedder, added, "--add", "--repository", near.parents[2], "--json")
+    assert answer.exit_code == 0, answer.output
+    (before, _), (after, nearest) = (gallery_in_index(near.parents[1] / version / near.name) for version in ("1", "2"))
+    np.testing.assert_array_equal(after.vectors[:30], before.vectors)
+    assert after.paths[30:].tolist() == [f"hue6/{number}.png" for number in range(5)]
+    assert nearest.ntotal == 35
+
+
+def test_verification_fails_when_the_index_lost_items(command: Command, near: Path, embedder: Path) -> None:
+    shuffled, found = faiss.read_index(str(near)), gallery_in_index(near)[0]
+    shuffled.reset()
+    shuffled.add(np.ascontiguousarray(found.vectors[::-1]))
+    faiss.write_index(shuffled, str(near))
+    failed = command("builder", "verify", near, "--against", embedder, "--json")
+    assert failed.exit_code == 1
+    assert "verdict.spec" in {problem["code"] for problem in json.loads(failed.stdout)["problems"]}
+
+
+def test_index_is_refused_when_its_files_are_damaged(command: Command, near: Path, embedder: Path) -> None:
+    items, content = near.with_suffix(".npz"), near.read_bytes()
+    texts = items.read_bytes()
+
+    def codes() -> set[str]:
+        answer = command("builder", "verify", near, "--against", embedder, "--json")
+        assert answer.exit_code == 2, answer.output
+        return error_codes(answer)
+
+    near.write_bytes(content[: len(content) // 2])
+    assert codes() == {"faiss.unreadable"}
+    faiss.write_index(faiss.IndexFlatIP(EMBEDDING_SIZE), str(near))
+    assert codes() == {"faiss.other_index"}
+    faiss.write_index(faiss.IndexHNSWFlat(EMBEDDING_SIZE, 16, faiss.METRIC_INNER_PRODUCT), str(near))
+    assert codes() == {"faiss.other_items"}
+    items.write_bytes(texts[: len(texts) // 2])
+    assert codes() == {"faiss.damaged"}
+    items.unlink()
+    assert codes() == {"faiss.no_items"}
+
+
+def test_format_of_an_index_is_refused_when_the_model_has_no_gallery(command: Command, embedder: Path) -> None:
+    answer = command("builder", "export", embedder, "--format", "faiss", "--json")
+    assert (answer.exit_code, error_codes(answer)) == (2, {"faiss.no_search"})
+
+
+def test_index_is_refused_when_it_finds_too_few_items() -> None:
+    rng = np.random.default_rng(0)
+    both = rng.standard_normal((2, 500, 8), dtype=np.float32)
+    vectors, others = both / np.linalg.norm(both, axis=2, keepdims=True)
+    names = np.array([f"item{number}" for number in range(500)])
+    with raises(InputError, "index.low_recall"):
+        choose_effort(build_index(Gallery(others, names, names)), Gallery(vectors, names, names), 10)
+
+
+def test_search_is_exact_when_the_index_finds_too_few() -> None:
+    vectors = np.repeat(np.eye(8, dtype=np.float32), [500, *[1] * 7], axis=0)
+    sparse = faiss.IndexHNSWFlat(8, 4, faiss.METRIC_INNER_PRODUCT)
+    sparse.add(vectors)
+    assert (sparse.search(vectors[:1], 50)[1] < 0).any()
+    distances, items = search(sparse, vectors[:1], 50)
+    assert (distances == 0).all()
+    assert len(set(items[0].tolist())) == 50
 
 
 def test_sample_of_the_verdict_names_its_images_when_it_is_stored(published_once: Path) -> None:

@@ -16,7 +16,7 @@ from tritonkit import plugins
 from tritonkit.repository.model_folder import VersionFolder
 from tritonkit.repository.reexport_command import reexport_command
 from tritonkit.runtimes import Runner, open_artifact
-from tritonkit.runtimes.formats import BUILT_IN, ArtifactFormat, Target, format_of, is_model_file, known_formats
+from tritonkit.runtimes.formats import BUILT_IN, ArtifactFormat, Target, format_of, is_model_file, model_formats
 from tritonkit.triton.model_config import holds_model
 
 ORT = ArtifactFormat(
@@ -56,7 +56,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_file_of_an_own_format_is_known_by_its_suffix(tmp_path: Path) -> None:
-    assert known_formats() == (*BUILT_IN, ORT)
+    assert model_formats() == (*BUILT_IN, ORT)
     assert format_of("model.ort") == ORT
     assert is_model_file("model.ort")
     (tmp_path / "cats" / "1").mkdir(parents=True)

@@ -8,7 +8,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from builder.index.publish import index
@@ -56,6 +58,14 @@ class Served:
         return published.version
 
 
+def publish_approximate(embedder: Path, images: Path, repository: Path, add: bool = False) -> None:
+    """Publish the model `hues_near` with a FAISS index, or its next version with more images."""
+    settings: dict[str, Any] = {} if add else {"approximate": True, "false_accept": 0.2, "neighbors": 4, "max_batch": 8}
+    index(
+        IndexRequest(checkpoint=embedder, gallery=images, repository=repository, name="hues_near", add=add, **settings)
+    )
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, network_of: NetworkOf) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("searched")
@@ -72,6 +82,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, network_of: NetworkOf) ->
             max_batch=8,
         )
     )
+    publish_approximate(folder / "hues.safetensors", gallery, repository)
     with serving(options_for(repository)) as server:
         yield Served(server, folder / "hues.safetensors", gallery, repository)
 
@@ -95,6 +106,34 @@ def test_triton_and_the_file_answer_alike(command: Command, searched: Served, tm
         cells = next(row for row in csv.DictReader(file) if row["path"] == known["path"])
     assert (cells["label"], cells["neighbor_1_path"]) == ("hue1", "hue1/0.png")
     assert {f"neighbor_{rank}_{name}" for rank in range(1, 5) for name in ("label", "distance", "path")} < cells.keys()
+
+
+def test_an_index_of_faiss_answers_like_the_exact_search(command: Command, searched: Served, tmp_path: Path) -> None:
+    """Also with encoded files, and after images were added."""
+    folder = write_classes(tmp_path / "pictures", (1, 11), (0, 9))
+    found = []
+    for model in (MODEL, "hues_near"):
+        output = tmp_path / f"{model}.jsonl"
+        answer = command("client", "infer", folder, "--url", searched.url, "--model", model, "--output", output)
+        assert answer.exit_code == 0, answer.output
+        found.append([json.loads(line) for line in output.read_text().splitlines()])
+    exact, near = found
+    assert [row["label"] for row in near] == [row["label"] for row in exact]
+    for one, other in zip(near, exact, strict=True):
+        assert [item["path"] for item in one["neighbors"]] == [item["path"] for item in other["neighbors"]]
+        assert one["distance"] == pytest.approx(other["distance"], abs=1e-5)
+    files = np.array([[path.read_bytes()] for path in sorted(folder.rglob("*.png"))], object)
+    with searched.server.client(timeout_s=60) as control:
+        outputs = control.infer_tensors("hues_near_encoded", "", {"encoded": ("BYTES", files)})
+    assert [text.decode() for text in outputs["path"][:, 0]] == [row["neighbors"][0]["path"] for row in near]
+    added = write_classes(tmp_path / "added", (7,), range(5))
+    publish_approximate(searched.embedder, added, searched.repository, add=True)
+    with searched.server.client(timeout_s=60) as control:
+        control.load("hues_near")
+    with Client("hues_near", url=searched.url) as client:
+        result = client.infer(pixels(7, 3))
+    assert isinstance(result, SearchResult)
+    assert (result.label, result.neighbors[0].path) == ("hue7", "hue7/3.png")
 
 
 def test_check_passes_and_measures_when_images_are_labelled(command: Command, searched: Served, tmp_path: Path) -> None:

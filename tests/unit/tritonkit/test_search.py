@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.errors import raises
+from tritonkit.comparison import FP32_LIMITS, compare
 from tritonkit.errors import SpecError
 from tritonkit.images.preprocess import Geometry
 from tritonkit.spec import GallerySpec, Outputs, TaskSpec
@@ -88,6 +89,48 @@ def test_equally_near_items_may_change_places_when_their_distances_tie(task: Sea
 def test_both_decisions_agree_when_the_distance_is_at_the_threshold(task: Search) -> None:
     expected = found(("cat", "a", 0.299999), ("dog", "b", 0.4), ("cat", "c", 0.5))
     assert kept(task, found(("cat", "a", 0.300001), ("dog", "b", 0.4), ("cat", "c", 0.5)), expected)
+
+
+TEN = found(*((("cat", "dog")[rank % 2], f"item{rank}", 0.1 + 0.05 * rank) for rank in range(10)))
+
+
+def ten_without(rank: int, last: tuple[str, str, float]) -> Outputs:
+    """The answer of ten neighbours that misses one of them, and has a farther one instead."""
+    items = zip(*(TEN[name][0] for name in ("label", "path", "distance")), strict=True)
+    return found(*(item for number, item in enumerate(items) if number != rank), last)
+
+
+@pytest.fixture
+def approximate() -> Search:
+    gallery = GALLERY.model_copy(update={"neighbors": 10, "approximate_recall": 0.998})
+    task = task_for(SPEC.model_copy(update={"gallery": gallery}))
+    assert isinstance(task, Search)
+    return task
+
+
+def test_an_approximate_answer_agrees_when_one_of_ten_items_is_missing(task: Search, approximate: Search) -> None:
+    answer = ten_without(4, ("dog", "farther", 0.7))
+    assert kept(approximate, answer, TEN)
+    assert compare("batch 1", approximate, TEN, answer).is_kept(FP32_LIMITS)
+    assert not kept(task, answer, TEN)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_decision"),
+    [
+        (ten_without(0, ("dog", "farther", 0.7)), True),  # the nearest one decides
+        (ten_without(4, ("dog", "nearer", 0.51)), False),  # an exact search would have found it
+        (ten_without(4, ("dog", "item9", 0.56)), False),  # an item twice, at another distance
+        ({**TEN, "label": np.roll(TEN["label"], 1, axis=1), "answer": np.array([["dog"]])}, True),
+        ({**TEN, "distance": TEN["distance"] + np.float32(0.001)}, False),
+    ],
+)
+def test_an_approximate_answer_differs_when_it_is_wrong(
+    approximate: Search, answer: Outputs, is_decision: bool
+) -> None:
+    comparison = compare("batch 1", approximate, TEN, answer)
+    assert not comparison.is_kept(FP32_LIMITS)
+    assert (comparison.decisions_kept < 1) == is_decision
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,16 @@ from benchmarks.studies.searching.search_step import (
     INPUT,
     NEIGHBORS,
     closed_loop,
+    open_in_process,
     percentiles,
     random_vectors,
+    write_config,
     write_model,
 )
 from benchmarks.studies.searching.unknown_classes import divisions, shares_in_halves
 from builder.sources.search.gallery import Gallery
+from tritonkit.runtimes.formats import FAISS, ONNX
+from tritonkit.runtimes.indexed_items import IndexedItems
 from tritonkit.triton.model_config import read_config
 
 
@@ -27,13 +31,18 @@ def test_search_step_finds_what_numpy_finds(tmp_path: Path) -> None:
     vectors, queries = (random_vectors(count, 32, centres, rng) for count in (500, 9))
     names = np.array([f"{number}.jpg" for number in range(500)])
     gallery = Gallery(vectors, np.array(["cat", "dog"])[np.arange(500) % 2], names)
-    graph = write_model(tmp_path, gallery, max_batch=8, threads=1, queue_delay_us=3000)
+    graph = write_model(tmp_path, gallery, ONNX)
     answer, label, path, distance = onnxruntime.InferenceSession(graph).run(None, {INPUT: queries})
     distances, indices = gallery.search(queries, NEIGHBORS)
     np.testing.assert_allclose(distance, distances, atol=1e-6)
     assert path.tolist() == names[indices].tolist()
     assert label.tolist() == gallery.labels[indices].tolist()
     assert answer[:, 0].tolist() == np.where(distances[:, 0] < 0.5, label[:, 0], "unknown").tolist()
+    index = write_model(tmp_path / "index", gallery, FAISS)
+    found = open_in_process(index)(queries)[1]
+    assert np.mean(found == indices) > 0.99
+    assert IndexedItems.read(index).paths_at(found).tolist() == names[found].tolist()
+    write_config(tmp_path / "search_step", ONNX, size=32, max_batch=8, threads=1, delay_us=3000)
     config = read_config(tmp_path / "search_step")
     assert [(output.name, list(output.dims)) for output in config.output] == [
         ("answer", [1]),
