@@ -15,10 +15,10 @@ import onnx
 from builder.interface import Interface, interface_of
 from builder.onnx.interface import onnx_interface, spec_in_model, spec_in_onnx
 from builder.onnx.precision import onnx_precision
-from tritonkit.errors import ArtifactError
+from tritonkit.errors import ArtifactError, first_line
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.runtimes.formats import format_of, known_formats
-from tritonkit.runtimes.indexed_items import IndexedItems
+from tritonkit.runtimes.indexed_items import read_embedder
 from tritonkit.runtimes.tensorrt_plan import PlanHeader, plan_header
 from tritonkit.spec import METADATA_KEY, DType, Frozen, ModelSpec, TensorSpec
 
@@ -113,7 +113,14 @@ def inspect_torchscript(path: Path) -> ArtifactInfo:
 
 def inspect_faiss(path: Path) -> ArtifactInfo:
     """Read the spec of a search model. FAISS is not loaded."""
-    spec = spec_in_model(onnx.load_model_from_string(IndexedItems.read(path).embedder), str(path))
+    content = read_embedder(path)
+    try:
+        graph = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's errors share no base class
+        raise ArtifactError(
+            f"{path}: its embedder is no ONNX graph ({first_line(error)})", code="onnx.unreadable"
+        ) from error
+    spec = spec_in_model(graph, str(path))
     return ArtifactInfo(spec=spec, interface=interface_of(spec) if spec else None, precision="fp32")
 
 

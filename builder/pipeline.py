@@ -32,6 +32,7 @@ from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ProgressCallback
 from tritonkit.sketch import SKETCH_FILE
 from tritonkit.spec import Frozen
+from tritonkit.triton.companions import decoder_of, ensemble_of
 from tritonkit.triton.model_config import policy_text, versions_loaded, versions_of
 from tritonkit.triton.releases import image_for
 
@@ -47,6 +48,8 @@ class PublishedVersion(Frozen):
     artifact: Path
     source: str
     verdict: Verdict
+    models: tuple[str, ...]
+    """The model, and those that take encoded images for it."""
     served: bool = True
     """Triton loads the version, by the version policy of config.pbtxt."""
     retention: Retention | None = None
@@ -164,8 +167,10 @@ def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
     load_warnings = check_build(record, serving_image, request.force)
     _, shared = plan.serving_files(verified.job)
     config = shared.write(staged.model)
+    models = [spec.name]
     if request.encoded:
         update_companions(staged.companions, request.repository, config)
+        models += [decoder_of(spec.name), ensemble_of(spec.name)]
     else:
         remove_companions(staged.companions, request.repository, spec.name)
     is_served = staged.version in versions_loaded(config, versions_of(staged.model))
@@ -192,6 +197,7 @@ def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
         artifact=request.repository / spec.name / str(staged.version) / plan.builder.format.served.file,
         source=source.description,
         verdict=verdict,
+        models=tuple(models),
         served=is_served,
         warnings=tuple(warnings),
         instead=reason and f"{reason}; published in {verdict.precision}",

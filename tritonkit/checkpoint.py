@@ -73,6 +73,10 @@ def read_weights(path: Path) -> Weights:
 def _open_checkpoint(path: Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
+    if (best := path / "best.safetensors").is_file():
+        raise CheckpointError(
+            f"{path}: is the folder of a training run; pass its checkpoint, {best}", code="checkpoint.run_folder"
+        )
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint", code="checkpoint.not_found")
     try:

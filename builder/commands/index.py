@@ -33,8 +33,9 @@ def index(request: IndexRequest, as_json: JsonOption = False) -> None:
         print_json(result)
         return
     recall = ", ".join(f"{name} {value:.4f}" for name, value in result.recall.items())
+    added = f", {result.added:,} images added" if request.add else ""
     print_published(
         result.published,
-        f"gallery: {result.gallery}; {result.classes} classes, {result.added:,} images added",
+        f"gallery: {result.gallery}; {result.classes} classes{added}",
         f"each image searched for among the others: {recall or 'no class has two images'}",
     )

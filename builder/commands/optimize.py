@@ -53,7 +53,7 @@ def optimize(request: OptimizeRequest, as_json: JsonOption = False) -> None:
         print_text(optimized.published.retention.summary())
     print_text(f"published: {optimized.published.artifact}")
     if optimized.published.served:
-        print_text(f"Load it into a running server with: server reload {optimized.published.model}")
+        print_text(f"Load it into a running server with: server reload {' '.join(optimized.published.models)}")
 
 
 def _print_candidates(optimization: Optimization) -> None:

@@ -24,4 +24,4 @@ def print_published(published: PublishedVersion, *details: str) -> None:
         print_text(f"warning: {warning}")
     print_text(f"published: {published.artifact}")
     if published.served:
-        print_text(f"Load it into a running server with: server reload {published.model}")
+        print_text(f"Load it into a running server with: server reload {' '.join(published.models)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from builder.onnx.file import read_onnx
 from builder.pipeline import PublishedVersion, export
 from builder.repository.shared_files import shared_version, version_spec
 from builder.sources import Source, open_source
-from builder.sources.search.approximate import build_index, choose_effort, gallery_in_index
+from builder.sources.search.approximate import build_index, check_faiss, choose_probes, gallery_in_index
 from builder.sources.search.gallery import Gallery, Items, embed_items, read_items
 from builder.sources.search.graph import check_size, gallery_in, vectors_that_fit
 from builder.sources.search.source import (
@@ -38,7 +37,8 @@ from tritonkit.remotes.addresses import public_name
 from tritonkit.runtimes.formats import FAISS, ONNX, ProgressCallback
 from tritonkit.spec import Frozen, GallerySpec
 from tritonkit.tasks.search import OWN_PATH, UNKNOWN, Search, gallery_of
-from tritonkit.triton.model_config import CONFIG_FILE
+from tritonkit.triton.backends import backend_of
+from tritonkit.triton.model_config import CONFIG_FILE, read_config
 
 SUFFIX = "_search"
 
@@ -100,14 +100,14 @@ def index(request: IndexRequest, report: ProgressCallback = lambda step: None) -
     left_out = leave_one_out(gallery)
     unknown = None if held_out is None else embed_items(held_out, embedder.reference)
     settings = _settings(request, embedder, gallery, left_out, unknown, base)
-    nearest = None
+    faiss_index = None
     if approximate:
         report("building the index")
-        nearest = build_index(gallery, None if base is None else base.index)
-        recall = choose_effort(nearest, gallery, settings.neighbors)
+        faiss_index = build_index(gallery, None if base is None else base.index)
+        recall = choose_probes(faiss_index, gallery, settings.neighbors, None if unknown is None else unknown.vectors)
         settings = settings.model_copy(update={"approximate_recall": recall})
     search = search_source(embedder, gallery, settings, name, left_out.recall)
-    search = replace(search, golden=golden, index=nearest)
+    search = replace(search, golden=golden, index=faiss_index)
     published = export(request.export_request(search, approximate), report, None if base is None else base.version)
     return PublishedIndex(
         published=published,
@@ -135,16 +135,7 @@ def _check_request(
     if base is not None:
         labels, paths = [*base.gallery.labels.tolist(), *labels], [*base.gallery.paths.tolist(), *paths]
     others = embedder_bytes(embedder) + sum(len(path.encode()) for path in paths)
-    size = embedder.spec.outputs[0].shape[0]
-    approximate = request.approximate
-    if approximate is None:
-        approximate = base.index is not None if base else len(labels) > vectors_that_fit(size, others)
-    if not approximate:
-        check_size(len(labels), size, name, others)
-    elif find_spec(FAISS.library) is None:
-        raise ArtifactError(
-            "--approximate needs FAISS; install it with: pip install 'tritonkit[faiss]'", code="install.missing_module"
-        )
+    approximate = _is_approximate(request, embedder, name, len(labels), others)
     _neighbors(request, len(labels), base)
     rate = _rate(request, base)
     if held_out is None and base is not None and base.settings.held_out is not None:
@@ -159,10 +150,37 @@ def _check_request(
     check_rate(held_out.labels, rate, public_name(str(request.held_out)))
     if known := sorted(set(held_out.labels.tolist()) & set(labels)):
         raise InputError(
-            f"--held-out {request.held_out}: {', '.join(known):.200} are classes of the gallery; the threshold needs "
-            "classes that are not in it",
+            f"--held-out {request.held_out}: {len(known)} of its classes are in the gallery: {', '.join(known[:3])}"
+            f"{', …' if len(known) > 3 else ''}; the threshold needs classes that are not in it",
             code="index.held_out_known",
         )
+    return approximate
+
+
+def _is_approximate(request: IndexRequest, embedder: Source, name: str, items: int, others: int) -> bool:
+    """Return whether a FAISS index will search. others: bytes of all but the vectors in an ONNX file.
+
+    Raises InputError where the published versions of the model are searched in the other way, or the gallery is too
+    large to be searched exactly, ArtifactError where FAISS is missing.
+    """
+    size, model = embedder.spec.outputs[0].shape[0], request.repository / name
+    published = backend_of(read_config(model)) == FAISS.backend if (model / CONFIG_FILE).is_file() else None
+    approximate = request.approximate
+    if published is not None:
+        if approximate not in (None, published):
+            option = "--approximate" if approximate else "--no-approximate"
+            raise InputError(
+                f"{option}: the published versions of {model} are searched in the other way, and Triton loads all "
+                "versions of a model alike. Leave the option out, or publish the whole gallery under another --name",
+                code="index.other_search",
+            )
+        approximate = published
+    elif approximate is None:
+        approximate = items > vectors_that_fit(size, others)
+    if approximate:
+        check_faiss()
+    else:
+        check_size(items, size, name, others)
     return approximate
 
 
@@ -230,18 +248,18 @@ def _published_gallery(model: Path, embedder: Source) -> PublishedGallery:
             "with this one, without --add",
             code="index.other_embedder",
         )
-    nearest, artifact = None, folder / (ONNX if settings.approximate_recall is None else FAISS).file
+    faiss_index, artifact = None, folder / (ONNX if settings.approximate_recall is None else FAISS).file
     if settings.approximate_recall is None:
         gallery = gallery_in(read_onnx(artifact), str(artifact))
     else:
-        gallery, nearest = gallery_in_index(artifact)
+        gallery, faiss_index = gallery_in_index(artifact)
     if gallery.fingerprint != settings.fingerprint:
         raise ArtifactError(
             f"{artifact}: its gallery was changed since it was published (its hash differs); publish the "
             "whole gallery again, without --add",
             code="index.changed_gallery",
         )
-    return PublishedGallery(version, gallery, settings, Golden.load(folder / GOLDEN_FILE), nearest)
+    return PublishedGallery(version, gallery, settings, Golden.load(folder / GOLDEN_FILE), faiss_index)
 
 
 def _golden_rows(labels: Sequence[str]) -> list[int]:

@@ -19,8 +19,6 @@ else:
 
 DEFAULT_NEIGHBORS = 10
 DEFAULT_FALSE_ACCEPT = 0.05
-APPROXIMATE_QUALITY = 0.01
-"""How much recall@k may be lower with an approximate search, by default."""
 
 
 class SearchOptions(Options):
@@ -65,6 +63,4 @@ class IndexRequest(SearchOptions, VerificationOptions, ServingOptions, Publicati
         values = {name: getattr(self, name) for name in type(self).model_fields if name in ExportRequest.model_fields}
         if approximate:
             values["format"] = FAISS.name
-            if not any(text.startswith(("quality=", "fp32.quality=")) for text in self.limit):
-                values["limit"] = (*self.limit, f"quality={APPROXIMATE_QUALITY}")
         return options_from(ExportRequest, {**values, "source": source, "name": None})

@@ -78,13 +78,12 @@ def check_rate(labels: NDArray[np.str_], rate: float, origin: str) -> None:
     """Raise InputError where images are too few to estimate a rate on. labels: their classes, [n]."""
     count, classes = len(labels), np.unique(labels)
     if len(classes) < MIN_CLASSES or rate * count < MIN_EXPECTED:
-        smallest = (
-            f"; the smallest rate for {count} images is {MIN_EXPECTED / count:.3g}" if count > MIN_EXPECTED else ""
-        )
+        is_rate_too_small = rate * count < MIN_EXPECTED and count > MIN_EXPECTED and len(classes) >= MIN_CLASSES
+        larger = f", or choose a rate of at least {MIN_EXPECTED / count:.3g}" if is_rate_too_small else ""
         raise InputError(
             f"--false-accept {rate:g}: {origin} has {count} images of {len(classes)} classes, too few to estimate it; "
-            f"expected at least {-(-MIN_EXPECTED // rate):.0f} images of {MIN_CLASSES} classes{smallest}. Pass more "
-            "classes with --held-out, or a larger rate",
+            f"expected at least {-(-MIN_EXPECTED // rate):.0f} images of {MIN_CLASSES} classes. Pass more classes with "
+            f"--held-out{larger}",
             code="index.too_few_held_out",
         )
 

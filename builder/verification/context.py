@@ -25,6 +25,7 @@ from tritonkit.runtimes.formats import OPENVINO, Precision, format_of
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.spec import ModelSpec, Outputs
 from tritonkit.system.cpu import adds_int8_exactly
+from tritonkit.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,12 @@ def verification_context(
 
     limits: replaces the default limits. preferred: batch sizes that the server will use.
     """
-    reference = CachingRunner(source.reference)
-    return VerificationContext(
-        reference, golden, max_batch, source.network, source.training, limits or LIMITS, tuple(preferred)
-    )
+    reference, task = CachingRunner(source.reference), task_of(source.spec)
+    own = {
+        precision: each.model_copy(update={"quality": task.least_strict(each.quality)})
+        for precision, each in (limits or LIMITS).items()
+    }
+    return VerificationContext(reference, golden, max_batch, source.network, source.training, own, tuple(preferred))
 
 
 class CachingRunner(Runner):

@@ -173,7 +173,8 @@ class _AnswerComparison:
         )
         agreement = task.agreement(self._expected, self._actual, batch.inputs.geometries, limits.tie)
         if any(np.issubdtype(array.dtype, np.floating) for array in self._expected.values()):
-            self.measure, self.distances = "error", max_error_per_image(self._expected, batch.actual)
+            expected = task.aligned(self._expected, self._actual)
+            self.measure, self.distances = "error", max_error_per_image(expected, batch.actual)
             self._closeness = [f"error {distance:.1e}" for distance in self.distances]
         else:
             self.measure, self.distances = "disagreement", 1 - np.min(list(agreement.values()), axis=0)

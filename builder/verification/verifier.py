@@ -235,7 +235,7 @@ class _Verification:
             comparison = inputs.compare(self.task, expected, actual, self.expected, limits)
             self.comparisons.append(comparison)
             if not comparison.is_within(limits):
-                worst = inputs.titles[int(max_error_per_image(expected, actual).argmax())]
+                worst = inputs.titles[int(max_error_per_image(self.task.aligned(expected, actual), actual).argmax())]
                 self.report(
                     f"{inputs.name}: values differ by up to {comparison.max_abs:.1e} (limit {limits.max_abs:.0e}), "
                     f"relative {comparison.relative:.1e} (limit {limits.relative:.0e}), most for {worst}",
@@ -260,7 +260,8 @@ class _Verification:
             return
         # The wrong rows, bool [N]: values beyond the limit, or for class numbers alone a changed decision. Agreement
         # can depend on several rows, such as that of nearest neighbours.
-        wrong: NDArray[np.bool_] = ~(max_error_per_image(expected, actual) <= self.limits.max_abs)
+        errors = max_error_per_image(self.task.aligned(expected, actual), actual)
+        wrong: NDArray[np.bool_] = ~(errors <= self.limits.max_abs)
         if not any(np.issubdtype(array.dtype, np.floating) for array in expected.values()):
             agreement = self.task.agreement(expected, actual, inputs.geometries, self.limits.tie)
             wrong = ~self.task.decisions_kept(agreement, self.limits.slack)

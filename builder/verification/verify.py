@@ -20,7 +20,6 @@ from builder.verification.labelled import LabelledSet
 from builder.verification.plan_records import is_recorded, recorded_problems, stale_reason, with_stale_reason
 from builder.verification.report import write_page
 from builder.verification.report_images import collect_answers
-from builder.verification.spec_check import compare_specs
 from tritonkit.errors import ArtifactError, CheckFailedError, Problem
 from tritonkit.export_options import VerificationOptions
 from tritonkit.repository.manifest import Manifest
@@ -55,13 +54,11 @@ def verify_artifact(
         with suppress(ArtifactError):  # an artifact outside a repository, or a finding of `builder check`
             sizes = configured_batch_sizes(read_config(artifact.resolve().parent.parent))
         context = verification_context(source, golden, largest_batch(max_batch, runner), options.limits, sizes)
-        if format_of(artifact) is ONNX:
-            verdict = context.verify(runner, precision, artifact)
-        else:
-            verdict = context.verify_answers(runner, precision)
-            problems = (*recorded, *compare_specs(runner.spec, source.spec), *verdict.problems)
+        verdict = context.verify(runner, precision, artifact if format_of(artifact) is ONNX else None)
+        if is_plan(artifact):
+            problems = (*recorded, *verdict.problems)
             verdict = verdict.model_copy(update={"problems": problems, "passed": not problems})
-            verdict = with_stale_reason(verdict, artifact, source) if is_plan(artifact) else verdict
+            verdict = with_stale_reason(verdict, artifact, source)
         known = format_of(artifact)
         if known is None:  # a checkpoint has no format
             fields = {"proven_by": "the checkpoint itself, run by torch"}

@@ -112,6 +112,8 @@ def find_sketch(runner: Runner, sketch: Path | None, artifact: Path | None, repo
     Raises InputError if there is none.
     """
     if sketch is not None:
+        if not sketch.is_file():
+            raise InputError(f"--sketch {sketch}: no such file", code="drift.no_sketch")
         path = sketch
     elif artifact is not None:
         path = sketch_of_artifact(artifact) or artifact.with_name(SKETCH_FILE)

@@ -20,6 +20,9 @@ from tritonkit.triton.backends import ModelConfig, backend_of
 from tritonkit.triton.client import TritonClient
 from tritonkit.triton.model_config import read_config, versions_of
 
+_MAX_BYTES = 2**31 - 1
+"""The largest message of protobuf."""
+
 
 class CandidateVersion(Frozen):
     """A version of a model in the repository."""
@@ -58,6 +61,13 @@ class CandidateVersion(Frozen):
 
         folder = self.folder / str(self.version)
         names = sorted(path.name for path in folder.iterdir() if path.is_file() and is_model_file(path))
+        size = sum((folder / name).stat().st_size for name in names)
+        if size > _MAX_BYTES:
+            raise InputError(
+                f"{folder}: its files have {size / 1e9:.1f} GB, and Triton takes at most 2 GB with the request that "
+                "loads a candidate. Publish it under another --name, load it, and compare both with `client compare`",
+                code="shadow.too_large",
+            )
         files = {f"file:{self.version}/{name}": (folder / name).read_bytes() for name in names}
         config = json_format.MessageToJson(self._config(spec, names), preserving_proto_field_name=True)
         server.load(self.shadow_name, config, files)

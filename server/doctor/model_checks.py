@@ -28,7 +28,7 @@ def check_model(model: ModelFolder, target: TargetEnvironment) -> Iterator[Findi
             yield error(
                 path,
                 f"{target.title} has no {known.library}, which {model.name} needs",
-                f"install {known.library} there",
+                "run `make setup` in tritonkit's folder, which installs it",
                 code="server.no_library",
             )
         else:

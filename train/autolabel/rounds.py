@@ -286,8 +286,8 @@ def _save(file: Path, arrays: dict[str, Any]) -> None:
 
 def _nothing_accepted(max_error: float, needed: int | None, size: int) -> str:
     how = (
-        "the labels of which the model is most sure are wrong more often than that; more labelled images to train "
-        "on, or another network, may help"
+        "the labels of which the model is most sure are wrong more often than that; more epochs, more labelled images "
+        "to train on, or another network may help"
         if needed is None
         else f"about {needed:,} calibration images would show it, if their error stays as it is"
     )
@@ -296,6 +296,9 @@ def _nothing_accepted(max_error: float, needed: int | None, size: int) -> str:
 
 def _conclusion(comparison: HoldoutComparison | None, is_chosen: bool) -> str:
     if comparison is None:
-        return "No label was accepted, so nothing was gained: the checkpoint is that of the given labels alone."
+        return (
+            "No label was accepted, so nothing was gained: the checkpoint is that of the given labels alone. A model "
+            "that is trained longer is surer: raise epochs, or accept with a lower --threshold."
+        )
     named = "" if is_chosen else " The validation part prefers the model of the given labels alone."
     return comparison.sentence() + named

@@ -18,6 +18,9 @@ from tritonkit.system.console import warn
 TrainAndPredict = Callable[[str, tuple[Sample, ...], tuple[Sample, ...]], Probabilities]
 """Trains on the first samples in a subfolder of this name; returns the best network's probabilities of the others."""
 
+_MIN_ACCURACY = 0.5
+"""Below this accuracy, a model that differs from a given label says little about it."""
+
 
 class Suspect(Frozen):
     """A given label that looks wrong."""
@@ -59,6 +62,11 @@ def find_suspects(data: AutolabelData, answer: TrainAndPredict, folds: int) -> l
     probabilities = _out_of_fold(data, samples, answer, numbers)
     checked = (*samples, *data.splits.val)
     truths = np.array([data.labels.index(sample.truth) for sample in checked])
+    if (right := float((probabilities.argmax(axis=1) == truths).mean())) < _MIN_ACCURACY:
+        warn(
+            f"the models that check the given labels are right for only {right:.0%} of them, so many right labels will "
+            "look wrong; more epochs may help, --folds 0 leaves the check out"
+        )
     ranked = find_label_issues(truths, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
     return [
         Suspect(

@@ -121,9 +121,9 @@ def _print(result: AutolabelResult) -> None:
     for note in result.notes:
         print_text(note)
     if result.without_labels:
-        print_text(f"labels that no image was given: {', '.join(result.without_labels)}")
+        print_text(f"labels that were given to no image: {', '.join(map(repr, result.without_labels))}")
     if result.suspects:
-        print_text(f"{result.suspects} given labels look wrong: {result.folder / 'suspects.csv'}")
+        print_text(f"{result.suspects} given labels may be wrong: {result.folder / 'suspects.csv'}")
     print_text(result.conclusion)
     print_text(f"labels: {result.labels}\npage: {result.page}")
     print_text(str(result.checkpoint))

@@ -86,7 +86,7 @@ def _print(result: FoldsResult) -> None:
         rows.append(["±", "", *(format_metric(None if each is None else each.std) for each in spreads)])
     table(("fold", "images", *names), rows)
     if result.missing:
-        print_text(f"not finished: {', '.join(map(str, result.missing))} of {result.count} folds")
+        print_text(f"of {result.count} folds, these are not finished: {', '.join(map(str, result.missing))}")
     else:
         print_text(f"out-of-fold predictions: {result.predictions}")
     print_text(str(result.folder))

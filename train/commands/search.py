@@ -101,6 +101,8 @@ def _print(result: SearchResult) -> None:
     ]
     print_text(f"study {result.study}, {len(result.trials)} trials" + (", the best first" if rows else ""))
     table(("trial", result.metric, "state", "epochs", *keys), rows)
+    if failed := [str(trial.number) for trial in result.trials if trial.state == "failed"]:
+        print_text(f"failed: {', '.join(failed)}; the report says why")
     if result.unfinished:
         print_text(f"{result.unfinished} trials are left; continue with the same command")
     if result.best is not None and result.best.checkpoint is not None:

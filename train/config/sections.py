@@ -278,8 +278,10 @@ def _check_learning_rate(value: Any) -> Any:
         with suppress(ValueError):
             value = float(value)  # YAML reads 1e-3 as text
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value == "auto" or (is_number and 0 < value < math.inf):
+    if value == "auto":
         return value
+    if is_number and 0 < value < math.inf:
+        return float(value)
     raise PydanticCustomError("learning_rate", "Input should be a number above 0, or auto")
 
 

@@ -222,7 +222,7 @@ class Task(ABC):
         if self.name != other.name or self.output != other.output:
             mine, others = (f"{task.name} ({task.output or 'heads'})" for task in (self, other))
             raise SpecError(
-                f"cannot compare a {mine} model with a {others} model: expected the same task",
+                f"cannot compare models of different tasks: {mine} and {others}",
                 code="spec.not_comparable",
             )
 
@@ -240,6 +240,10 @@ class Task(ABC):
     def aligned(self, expected: Outputs, actual: Outputs) -> Outputs:
         """Return the outputs that the numbers of `actual` must equal."""
         return expected
+
+    def least_strict(self, quality: float) -> float:
+        """Return the loss of a quality metric that a verdict of this task allows, for a limit that is set."""
+        return quality
 
     def decisions_kept(self, agreement: Agreement, slack: float = 1) -> NDArray[np.bool_]:
         """Return for each of N images whether both answers make the same decision.

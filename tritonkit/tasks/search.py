@@ -35,7 +35,9 @@ SEARCH_TIE = 1e-5
 OWN_PATH = "answer.path"
 """Ground truth: the path of the image itself in the gallery, empty for an image that is not in it."""
 APPROXIMATE_FLOOR = 0.9
-"""The share of an image's neighbours that an approximate search must find."""
+"""The share of an image's neighbours that an approximate search must find; of fewer than ten, one may be missing."""
+APPROXIMATE_QUALITY = 0.01
+"""How much worse a metric may be with an approximate search."""
 
 
 def gallery_of(spec: TaskSpec) -> GallerySpec:
@@ -49,7 +51,7 @@ def gallery_of(spec: TaskSpec) -> GallerySpec:
     return spec.gallery
 
 
-def answers(gallery: GallerySpec, distance: NDArray[np.float32], label: NDArray[np.str_]) -> NDArray[np.str_]:
+def known_or_unknown(gallery: GallerySpec, distance: NDArray[np.float32], label: NDArray[np.str_]) -> NDArray[np.str_]:
     """Return the output `answer`, [N, 1], from the distances and labels of the neighbours, [N, K], nearest first."""
     return np.where(distance[:, :1] < np.float32(gallery.threshold), label[:, :1], UNKNOWN)
 
@@ -100,7 +102,7 @@ class Search(Task):
             )
         if (np.diff(distances, axis=1) < 0).any():
             faults.append("the distances are not in increasing order")
-        expected = answers(self._gallery, distances, outputs["label"])[:, 0]
+        expected = known_or_unknown(self._gallery, distances, outputs["label"])[:, 0]
         wrong = np.flatnonzero(outputs[self.output][:, 0] != expected)
         if len(wrong):
             first = int(wrong[0])
@@ -149,7 +151,13 @@ class Search(Task):
         return {**expected, "distance": distances}
 
     def _floor(self, measure: str) -> float:
-        return APPROXIMATE_FLOOR if measure == "neighbors" and self._is_approximate else self.floors[measure]
+        if measure != "neighbors" or not self._is_approximate:
+            return self.floors[measure]
+        count = self._gallery.neighbors
+        return min(APPROXIMATE_FLOOR, (count - 1) / count) if count > 1 else 1.0
+
+    def least_strict(self, quality: float) -> float:
+        return max(quality, APPROXIMATE_QUALITY) if self._is_approximate else quality
 
     def _is_same_answer(self, expected: Outputs, actual: Outputs, tie: float) -> bool:
         before, after = expected[self.output][0], actual[self.output][0]
@@ -183,9 +191,12 @@ class Search(Task):
         return {"label": fields["label"]}
 
     def joint(self, other: Task) -> Task:
-        """Return this task: labels are texts in the outputs, so those of two galleries are comparable as they are."""
+        """Return one of both: labels are texts in the outputs, so those of two galleries are comparable as they are.
+
+        If one of them is approximate, it is that.
+        """
         self._check_same_task(other)
-        return self
+        return other if isinstance(other, Search) and other._is_approximate else self
 
     def place(self, outputs: Outputs, joint: Task) -> Outputs:
         return outputs
@@ -201,14 +212,14 @@ class Search(Task):
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
         return [
             str(fields["label"]),
-            *(f"{neighbor['path']} {neighbor['distance']:.3f}" for neighbor in fields["neighbors"]),
+            *(f"{neighbor['path']} {neighbor['distance']:.4f}" for neighbor in fields["neighbors"]),
         ]
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
         """Return the label of each answer with the path of its nearest item."""
         nearest = [answer.fields["neighbors"][0] for answer in answers]
         return [
-            f"{answer.fields['label']}: {item['path']} ({item['distance']:.3f})"
+            f"{answer.fields['label']}: {item['path']} ({item['distance']:.4f})"
             for answer, item in zip(answers, nearest, strict=True)
         ]
 

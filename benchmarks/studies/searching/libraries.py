@@ -3,10 +3,12 @@
 Runs in an environment of its own, so nothing of tritonkit is imported:
 
     python3 -m venv /tmp/ann && /tmp/ann/bin/pip install faiss-cpu usearch numpy
-    /tmp/ann/bin/python benchmarks/studies/searching/libraries.py --vectors 1000000 --output FILE.json
+    /tmp/ann/bin/python benchmarks/studies/searching/libraries.py --output FILE.json
 
 Each index is built in a process of its own, saved, and opened again in another process, whose memory and time of single
-queries are measured. The truth is an exact search in numpy. Vectors lie around random centres.
+queries are measured. The truth is an exact search in numpy. The vectors are those of classes of 50 items, as metric
+learning gives them: their centres lie on a surface of 32 dimensions. The queries are other items of these classes,
+items of new classes, and random directions, which are like nothing in the gallery.
 """
 
 from __future__ import annotations
@@ -27,18 +29,42 @@ from typing import Any
 import numpy as np
 
 NEIGHBORS = 10
-M, BUILD, EFFORTS = 16, 128, (32, 64, 128, 256)
+QUERIES, CLASS_ITEMS, SURFACE, NOISE = 500, 50, 32, 0.3
+M, BUILD, EFFORTS = 16, 128, (64, 256, 1024)
 """Of HNSW: links of a node, candidates while building, and candidates of a search."""
-LISTS, PROBES = 2048, (8, 16, 32, 64)
+LISTS, PROBES = 1788, (16, 32, 64, 128, 256)
 """Of IVF: clusters, and clusters that a search visits."""
 
 
-def vectors_of(count: int, size: int, seed: int) -> Any:
-    """Return unit vectors, float32 [count, size], around 10,000 centres that are the same for each seed."""
-    centres = np.random.default_rng(0).standard_normal((10_000, size), dtype=np.float32)
+def centres_of(classes: int, size: int, seed: int) -> Any:
+    """Return the centres of classes, float32 [classes, size], on one surface for all seeds."""
+    basis = np.random.default_rng(0).standard_normal((SURFACE, size), dtype=np.float32)
+    return unit(np.tanh(np.random.default_rng(seed).standard_normal((classes, SURFACE), dtype=np.float32)) @ basis)
+
+
+def items_of(centres: Any, count: int, seed: int) -> Any:
+    """Return `count` unit vectors around random ones of the centres, float32."""
     rng = np.random.default_rng(seed)
-    vectors = rng.standard_normal((count, size), dtype=np.float32) + centres[rng.integers(0, 10_000, count)]
+    noise = rng.standard_normal((count, centres.shape[1]), dtype=np.float32) / np.sqrt(centres.shape[1])
+    return unit(centres[rng.integers(0, len(centres), count)] + NOISE * noise)
+
+
+def unit(vectors: Any) -> Any:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def gallery_of(count: int, size: int) -> Any:
+    """Return the vectors to index, float32 [count, size]."""
+    return items_of(centres_of(count // CLASS_ITEMS, size, 1), count, 2)
+
+
+def queries_of(count: int, size: int) -> dict[str, Any]:
+    """Return 500 queries of each kind, float32 [500, size]. count: items of the gallery."""
+    return {
+        "same classes": items_of(centres_of(count // CLASS_ITEMS, size, 1), QUERIES, 3),
+        "new classes": items_of(centres_of(QUERIES, size, 4), QUERIES, 5),
+        "random": unit(np.random.default_rng(6).standard_normal((QUERIES, size), dtype=np.float32)),
+    }
 
 
 def build_faiss_hnsw(vectors: Any, path: str) -> None:
@@ -64,8 +90,7 @@ def build_faiss_ivf(vectors: Any, path: str) -> None:
 def build_usearch(vectors: Any, path: str) -> None:
     Index: Any = import_module("usearch.index").Index  # noqa: N806 - its class
 
-    kind = "f32" if path.endswith("f32") else "i8"
-    index = Index(ndim=vectors.shape[1], metric="cos", dtype=kind, connectivity=M, expansion_add=BUILD)
+    index = Index(ndim=vectors.shape[1], metric="cos", dtype="f32", connectivity=M, expansion_add=BUILD)
     index.add(np.arange(len(vectors)), vectors, threads=os.cpu_count() or 1)
     index.save(path)
 
@@ -101,13 +126,12 @@ METHODS: dict[str, tuple[Any, Any, tuple[int, ...]]] = {
     "faiss hnsw f32": (build_faiss_hnsw, open_faiss, EFFORTS),
     "faiss ivf f32": (build_faiss_ivf, open_faiss, PROBES),
     "usearch hnsw f32": (build_usearch, open_usearch, EFFORTS),
-    "usearch hnsw i8": (build_usearch, open_usearch, EFFORTS),
 }
 
 
 def build_index(method: str, count: int, size: int, path: str) -> dict[str, float]:
     """Build and save an index."""
-    vectors = vectors_of(count, size, 1)
+    vectors = gallery_of(count, size)
     started, cpu = time.perf_counter(), time.process_time()
     METHODS[method][0](vectors, path)
     return {
@@ -117,48 +141,49 @@ def build_index(method: str, count: int, size: int, path: str) -> dict[str, floa
     }
 
 
-def search_index(method: str, path: str, queries: Any, truth: Any) -> dict[str, Any]:
+def search_index(method: str, path: str, queries: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:
     """Open an index and search one query after another, at each effort."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     at = METHODS[method][1](path)
     levels = []
     for effort in METHODS[method][2]:
         search = at(effort)
-        search(queries[:1])
-        found, latencies, cpu = [], [], time.process_time()
-        for row in range(len(queries)):
-            started = time.perf_counter()
-            found.append(search(queries[row : row + 1])[0])
-            latencies.append((time.perf_counter() - started) * 1e3)
-        hits = [len({*map(int, row)} & {*right}) for row, right in zip(found, truth.tolist(), strict=True)]
-        p50, p99 = np.percentile(latencies, [50, 99])
-        levels.append(
-            {
-                "effort": effort,
+        level: dict[str, Any] = {"effort": effort}
+        for kind, vectors in queries.items():
+            search(vectors[:1])
+            found, latencies, cpu = [], [], time.process_time()
+            for row in range(len(vectors)):
+                started = time.perf_counter()
+                found.append(search(vectors[row : row + 1])[0])
+                latencies.append((time.perf_counter() - started) * 1e3)
+            hits = [len({*map(int, row)} & {*right}) for row, right in zip(found, truth[kind].tolist(), strict=True)]
+            level[kind] = {
                 "recall_at_10": round(float(np.mean(hits)) / NEIGHBORS, 4),
-                "p50_ms": round(float(p50), 3),
-                "p99_ms": round(float(p99), 3),
-                "cpu_ms": round((time.process_time() - cpu) / len(queries) * 1e3, 3),
+                "p50_ms": round(float(np.median(latencies)), 3),
+                "cpu_ms": round((time.process_time() - cpu) / len(vectors) * 1e3, 3),
             }
-        )
+        levels.append(level)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {"memory_mb": round(memory / 1e3, 1), "levels": levels}
 
 
-def nearest_vectors(count: int, size: int, queries: Any) -> Any:
-    """Return the indices of the nearest vectors, [M, 10]."""
-    vectors = vectors_of(count, size, 1)
-    return np.concatenate([np.argsort(-(part @ vectors.T), axis=1)[:, :NEIGHBORS] for part in np.split(queries, 20)])
+def nearest_vectors(count: int, size: int, queries: dict[str, Any]) -> dict[str, Any]:
+    """Return the indices of the nearest vectors, [500, 10], by kind of query."""
+    vectors = gallery_of(count, size)
+    return {
+        kind: np.concatenate([np.argsort(-(part @ vectors.T), axis=1)[:, :NEIGHBORS] for part in np.split(asked, 20)])
+        for kind, asked in queries.items()
+    }
 
 
 def main() -> None:
     """Measure all methods, each in processes of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vectors", type=int, default=1_000_000)
+    parser.add_argument("--vectors", type=int, default=200_000)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    queries = vectors_of(500, options.size, 2)
+    queries = queries_of(options.vectors, options.size)
     record: dict[str, Any] = {"vectors": options.vectors, "size": options.size, "methods": {}}
     processes = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, processes.Pool(1, maxtasksperchild=1) as pool:

@@ -32,7 +32,7 @@ from benchmarks.studies.local_triton import serve
 from benchmarks.studies.study import Result, command
 from builder.onnx.export import OPSET
 from builder.onnx.file import save_onnx
-from builder.sources.search.approximate import build_index, choose_effort
+from builder.sources.search.approximate import build_index, choose_probes
 from builder.sources.search.gallery import Gallery
 from builder.sources.search.graph import search_nodes
 from tritonkit.runtimes.formats import FAISS, ONNX, ArtifactFormat, model_files
@@ -78,7 +78,7 @@ def write_model(repository: Path, gallery: Gallery, record: ArtifactFormat) -> P
     settings = {"gallery": {"neighbors": NEIGHBORS, "threshold": THRESHOLD}}
     helper.set_model_props(embedder, {METADATA_KEY: json.dumps(settings)})
     index = build_index(gallery)
-    choose_effort(index, gallery, NEIGHBORS)
+    choose_probes(index, gallery, NEIGHBORS, None)
     faiss.write_index(index, str(path))
     items = IndexedItems(embedder.SerializeToString(), *gallery.numbered_labels, np.char.encode(gallery.paths, "utf-8"))
     items.write(path)

@@ -1,86 +1,101 @@
-"""The approximate search of large galleries: an HNSW index of FAISS, and how much of the exact search it finds.
+"""The approximate search of large galleries: an inverted file (IVF) of FAISS, and how much of the exact one it finds.
 
-HNSW: Malkov, Yashunin, IEEE TPAMI 42 (2020) 824. `benchmarks/studies/searching/libraries.py` compares libraries.
+Vectors are divided into lists by their nearest centroid; a search visits the lists whose centroids are nearest to the
+query (Jégou, Douze, Schmid, IEEE TPAMI 33 (2011) 117). `benchmarks/studies/searching/libraries.py` compares libraries.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from builder.sources.search.gallery import Gallery, Vectors
-from tritonkit.errors import InputError
+from tritonkit.errors import ArtifactError
+from tritonkit.runtimes.formats import FAISS
 from tritonkit.runtimes.indexed_items import IndexedItems
 from tritonkit.system.console import track_progress
 from tritonkit.tasks.search import SEARCH_TIE
 
-LINKS, BUILD_EFFORT = 16, 128
-"""Of the graph: links of an item, and candidates while it is built."""
-EFFORTS = (32, 64, 128, 256, 512, 1024)
-"""Candidates of a search: the first number that finds enough is stored in the index."""
-ENOUGH, LEAST = 0.998, 0.99
-"""The share of the nearest items that a search should find, and must find."""
+TARGET_RECALL = 0.998
+"""The share of the nearest items that a search should find, of each kind of query."""
 _QUERIES, _PART = 500, 10_000
+_ITEMS_OF_LIST = 39
+"""The fewest items of a list: FAISS warns below it."""
 
 
-def build_index(gallery: Gallery, extended: Any = None) -> Any:
-    """Return a FAISS index of the vectors. extended: the index of the first items, which gets the others."""
+def check_faiss() -> None:
+    """Raise ArtifactError where FAISS is missing."""
+    if find_spec(FAISS.library) is None:
+        raise ArtifactError(
+            "a gallery in a FAISS index needs FAISS; install it with: pip install 'tritonkit[faiss]'",
+            code="install.missing_module",
+        )
+
+
+def build_index(gallery: Gallery, base: Any = None) -> Any:
+    """Return a FAISS index of the vectors. base: the index of the first items, which gets the others."""
     import faiss
 
-    index = extended
+    index = base
     if index is None:
-        index = faiss.IndexHNSWFlat(gallery.vectors.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = BUILD_EFFORT
+        size, items = gallery.vectors.shape[1], len(gallery)
+        # The FAISS wiki, "Guidelines to choose an index", advises 4 sqrt(N) to 16 sqrt(N) lists.
+        lists = max(1, min(int(4 * np.sqrt(items)), items // _ITEMS_OF_LIST))
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, lists, faiss.METRIC_INNER_PRODUCT)
+        index.train(np.ascontiguousarray(gallery.vectors))
     starts = range(index.ntotal, len(gallery), _PART)
     for start in track_progress(starts, "building the index", len(starts)):
         index.add(np.ascontiguousarray(gallery.vectors[start : start + _PART]))
     return index
 
 
-def choose_effort(index: Any, gallery: Gallery, neighbors: int) -> float:
-    """Choose how many candidates a search of the index visits; return the share of the nearest items that it finds.
+def choose_probes(index: Any, gallery: Gallery, neighbors: int, held_out: Vectors | None) -> float:
+    """Choose how many lists a search visits; return the share of the nearest items that it finds.
 
-    The queries are items, moved in a random direction as far as their nearest item is: new images lie near items, but
-    are none. Raises InputError where even the largest effort finds too few.
+    It is the smallest share of three kinds of queries: like the items, like nothing in the gallery, and images of other
+    classes where there are some. held_out: their vectors, [M, D]. A search of all lists is exact.
     """
-    queries = _queries(gallery)
-    exact, _ = gallery.search(queries, neighbors)
-    share = 0.0
-    for effort in EFFORTS:
-        index.hnsw.efSearch = max(effort, 2 * neighbors)
-        cosine, _ = index.search(queries, neighbors)
-        share = float(np.mean(1 - cosine <= exact[:, -1:] + SEARCH_TIE))
-        if share >= ENOUGH:
-            break
-    if share < LEAST:
-        raise InputError(
-            f"--approximate: finds at most {share:.1%} of the {neighbors} nearest items, expected at least "
-            f"{LEAST:.0%}: the vectors are too alike. Ask for fewer --neighbors, train the embedding model longer, or "
-            "search exactly with --no-approximate",
-            code="index.low_recall",
+    rng = np.random.default_rng(0)
+    groups = [_near_items(gallery, rng), _unit(rng.standard_normal((_QUERIES, gallery.vectors.shape[1])))]
+    if held_out is not None:
+        groups.append(held_out[rng.permutation(len(held_out))[:_QUERIES]])
+    limits = [gallery.search(queries, neighbors)[0][:, -1:] + SEARCH_TIE for queries in groups]
+    index.nprobe = 1
+    while True:
+        share = min(
+            float(np.mean(1 - index.search(queries, neighbors)[0] <= limit))
+            for queries, limit in zip(groups, limits, strict=True)
         )
-    return share
+        if share >= TARGET_RECALL or index.nprobe >= index.nlist:
+            return share
+        index.nprobe = min(2 * index.nprobe, index.nlist)
 
 
 def gallery_in_index(path: Path) -> tuple[Gallery, Any]:
     """Read the gallery and the index of a `model.faiss`. Raises ArtifactError."""
+    check_faiss()
     from tritonkit.runtimes.faiss import read_index
 
-    index, items = read_index(path), IndexedItems.read(path)
-    numbers = np.arange(len(items.numbers))
+    items = IndexedItems.read(path)
+    index, numbers = read_index(path, items), np.arange(len(items))
+    index.make_direct_map()
     vectors = index.reconstruct_n(0, index.ntotal)
+    index.set_direct_map_type(0)  # none: it would grow with each item that is added
     return Gallery(vectors, items.labels_at(numbers), items.paths_at(numbers)), index
 
 
-def _queries(gallery: Gallery) -> Vectors:
-    rng = np.random.default_rng(0)
-    rows = rng.permutation(len(gallery))[:_QUERIES]
-    vectors = gallery.vectors[rows]
+def _near_items(gallery: Gallery, rng: np.random.Generator) -> Vectors:
+    """Return vectors near items: moved in a random direction about as far as the nearest other item is."""
+    vectors = gallery.vectors[rng.permutation(len(gallery))[:_QUERIES]]
     nearest, _ = gallery.search(vectors, min(2, len(gallery)))
-    directions = rng.standard_normal(vectors.shape, dtype=np.float32)
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    queries = vectors + directions * np.sqrt(2 * nearest[:, -1:])  # the distance of unit vectors from their cosine's
-    normalized: Vectors = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    # The distance of unit vectors is sqrt(2 (1 - cos)).
+    return _unit(vectors + _unit(rng.standard_normal(vectors.shape)) * np.sqrt(2 * nearest[:, -1:]))
+
+
+def _unit(vectors: NDArray[np.floating[Any]]) -> Vectors:
+    normalized: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     return normalized

@@ -35,8 +35,8 @@ SAME_IMAGE = 1e-6
 """Vectors that are nearer than this cosine distance are those of one image."""
 SAME_FILE = 1e-5
 """The same for vectors with the same path: one embedder on two machines differs by more than on one."""
-_MAX_DISTANCES = 2**25
-"""Number of distances that are computed at once, to limit memory: 128 MB."""
+_MAX_DISTANCES, _MIN_QUERIES = 2**25, 32
+"""Number of distances that are computed at once, to limit memory: 128 MB, and more where the gallery is large."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Gallery:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of vectors, labels and paths."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.vectors).tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self.vectors).data)
         for texts in (self.labels, self.paths):
             digest.update("\0".join([*texts.tolist(), ""]).encode())
         return digest.hexdigest()
@@ -135,7 +135,7 @@ class Gallery:
 
 def queries_at_once(items: int) -> int:
     """Return the number of queries that are compared with all items of a gallery in one step."""
-    return max(1, _MAX_DISTANCES // items)
+    return max(_MIN_QUERIES, _MAX_DISTANCES // items)
 
 
 @dataclass(frozen=True)

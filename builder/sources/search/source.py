@@ -26,7 +26,7 @@ from tritonkit.spec import METADATA_KEY, GallerySpec, Lineage, ModelSpec, Output
 from tritonkit.system.files import file_sha256
 from tritonkit.tasks import task_for, task_of
 from tritonkit.tasks.embedding import Embedding
-from tritonkit.tasks.search import Search, answers, gallery_of
+from tritonkit.tasks.search import Search, gallery_of, known_or_unknown
 
 
 class SearchRunner(Runner):
@@ -42,7 +42,7 @@ class SearchRunner(Runner):
         distance, index = self.gallery.search(vectors, settings.neighbors)
         label = self.gallery.labels[index]
         return {
-            "answer": answers(settings, distance, label),
+            "answer": known_or_unknown(settings, distance, label),
             "label": label,
             "path": self.gallery.paths[index],
             "distance": distance,

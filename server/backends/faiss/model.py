@@ -1,6 +1,6 @@
 """Triton backend `faiss` in Python: a search model whose gallery does not fit into an ONNX graph.
 
-It runs the embedder of `model.npz` with ONNX Runtime, and searches its vectors in the index `model.faiss`, as
+It runs the embedder of `model.items.npz` with ONNX Runtime, and searches its vectors in the index `model.faiss`, as
 `tritonkit.runtimes.faiss` does. It runs inside Triton's Python stub with numpy, onnxruntime and faiss.
 """
 
@@ -33,7 +33,7 @@ class TritonPythonModel(BatchingModel):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = self.threads, 3
         try:
-            with np.load(self.path.with_suffix(".npz"), allow_pickle=False) as arrays:
+            with np.load(self.path.with_suffix(".items.npz"), allow_pickle=False) as arrays:
                 graph = arrays["embedder"].tobytes()
                 self._classes, self._numbers, self._paths = arrays["classes"], arrays["numbers"], arrays["paths"]
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -51,9 +51,12 @@ class TritonPythonModel(BatchingModel):
         """Embed and search one batch."""
         (vectors,) = self._session.run(None, dict(zip(self.inputs, arrays, strict=True)))
         cosine, items = self._index.search(vectors, self._gallery["neighbors"])
-        if (short := (items < 0).any(axis=1)).any():  # HNSW found fewer: search exactly
-            storage: Any = faiss.downcast_index(self._index.storage)
-            cosine[short], items[short] = storage.search(vectors[short], self._gallery["neighbors"])
+        if (short := (items < 0).any(axis=1)).any():  # too few in the lists that were visited
+            everywhere = faiss.SearchParametersIVF()
+            everywhere.nprobe = self._index.nlist
+            cosine[short], items[short] = self._index.search(
+                vectors[short], self._gallery["neighbors"], params=everywhere
+            )
         distance = np.clip(1 - cosine, 0, 2)
         label = self._classes[self._numbers[items]]
         answer = np.where(distance[:, :1] < np.float32(self._gallery["threshold"]), label[:, :1], "unknown")

@@ -17,7 +17,7 @@ from builder.artifacts import inspect_artifact
 from builder.index.publish import index
 from builder.index.request import IndexRequest
 from builder.sources.search import graph
-from builder.sources.search.approximate import build_index, choose_effort, gallery_in_index
+from builder.sources.search.approximate import build_index, choose_probes, gallery_in_index
 from builder.sources.search.gallery import Gallery, read_items
 from builder.sources.search.graph import check_size, gallery_in
 from builder.sources.search.source import is_training_data
@@ -345,8 +345,10 @@ def test_verification_fails_when_the_index_lost_items(command: Command, near: Pa
 
 
 def test_index_is_refused_when_its_files_are_damaged(command: Command, near: Path, embedder: Path) -> None:
-    items, content = near.with_suffix(".npz"), near.read_bytes()
+    items, content = near.with_suffix(".items.npz"), near.read_bytes()
     texts = items.read_bytes()
+    with np.load(items) as arrays:
+        parts = {name: arrays[name] for name in arrays}
 
     def codes() -> set[str]:
         answer = command("builder", "verify", near, "--against", embedder, "--json")
@@ -357,12 +359,32 @@ def test_index_is_refused_when_its_files_are_damaged(command: Command, near: Pat
     assert codes() == {"faiss.unreadable"}
     faiss.write_index(faiss.IndexFlatIP(EMBEDDING_SIZE), str(near))
     assert codes() == {"faiss.other_index"}
-    faiss.write_index(faiss.IndexHNSWFlat(EMBEDDING_SIZE, 16, faiss.METRIC_INNER_PRODUCT), str(near))
+    near.write_bytes(content)
+    np.savez(items, **{**parts, "numbers": parts["numbers"][:20], "paths": parts["paths"][:20]})
     assert codes() == {"faiss.other_items"}
+    np.savez(items, **{**parts, "numbers": parts["numbers"] + 6})
+    assert codes() == {"faiss.damaged"}
+    np.savez_compressed(items, **parts)
+    assert codes() == {"faiss.damaged"}
+    np.savez(items, **{**parts, "embedder": np.zeros(99, np.uint8)})
+    assert codes() == {"onnx.unreadable"}
+    assert command("builder", "check", near.parents[2]).exit_code == 1
     items.write_bytes(texts[: len(texts) // 2])
     assert codes() == {"faiss.damaged"}
     items.unlink()
     assert codes() == {"faiss.no_items"}
+
+
+def test_kind_of_search_is_kept_when_a_version_is_published(
+    command: Command, near_once: Path, published_once: Path, embedder: Path, gallery: Path
+) -> None:
+    """It is refused before the gallery is embedded."""
+    for repository, options in ((near_once, ("--no-approximate",)), (published_once, ("--approximate",))):
+        for more in ((), ("--add",)):
+            words = (*options, *more, "--repository", repository, "--json")
+            answer = command("builder", "index", embedder, gallery, *words)
+            assert (answer.exit_code, error_codes(answer)) == (2, {"index.other_search"})
+            assert "embedding" not in answer.stderr
 
 
 def test_format_of_an_index_is_refused_when_the_model_has_no_gallery(command: Command, embedder: Path) -> None:
@@ -370,22 +392,35 @@ def test_format_of_an_index_is_refused_when_the_model_has_no_gallery(command: Co
     assert (answer.exit_code, error_codes(answer)) == (2, {"faiss.no_search"})
 
 
-def test_index_is_refused_when_it_finds_too_few_items() -> None:
+def classes_of_vectors(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Unit vectors of tight classes, as metric learning gives them, float32 [count, 64]."""
+    basis = np.random.default_rng(1).standard_normal((8, 64))
+    vectors = np.tanh(rng.standard_normal((count // 25, 8))).repeat(25, axis=0) @ basis
+    vectors += 0.05 * rng.standard_normal(vectors.shape)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_index_finds_the_items_that_are_nearest_to_images_of_other_classes() -> None:
     rng = np.random.default_rng(0)
-    both = rng.standard_normal((2, 500, 8), dtype=np.float32)
-    vectors, others = both / np.linalg.norm(both, axis=2, keepdims=True)
-    names = np.array([f"item{number}" for number in range(500)])
-    with raises(InputError, "index.low_recall"):
-        choose_effort(build_index(Gallery(others, names, names)), Gallery(vectors, names, names), 10)
+    vectors, others = classes_of_vectors(5000, rng), classes_of_vectors(500, rng)
+    names = np.array([f"item{number}" for number in range(5000)])
+    gallery = Gallery(vectors, names, names)
+    built = build_index(gallery)
+    assert choose_probes(built, gallery, 10, others) >= 0.998
+    assert 1 < built.nprobe < built.nlist
+    found, _ = search(built, others, 10)
+    exact, _ = gallery.search(others, 10)
+    assert np.mean(found <= exact[:, -1:] + 1e-5) > 0.99
 
 
-def test_search_is_exact_when_the_index_finds_too_few() -> None:
-    vectors = np.repeat(np.eye(8, dtype=np.float32), [500, *[1] * 7], axis=0)
-    sparse = faiss.IndexHNSWFlat(8, 4, faiss.METRIC_INNER_PRODUCT)
-    sparse.add(vectors)
-    assert (sparse.search(vectors[:1], 50)[1] < 0).any()
-    distances, items = search(sparse, vectors[:1], 50)
-    assert (distances == 0).all()
+def test_all_lists_are_searched_when_those_that_are_visited_have_too_few() -> None:
+    vectors = np.repeat(np.eye(8, dtype=np.float32), 40, axis=0)
+    names = np.array([f"item{number}" for number in range(320)])
+    built = build_index(Gallery(vectors, names, names))
+    built.nprobe = 1
+    assert (built.search(vectors[:1], 50)[1] < 0).any()
+    distances, items = search(built, vectors[:1], 50)
+    assert distances[0].tolist() == [0.0] * 40 + [1.0] * 10
     assert len(set(items[0].tolist())) == 50
 
 

@@ -107,7 +107,7 @@ def test_summary_is_missing_until_all_folds_are_finished(
     words = ["train", "folds", experiment.config, "-k", 2, "--folder", copy, "--only", 2]
     result = json.loads(command(*words, "--json").stdout)
     assert (result["missing"], result["summary"], result["predictions"]) == ([1], None, None)
-    assert "not finished: 1 of 2 folds" in command(*words).stdout
+    assert "of 2 folds, these are not finished: 1" in command(*words).stdout
     assert not (copy / "summary.json").exists()
     with pytest.raises(DataError) as caught:
         out_of_fold(copy)

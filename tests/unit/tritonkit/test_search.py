@@ -115,6 +115,20 @@ def test_an_approximate_answer_agrees_when_one_of_ten_items_is_missing(task: Sea
     assert not kept(task, answer, TEN)
 
 
+@pytest.mark.parametrize(("neighbors", "floor"), [(1, 1.0), (3, 2 / 3), (9, 8 / 9), (10, 0.9), (50, 0.9)])
+def test_one_item_may_be_missing_however_few_are_asked_for(neighbors: int, floor: float) -> None:
+    gallery = GALLERY.model_copy(update={"neighbors": neighbors, "approximate_recall": 0.998})
+    task = task_for(SPEC.model_copy(update={"gallery": gallery}))
+    shares = {"answer": np.ones(2), "neighbors": np.array([floor, floor - 0.01])}
+    assert task.decisions_kept(shares).tolist() == [True, False]
+
+
+def test_a_metric_may_be_a_little_worse_when_the_search_is_approximate(task: Search, approximate: Search) -> None:
+    assert (task.least_strict(0.0), approximate.least_strict(0.0), approximate.least_strict(0.05)) == (0.0, 0.01, 0.05)
+    assert task.joint(approximate) is approximate
+    assert approximate.joint(task) is approximate
+
+
 @pytest.mark.parametrize(
     ("answer", "is_decision"),
     [
@@ -163,7 +177,7 @@ def test_answer_lists_the_nearest_items_when_top_is_smaller(task: Search) -> Non
     fields: dict[str, Any] = task.answer(far, WHOLE, top=2).fields
     assert (fields["label"], fields["distance"]) == (UNKNOWN, 0.5)
     assert [neighbor["path"] for neighbor in fields["neighbors"]] == ["a", "b"]
-    assert task.cells(fields) == [UNKNOWN, "a 0.500", "b 0.600"]
+    assert task.cells(fields) == [UNKNOWN, "a 0.5000", "b 0.6000"]
 
 
 def test_search_without_a_gallery_is_refused() -> None:

@@ -79,7 +79,8 @@ def suggest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> Suggesti
     limit = lowest / SAFETY
     if steepest > limit:
         reason = (
-            f"a quarter of {lowest:.2g}, where the loss is smallest; it falls fastest at {steepest:.2g}, too near to it"
+            f"a quarter of {lowest:.2g}, the rate with the smallest loss; the loss falls fastest at {steepest:.2g}, "
+            "which is above this limit"
         )
     else:
         reason = f"the loss falls fastest there; it is smallest at {lowest:.2g}, four times as large or more"

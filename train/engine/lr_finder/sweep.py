@@ -42,7 +42,7 @@ def sweep_losses(plan: TrainingPlan, rates: NDArray[np.float64], passes: int) ->
     """
     losses = np.full((passes, len(rates)), math.inf)
     count = passes * len(rates)
-    steps = iter(track_progress(range(count), "learning rates", count))
+    steps = iter(track_progress(range(count), f"learning rates, {passes} passes of {len(rates)}", count))
     with torch.random.fork_rng():
         for number in range(passes):
             found = _losses_of_pass(plan, rates, number, lambda: next(steps, None))

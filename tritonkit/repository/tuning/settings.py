@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 from pydantic import PositiveInt
 
 from tritonkit.errors import InputError
-from tritonkit.runtimes.formats import ONNX, OPENVINO, TORCHSCRIPT
+from tritonkit.runtimes.formats import FAISS, ONNX, OPENVINO, TORCHSCRIPT
 from tritonkit.spec import Frozen
 from tritonkit.triton.backends import ModelConfig, backend_of
 from tritonkit.triton.model_config import fit_sizes
@@ -28,6 +28,7 @@ class _ThreadParameter(NamedTuple):
 
 _THREADS = {
     ONNX.backend: _ThreadParameter("intra_op_thread_count"),
+    FAISS.backend: _ThreadParameter("intra_op_thread_count"),
     OPENVINO.backend: _ThreadParameter("INFERENCE_NUM_THREADS", counts_all_instances=True),
     TORCHSCRIPT.backend: _ThreadParameter("INTRA_OP_THREAD_COUNT"),
 }
