@@ -22,6 +22,7 @@ from tritonkit.errors import (
     NotReadyError,
     UnreachableError,
 )
+from tritonkit.runtimes.base import decode_text
 from tritonkit.spec import Frozen, ModelSpec, Outputs
 from tritonkit.tasks import Task, task_of
 from tritonkit.triton.client import Statistics, TritonClient
@@ -185,7 +186,7 @@ class _Mirror:
             self.skipped += 1
             return
         try:
-            outputs = self._server.infer(self._name, "", self._candidate_spec, request.images).outputs
+            answer = self._server.infer(self._name, "", self._candidate_spec, request.images)
         except (BusyError, DeadlineError):
             self.skipped += 1
             return
@@ -195,6 +196,7 @@ class _Mirror:
             self.failure = f"the candidate failed on a live request: {error}"
             return
         self.requests += 1
+        outputs = decode_text(answer.outputs)
         if (problem := candidate.value_problem(outputs)) is not None:
             self.failure = f"the candidate's answer to a live request is invalid: {problem}"
             return
@@ -204,7 +206,7 @@ class _Mirror:
         """Send a live request to the served version again, because the trace has no outputs; empty if it fails."""
         inputs = {self._spec.input.name: (self._spec.input.dtype, request.images)}
         try:
-            return self._server.infer_tensors(self._plan.model, self._current, inputs, request_id=REPEATED)
+            return decode_text(self._server.infer_tensors(self._plan.model, self._current, inputs, request_id=REPEATED))
         except (UnreachableError, NotReadyError):
             raise
         except InferenceError:

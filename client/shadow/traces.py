@@ -54,8 +54,9 @@ class LiveRequest(NamedTuple):
     images: NDArray[np.uint8]
     """[N, H, W, 3]."""
     outputs: Outputs | None
-    """With six digits of floating-point values. None if Triton did not trace all: the caller asked for some only, or a
-    backend sent them after it had released the request, as the backends of the pip runtime do for large batches."""
+    """With six digits of floating-point values. None if there is text among them, or Triton did not trace all: the
+    caller asked for some only, or a backend sent them after it had released the request, as the backends of the pip
+    runtime do for large batches."""
     request_id: str = ""
 
 
@@ -65,8 +66,8 @@ def parse_trace(data: bytes, spec: ModelSpec) -> LiveRequest:
     if header is None or not data.endswith(_ENDS):
         raise ValueError("the trace has no model_version, or no end")
     images = _tensor(data, "TENSOR_QUEUE_INPUT", spec.input)
-    outputs = None
-    if all(_marker("TENSOR_BACKEND_OUTPUT", output) in data for output in spec.outputs):
+    outputs, has_text = None, any(output.dtype == "BYTES" for output in spec.outputs)
+    if not has_text and all(_marker("TENSOR_BACKEND_OUTPUT", output) in data for output in spec.outputs):
         outputs = {output.name: _tensor(data, "TENSOR_BACKEND_OUTPUT", output) for output in spec.outputs}
     return LiveRequest(header[2].decode(), images, outputs, (header[3] or b"").decode(errors="replace"))
 

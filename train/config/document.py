@@ -99,7 +99,8 @@ class Document:
         # For a bad key, pydantic appends "[key]" to its location.
         key = key[:-1] if key[-1:] == ("[key]",) else key
         problem = self._needs_quotes(details, key) or _describe_value(details, key, schema)
-        return Problem(problem.code, f"{self.origin(key)}{'.'.join(key) or 'document'}: {problem.message}")
+        place = f"{'.'.join(key)}: " if key else ""
+        return Problem(problem.code, f"{self.origin(key)}{place}{problem.message}")
 
     def _needs_quotes(self, details: ErrorDetails, key: Key) -> Problem | None:
         """Describe text without quotes that YAML parses as another type, such as `no`."""

@@ -36,7 +36,7 @@ class Runner(ABC):
                 code="batch.shape",
             )
         outputs = self._infer(np.require(batch, requirements=["C", "W"]))  # torch requires this memory layout
-        return {name: _as_text(array) if array.dtype == object else array for name, array in outputs.items()}
+        return decode_text(outputs)
 
     @abstractmethod
     def _infer(self, batch: ImageArray) -> Outputs: ...
@@ -55,6 +55,11 @@ class Runner(ABC):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def decode_text(outputs: Outputs) -> Outputs:
+    """Return the outputs of a runtime with its text, Python objects, as numpy's type str."""
+    return {name: _as_text(array) if array.dtype == object else array for name, array in outputs.items()}
 
 
 def _as_text(array: NDArray[Any]) -> NDArray[np.str_]:

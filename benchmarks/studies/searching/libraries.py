@@ -1,14 +1,12 @@
 """Compare libraries of approximate search, for galleries that are too large for an ONNX graph.
 
-Runs in an environment of its own, so nothing of tritonkit is imported:
+Runs in an environment of its own, with numpy alone:
 
     python3 -m venv /tmp/ann && /tmp/ann/bin/pip install faiss-cpu usearch numpy
-    /tmp/ann/bin/python benchmarks/studies/searching/libraries.py --output FILE.json
+    /tmp/ann/bin/python -m benchmarks.studies.searching.libraries --output FILE.json
 
 Each index is built in a process of its own, saved, and opened again in another process, whose memory and time of single
-queries are measured. The truth is an exact search in numpy. The vectors are those of classes of 50 items, as metric
-learning gives them: their centres lie on a surface of 32 dimensions. The queries are other items of these classes,
-items of new classes, and random directions, which are like nothing in the gallery.
+queries are measured. The truth is an exact search in numpy.
 """
 
 from __future__ import annotations
@@ -28,43 +26,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.studies.searching.vectors import gallery_vectors, query_vectors
+
 NEIGHBORS = 10
-QUERIES, CLASS_ITEMS, SURFACE, NOISE = 500, 50, 32, 0.3
 M, BUILD, EFFORTS = 16, 128, (64, 256, 1024)
 """Of HNSW: links of a node, candidates while building, and candidates of a search."""
 LISTS, PROBES = 1788, (16, 32, 64, 128, 256)
 """Of IVF: clusters, and clusters that a search visits."""
-
-
-def centres_of(classes: int, size: int, seed: int) -> Any:
-    """Return the centres of classes, float32 [classes, size], on one surface for all seeds."""
-    basis = np.random.default_rng(0).standard_normal((SURFACE, size), dtype=np.float32)
-    return unit(np.tanh(np.random.default_rng(seed).standard_normal((classes, SURFACE), dtype=np.float32)) @ basis)
-
-
-def items_of(centres: Any, count: int, seed: int) -> Any:
-    """Return `count` unit vectors around random ones of the centres, float32."""
-    rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((count, centres.shape[1]), dtype=np.float32) / np.sqrt(centres.shape[1])
-    return unit(centres[rng.integers(0, len(centres), count)] + NOISE * noise)
-
-
-def unit(vectors: Any) -> Any:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def gallery_of(count: int, size: int) -> Any:
-    """Return the vectors to index, float32 [count, size]."""
-    return items_of(centres_of(count // CLASS_ITEMS, size, 1), count, 2)
-
-
-def queries_of(count: int, size: int) -> dict[str, Any]:
-    """Return 500 queries of each kind, float32 [500, size]. count: items of the gallery."""
-    return {
-        "same classes": items_of(centres_of(count // CLASS_ITEMS, size, 1), QUERIES, 3),
-        "new classes": items_of(centres_of(QUERIES, size, 4), QUERIES, 5),
-        "random": unit(np.random.default_rng(6).standard_normal((QUERIES, size), dtype=np.float32)),
-    }
 
 
 def build_faiss_hnsw(vectors: Any, path: str) -> None:
@@ -131,7 +99,7 @@ METHODS: dict[str, tuple[Any, Any, tuple[int, ...]]] = {
 
 def build_index(method: str, count: int, size: int, path: str) -> dict[str, float]:
     """Build and save an index."""
-    vectors = gallery_of(count, size)
+    vectors = gallery_vectors(count, size)
     started, cpu = time.perf_counter(), time.process_time()
     METHODS[method][0](vectors, path)
     return {
@@ -169,7 +137,7 @@ def search_index(method: str, path: str, queries: dict[str, Any], truth: dict[st
 
 def nearest_vectors(count: int, size: int, queries: dict[str, Any]) -> dict[str, Any]:
     """Return the indices of the nearest vectors, [500, 10], by kind of query."""
-    vectors = gallery_of(count, size)
+    vectors = gallery_vectors(count, size)
     return {
         kind: np.concatenate([np.argsort(-(part @ vectors.T), axis=1)[:, :NEIGHBORS] for part in np.split(asked, 20)])
         for kind, asked in queries.items()
@@ -183,7 +151,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    queries = queries_of(options.vectors, options.size)
+    queries = query_vectors(options.vectors, options.size)
     record: dict[str, Any] = {"vectors": options.vectors, "size": options.size, "methods": {}}
     processes = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, processes.Pool(1, maxtasksperchild=1) as pool:

@@ -4,7 +4,7 @@ The graph is that of a search model without its embedder: a matrix product with 
 `--approximate` a FAISS index takes its place. Triton from the pip wheel serves it; clients in a closed loop send one
 vector at a time by gRPC. They share the cores with Triton, so one thread searches, and a request waits some
 milliseconds for others: four vectors take little longer than one. Beside it the same search in numpy, and in this
-process, which is the limit. Vectors lie around random centres, so that neighbours differ in distance.
+process, which is the limit. The queries are like items, like new classes, and like nothing in the gallery.
 
 Exits with 1 if recall@10 against the exact search is below 0.99, or p99 is not below 25 ms.
 """
@@ -29,6 +29,7 @@ from tritonclient.grpc import model_config_pb2
 
 from benchmarks.environment import usable_cores
 from benchmarks.studies.local_triton import serve
+from benchmarks.studies.searching.vectors import gallery_vectors, query_vectors
 from benchmarks.studies.study import Result, command
 from builder.onnx.export import OPSET
 from builder.onnx.file import save_onnx
@@ -52,17 +53,8 @@ OUTPUTS = {
 }
 """Element type and length of the outputs, by name."""
 RECALL, P99_MS = 0.99, 25.0
-CENTRES = 2000
 WARM_UP = 20
 """Requests of each client that do not count."""
-
-
-def random_vectors(count: int, size: int, centres: NDArray[Any], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return unit vectors [count, size] around centres."""
-    vectors = rng.standard_normal((count, size), dtype=np.float32)
-    vectors += centres[rng.integers(0, len(centres), count)]
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors
 
 
 def write_model(repository: Path, gallery: Gallery, record: ArtifactFormat) -> Path:
@@ -153,12 +145,10 @@ def measure(
     approximate: Annotated[bool, typer.Option(help="Search with a FAISS index.")] = False,
 ) -> Result:
     """Measure latency and recall of the search step."""
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((CENTRES, size), dtype=np.float32)
-    labels = np.array([f"class {number}" for number in range(1000)])[rng.integers(0, 1000, vectors)]
+    labels = np.array([f"class {number}" for number in range(1000)])[np.arange(vectors) % 1000]
     paths = np.array([f"pictures/{number:07}.jpg" for number in range(vectors)])
-    gallery = Gallery(random_vectors(vectors, size, centres, rng), labels, paths)
-    queries = random_vectors(1000, size, centres, rng)
+    gallery = Gallery(gallery_vectors(vectors, size), labels, paths)
+    queries = np.concatenate([*query_vectors(vectors, size).values()])
     distances, exact = gallery.search(queries, NEIGHBORS)
     with tempfile.TemporaryDirectory() as folder:
         record = FAISS if approximate else ONNX

@@ -23,8 +23,8 @@ from tritonkit.tasks.search import SEARCH_TIE
 TARGET_RECALL = 0.998
 """The share of the nearest items that a search should find, of each kind of query."""
 _QUERIES, _PART = 500, 10_000
-_ITEMS_OF_LIST = 39
-"""The fewest items of a list: FAISS warns below it."""
+_ITEMS_OF_LIST, _POINTS_OF_LIST = 39, 64
+"""The fewest items of a list, below which FAISS warns; and the most that take part in finding its centroid."""
 
 
 def check_faiss() -> None:
@@ -46,6 +46,7 @@ def build_index(gallery: Gallery, base: Any = None) -> Any:
         # The FAISS wiki, "Guidelines to choose an index", advises 4 sqrt(N) to 16 sqrt(N) lists.
         lists = max(1, min(int(4 * np.sqrt(items)), items // _ITEMS_OF_LIST))
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, lists, faiss.METRIC_INNER_PRODUCT)
+        index.cp.max_points_per_centroid = _POINTS_OF_LIST
         index.train(np.ascontiguousarray(gallery.vectors))
     starts = range(index.ntotal, len(gallery), _PART)
     for start in track_progress(starts, "building the index", len(starts)):

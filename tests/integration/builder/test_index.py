@@ -27,8 +27,11 @@ from tests.galleries import EMBEDDING_SIZE, pixels, write_classes
 from tritonkit.errors import DataError, InputError
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.networks.network import save_network
+from tritonkit.repository.model_folder import VersionFolder
+from tritonkit.repository.reexport_command import reexport_command
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.faiss import FaissRunner, search
+from tritonkit.runtimes.formats import is_model_file
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.spec import ModelSpec, TaskSpec
 from tritonkit.tasks.search import UNKNOWN
@@ -320,6 +323,32 @@ def test_gallery_is_in_an_index_when_it_does_not_fit_into_one_file(
     assert outputs["answer"][:, 0].tolist() == [f"hue{hue}" for hue in range(6)]
     assert command("builder", "verify", near, "--against", embedder).exit_code == 0
     assert command("builder", "check", near.parents[2]).exit_code == 0
+
+
+def test_records_of_a_version_are_no_model_files() -> None:
+    """Only model files must be there to serve a version."""
+    assert [is_model_file(name) for name in ("model.items.npz", "model.faiss", "golden.npz", "sketch.npz")] == [
+        *(True, True),
+        *(False, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fixture", "option"), [("near_once", "--approximate"), ("published_once", "--no-approximate")]
+)
+def test_command_to_publish_again_is_that_of_an_index(
+    request: pytest.FixtureRequest, fixture: str, option: str
+) -> None:
+    repository: Path = request.getfixturevalue(fixture)
+    command = reexport_command(VersionFolder(repository / "hues_search" / "1"), repository)
+    assert command == f"builder index CHECKPOINT GALLERY {option} --name hues_search --repository {repository}"
+
+
+def test_rate_is_not_the_advice_when_classes_are_too_few(command: Command, embedder: Path, tmp_path: Path) -> None:
+    gallery = write_classes(tmp_path / "gallery", range(2), range(15))
+    answer = command("builder", "index", embedder, gallery, *RATE, "--repository", tmp_path / "none")
+    assert "30 images of 2 classes" in answer.stderr
+    assert "or choose a rate" not in answer.stderr
 
 
 def test_index_gets_the_new_items_when_images_are_added(

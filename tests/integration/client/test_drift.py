@@ -167,6 +167,8 @@ def test_new_sketch_is_compared_when_the_version_has_none(
     empty = tmp_path / "empty"
     missing = run(folder, "--repository", empty)
     assert (missing.exit_code, error_codes(missing)) == (2, {"drift.no_sketch"})
+    mistyped = run(folder, "--sketch", tmp_path / "mien.npz")
+    assert (mistyped.exit_code, "mien.npz: no such file" in mistyped.stderr) == (2, True)
     assert run(folder, "--save-sketch", saved).exit_code == 0
     assert Sketch.load(saved).version == "1"
     same = run(folder, "--sketch", saved)

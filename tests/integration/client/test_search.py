@@ -25,6 +25,7 @@ from tests.serving import options_for, serving
 from tritonkit.networks.network import save_network
 from tritonkit.spec import TaskSpec
 from tritonkit.tasks.search import UNKNOWN
+from tritonkit.triton.connection import ADMIN_TOKEN_VARIABLE
 from tritonkit.triton.model_config import versions_of
 
 MODEL = "hues_search"
@@ -199,3 +200,31 @@ def test_no_request_fails_when_images_are_added(searched: Served, tmp_path: Path
     nearest = [answer.neighbors[0].path for answer in answers]
     assert nearest[0] != "hue7/3.png"
     assert {"hue1/2.png", "hue7/3.png"} <= set(nearest)
+
+
+@pytest.mark.parametrize("model", [MODEL, "hues_near"])
+def test_live_searches_are_mirrored_to_a_candidate(
+    command: Command, searched: Served, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """The version without hue7 gives the same answers for a picture of hue1."""
+    monkeypatch.setenv(ADMIN_TOKEN_VARIABLE, searched.server.tokens.admin or "")
+    done = threading.Event()
+
+    def send() -> None:
+        with Client(model, url=searched.url) as client:
+            while not done.wait(0.01):
+                client.infer(pixels(1, 2))
+
+    caller = threading.Thread(target=send)
+    caller.start()
+    try:
+        words = ("--candidate", "1", "--share", "1", "--minutes", "1", "--max-changed", "0.1", "--json")
+        mirrored = command(
+            "client", "shadow", model, *words, "--url", searched.url, "--repository", searched.repository
+        )
+    finally:
+        done.set()
+        caller.join(timeout=60)
+    assert mirrored.exit_code == 0, mirrored.output
+    result = json.loads(mirrored.stdout)
+    assert (result["decision"], result["changed"], result["current"]) == ("promote", 0, "2")

@@ -268,6 +268,14 @@ def test_doctor_finds_what_a_configuration_asks_in_vain(
     assert fix in findings[0].fix
 
 
+def test_doctor_refuses_an_index_of_faiss_when_an_image_of_nvidia_serves(tiny_repository: Path) -> None:
+    configure(tiny_repository / "pets", lambda config: setattr(config, "backend", "faiss"))
+    options = {"runtime": "docker", "image": "nvcr.io/nvidia/tritonserver:26.07-py3"}
+    findings = diagnose_repository(tiny_repository, **options)
+    fixes = [finding.fix for finding in findings if finding.code == "server.no_backend"]
+    assert fixes == ["server up --runtime pip, or docker compose up triton-cpu"]
+
+
 def test_doctor_finds_missing_labels_and_warm_up(tiny_repository: Path) -> None:
     pets = tiny_repository / "pets"
     (pets / "labels.txt").unlink()

@@ -8,6 +8,7 @@ import pytest
 from client.shadow.traces import parse_trace
 from tests.tiny_graphs import colour_spec
 from tritonkit.images.preprocess import ImageArray
+from tritonkit.spec import TensorSpec
 
 SPEC = colour_spec("tiny")
 ENTRY = '{{"id":7,"activity":"{}","tensor":{{"name":"{}","data":"{}","shape":"{}","dtype":"{}"}}}}'
@@ -51,6 +52,16 @@ def test_request_has_no_outputs_when_triton_did_not_trace_them(images: ImageArra
     request = parse_trace(inputs + b',{"id":7,"timestamps":[{"name":"REQUEST_END","ns":5}]}]', SPEC)
     assert request.outputs is None
     assert request.request_id == "mine"
+    assert np.array_equal(request.images, images)
+
+
+def test_request_has_no_outputs_when_some_are_text(images: ImageArray) -> None:
+    raw = b",".join(bytes([value]) for value in images.ravel().tolist())
+    label = TensorSpec(name="label", dtype="BYTES", shape=(1,))
+    text = ENTRY.format(OUTPUT, "label", 'a "cat", a dog', "2,1", "BYTES").encode()
+    data = trace_of(images, raw).removesuffix(b"]") + b"," + text + b"]"
+    request = parse_trace(data, SPEC.model_copy(update={"outputs": (*SPEC.outputs, label)}))
+    assert request.outputs is None
     assert np.array_equal(request.images, images)
 
 

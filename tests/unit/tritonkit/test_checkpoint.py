@@ -90,6 +90,12 @@ def test_checkpoint_is_refused_when_there_is_no_such_file(
         read(tmp_path / name)
 
 
+def test_checkpoint_in_a_folder_is_named_when_the_folder_is_given(tmp_path: Path) -> None:
+    (tmp_path / "best.safetensors").touch()
+    with raises(CheckpointError, "checkpoint.run_folder", "best.safetensors"):
+        read_spec(tmp_path)
+
+
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
 def test_checkpoint_tells_how_to_bring_weights_in_when_it_has_no_spec(
     tmp_path: Path, metadata: dict[str, str] | None

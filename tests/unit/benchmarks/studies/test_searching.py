@@ -14,11 +14,11 @@ from benchmarks.studies.searching.search_step import (
     closed_loop,
     open_in_process,
     percentiles,
-    random_vectors,
     write_config,
     write_model,
 )
 from benchmarks.studies.searching.unknown_classes import divisions, shares_in_halves
+from benchmarks.studies.searching.vectors import gallery_vectors, query_vectors
 from builder.sources.search.gallery import Gallery
 from tritonkit.runtimes.formats import FAISS, ONNX
 from tritonkit.runtimes.indexed_items import IndexedItems
@@ -26,9 +26,7 @@ from tritonkit.triton.model_config import read_config
 
 
 def test_search_step_finds_what_numpy_finds(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((20, 32), dtype=np.float32)
-    vectors, queries = (random_vectors(count, 32, centres, rng) for count in (500, 9))
+    vectors, queries = gallery_vectors(500, 32), query_vectors(500, 32)["same classes"]
     names = np.array([f"{number}.jpg" for number in range(500)])
     gallery = Gallery(vectors, np.array(["cat", "dog"])[np.arange(500) % 2], names)
     graph = write_model(tmp_path, gallery, ONNX)
