@@ -3,10 +3,11 @@
 The graph is that of a search model without its embedder: a matrix product with all vectors, and TopK. With
 `--approximate` a FAISS index takes its place. Triton from the pip wheel serves it; clients in a closed loop send one
 vector at a time by gRPC. They share the cores with Triton, so one thread searches, and a request waits some
-milliseconds for others: four vectors take little longer than one. Beside it the same search in numpy, and in this
+milliseconds for a full batch: four vectors take little longer than one. Beside it the same search in numpy, and in this
 process, which is the limit. The queries are like items, like new classes, and like nothing in the gallery.
 
-Exits with 1 if recall@10 against the exact search is below 0.99, or p99 is not below 25 ms.
+Exits with 1 if recall@10 against the exact search is below 0.99, or p99 is not below 25 ms; with `--approximate`, for
+galleries of any size, if p99 is not below that of numpy.
 """
 
 from __future__ import annotations
@@ -139,9 +140,9 @@ def measure(
     size: Annotated[int, typer.Option(min=8, help="Numbers in a vector.")] = 512,
     concurrency: Annotated[int, typer.Option(min=1, help="Clients, each with one request in flight.")] = 4,
     requests: Annotated[int, typer.Option(min=100, help="Requests of each client.")] = 500,
-    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch of Triton.")] = 8,
+    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch of Triton.")] = 4,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the search in Triton.")] = 1,
-    queue_delay_us: Annotated[int, typer.Option(min=0, help="How long a request waits for a batch.")] = 3000,
+    queue_delay_us: Annotated[int, typer.Option(min=0, help="How long a request waits for a full batch.")] = 6000,
     approximate: Annotated[bool, typer.Option(help="Search with a FAISS index.")] = False,
 ) -> Result:
     """Measure latency and recall of the search step."""
@@ -171,7 +172,8 @@ def measure(
     error = float(
         max(np.abs(answer["distance"][0] - row).max() for answer, row in zip(answers, distances, strict=True))
     )
-    triton_times = percentiles(latencies)
+    triton_times, numpy_times = percentiles(latencies), percentiles(in_numpy)
+    limit_ms = numpy_times["p99_ms"] if approximate else P99_MS
     return Result(
         {
             "format": record.name,
@@ -187,12 +189,12 @@ def measure(
             "triton": {**triton_times, "requests_per_s": round(1e3 * concurrency / float(np.mean(latencies)), 1)},
             "triton_alone": percentiles(alone),
             "in_process": percentiles(in_process),
-            "numpy": percentiles(in_numpy),
+            "numpy": numpy_times,
         },
         {
             f"recall@10 {recall:.4f} of the exact search is at least {RECALL}": recall >= RECALL,
-            f"p99 {triton_times['p99_ms']} ms at concurrency {concurrency} is below {P99_MS:g} ms": (
-                triton_times["p99_ms"] < P99_MS
+            f"p99 {triton_times['p99_ms']} ms at concurrency {concurrency} is below {limit_ms:g} ms": (
+                triton_times["p99_ms"] < limit_ms
             ),
         },
         packages=("onnxruntime", "faiss-cpu", "numpy"),
