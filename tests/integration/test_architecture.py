@@ -17,6 +17,7 @@ NEEDS_A_LIBRARY = (
     "tritonkit.evaluation.labelled_tables",
     "tritonkit.evaluation.tasks",
     "tritonkit.networks",
+    "tritonkit.runtimes.faiss",
     "tritonkit.runtimes.onnxruntime",
     "tritonkit.runtimes.openvino",
     "tritonkit.runtimes.pytorch",
