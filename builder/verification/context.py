@@ -94,7 +94,7 @@ def verification_context(
     """
     reference, task = CachingRunner(source.reference), task_of(source.spec)
     own = {
-        precision: each.model_copy(update={"quality": task.least_strict(each.quality)})
+        precision: each.model_copy(update={"quality": task.quality_limit(each.quality)})
         for precision, each in (limits or LIMITS).items()
     }
     return VerificationContext(reference, golden, max_batch, source.network, source.training, own, tuple(preferred))

@@ -298,7 +298,7 @@ def _conclusion(comparison: HoldoutComparison | None, is_chosen: bool) -> str:
     if comparison is None:
         return (
             "No label was accepted, so nothing was gained: the checkpoint is that of the given labels alone. A model "
-            "that is trained longer is surer: raise epochs, or accept with a lower --threshold."
+            "that is trained longer is surer: raise epochs, or accept more with another --threshold or --max-error."
         )
     named = "" if is_chosen else " The validation part prefers the model of the given labels alone."
     return comparison.sentence() + named

@@ -241,7 +241,7 @@ class Task(ABC):
         """Return the outputs that the numbers of `actual` must equal."""
         return expected
 
-    def least_strict(self, quality: float) -> float:
+    def quality_limit(self, quality: float) -> float:
         """Return the loss of a quality metric that a verdict of this task allows, for a limit that is set."""
         return quality
 

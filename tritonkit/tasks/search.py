@@ -156,7 +156,7 @@ class Search(Task):
         count = self._gallery.neighbors
         return min(APPROXIMATE_FLOOR, (count - 1) / count) if count > 1 else 1.0
 
-    def least_strict(self, quality: float) -> float:
+    def quality_limit(self, quality: float) -> float:
         return max(quality, APPROXIMATE_QUALITY) if self._is_approximate else quality
 
     def _is_same_answer(self, expected: Outputs, actual: Outputs, tie: float) -> bool:

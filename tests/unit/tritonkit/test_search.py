@@ -124,7 +124,11 @@ def test_one_item_may_be_missing_however_few_are_asked_for(neighbors: int, floor
 
 
 def test_a_metric_may_be_a_little_worse_when_the_search_is_approximate(task: Search, approximate: Search) -> None:
-    assert (task.least_strict(0.0), approximate.least_strict(0.0), approximate.least_strict(0.05)) == (0.0, 0.01, 0.05)
+    assert (task.quality_limit(0.0), approximate.quality_limit(0.0), approximate.quality_limit(0.05)) == (
+        0.0,
+        0.01,
+        0.05,
+    )
     assert task.joint(approximate) is approximate
     assert approximate.joint(task) is approximate
 
