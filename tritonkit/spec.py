@@ -27,13 +27,14 @@ from pydantic import (
 )
 
 from tritonkit.errors import SpecError
+from tritonkit.images.crops import CropSettings
 from tritonkit.images.preprocess import Preprocess
 
 Outputs = dict[str, NDArray[Any]]
 """Output arrays by name, each with the batch axis first."""
 
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 DEFAULT_THRESHOLD = 0.5
 METADATA_KEY = "model.json"
 """Key of the JSON in checkpoints, ONNX metadata and Triton's config parameters."""
@@ -97,6 +98,8 @@ class Lineage(Frozen):
     """How a model was trained. All fields are optional; none is needed to run the model."""
 
     data_fingerprint: str | None = None
+    group: str | None = None
+    """The group of a collection that the model was trained on."""
     config: dict[str, JsonValue] = {}
     git_revision: str | None = None
     seed: int | None = None
@@ -186,14 +189,18 @@ class ModelSpec(TaskSpec):
 
     FILE: ClassVar[str] = METADATA_KEY
     """The name of its file in a model or version folder."""
-    schema_version: Annotated[Literal[4], BeforeValidator(lambda version: 4 if version in (1, 2, 3) else version)] = 4
-    """Versions 1 to 3 lack fields that have defaults; they are read, and written again as version 4."""
+    schema_version: Annotated[
+        Literal[5], BeforeValidator(lambda version: 5 if version in (1, 2, 3, 4) else version)
+    ] = 5
+    """Versions 1 to 4 lack fields that have defaults; they are read, and written again as version 5."""
     name: Name
     architecture: Architecture
     input: TensorSpec
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     preprocess: Preprocess
     normalize: Normalize
+    crop: CropSettings | None = None
+    """How the objects were cut out that the model was trained on; None for a model of whole images."""
     lineage: Lineage = Lineage()
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ Room: TypeAlias = Callable[[int], AbstractContextManager[Any]]
 """Waits until memory for a number of pixels is free, and reserves it for the block (`PixelBudget`)."""
 Box: TypeAlias = tuple[float, float, float, float]
 Fit: TypeAlias = Literal["crop", "pad", "squash"]
+Number = TypeVar("Number", bound=np.integer[Any])
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 _RESAMPLE = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
@@ -94,15 +95,15 @@ class Geometry:
             source[1] + (y - target[1]) * (source[3] - source[1]) / (target[3] - target[1]),
         )
 
-    def mask_to_source(self, mask: ImageArray) -> ImageArray:
-        """Resize class numbers uint8 [h, w] of the model's input to the size of the upright image, [H, W].
+    def mask_to_source(self, mask: NDArray[Number]) -> NDArray[Number]:
+        """Resize integers [h, w] of the model's input, such as class numbers, to the size of the upright image, [H, W].
 
         Each pixel gets the value at its centre; pixels outside the model's input are 0, the background.
         """
         width, height = self.source_size
         columns = _nearest(width, self.source_box[0::2], self.target_box[0::2])
         rows = _nearest(height, self.source_box[1::2], self.target_box[1::2])
-        fitted: ImageArray = np.pad(mask, ((0, 1), (0, 1)))[np.ix_(rows, columns)]
+        fitted: NDArray[Number] = np.pad(mask, ((0, 1), (0, 1)))[np.ix_(rows, columns)]
         return fitted
 
 
