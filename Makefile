@@ -95,7 +95,7 @@ clean: ## Remove everything these targets made
 	UV=$(UV) scripts/data/fetch.sh
 	touch $@
 
-.cache/data/.tasks-done: scripts/data/fetch_tasks.sh scripts/data/tasks.py | .cache/data/.done
+.cache/data/.tasks-done: scripts/data/fetch_tasks.sh scripts/data/tasks.py scripts/data/people.py | .cache/data/.done
 	scripts/data/fetch_tasks.sh
 	touch $@
 

@@ -27,13 +27,15 @@ read_lists() {
 fetch() {
   local package=$1 unpacked=$debian/$1 partial=$apt/$1
   shift
-  [[ -d $unpacked ]] && return
+  [[ -d $unpacked ]] && diff -q <(printf '%s\n' "$@") "$unpacked/patterns" > /dev/null 2>&1 && return
   [[ -d $apt/state ]] || read_lists "$package"
   mkdir -p "$debian" "$partial"
   (cd "$apt" && private_apt_get download "$package") \
     || fail "apt-get cannot download $package (Debian 12 has it): $(tail -n 1 "$apt/log")"
   dpkg-deb --fsys-tarfile "$apt/$package"_*.deb \
     | tar --extract --directory "$partial" --wildcards "${@/#/./usr/share/}" "./usr/share/doc/$package/copyright"
+  printf '%s\n' "$@" > "$partial/patterns"
+  rm -rf "$unpacked"
   mv "$partial" "$unpacked"
   echo "$package: fetched"
 }
@@ -46,6 +48,8 @@ fetch wesnoth-1.16-data 'games/wesnoth/1.16/data/core/images/units/*.png'
 # tuxpaint-stamps-default: GPL-2
 fetch tuxpaint-stamps-default tuxpaint/stamps/{animals,food,plants}/'*.png'
 # opencv-doc: BSD-3-Clause and Apache-2.0
-fetch opencv-doc 'doc/opencv-doc/examples/*.jpg'
+fetch opencv-doc 'doc/opencv-doc/examples/*.jpg' doc/opencv-doc/examples/data/vtest.avi
+# labelme-examples: GPL-3 or later; the photographs are of PASCAL VOC
+fetch labelme-examples 'doc/labelme-examples/examples/instance_segmentation/data_annotated/*'
 rm -rf "$apt"
 .venv/bin/python -m scripts.data.tasks .cache/packages .cache/data

@@ -4,26 +4,29 @@ fashion/{train,test}/<label>/<n>.png    Fashion-MNIST: 20,000 and 10,000 picture
 mosaics/{train,test}.csv                2x2 mosaics of them, with every label that is in the mosaic
 units/{train,val,test}/<class>/<n>.png  sprites of Wesnoth's units, split by class
 stamps/{train,val}.csv                  cut-outs pasted on photographs, and their masks
+people/                                 people in a video and in photographs (scripts/data/people.py)
 
 An existing part is kept: remove its folder to create it again.
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import shutil
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from scripts.data.people import people
+from scripts.data.tables import write_table
 
 Pixels = NDArray[np.uint8]
 
@@ -56,7 +59,7 @@ PHOTOS = {
 
 def main(packages: Path, data: Path) -> None:
     """Create the missing parts of `data`, each in a temporary folder that is then renamed."""
-    for write_part in (fashion, mosaics, units, stamps):
+    for write_part in (fashion, mosaics, units, stamps, people):
         folder, partial = data / write_part.__name__, data / f".{write_part.__name__}.partial"
         if folder.exists():
             print(f"{folder.name}: exists already")
@@ -122,15 +125,8 @@ def mosaics(packages: Path, folder: Path) -> str:
         names = [f"images/{split}/{index:05d}.png" for index in range(count)]
         _save_all((folder / name for name in names), joined)
         rows = ([name, *cells] for name, cells in zip(names, present, strict=True))
-        _write_table(folder / f"{split}.csv", ["image_path", *LABELS], rows)
+        write_table(folder / f"{split}.csv", ["image_path", *LABELS], rows)
     return " and ".join(f"{count:,} {split}" for split, count in MOSAICS.items())
-
-
-def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def units(packages: Path, folder: Path) -> str:
@@ -198,7 +194,7 @@ def stamps(packages: Path, folder: Path) -> str:
             picture.save(folder / "images" / f"{name}.jpg", quality=92)
             mask.save(folder / "masks" / f"{name}.png")
         rows = ([f"images/{name}.jpg", f"masks/{name}.png"] for name in names)
-        _write_table(folder / f"{split}.csv", ["image_path", "mask_path"], rows)
+        write_table(folder / f"{split}.csv", ["image_path", "mask_path"], rows)
         number += len(names)
     return f"{' and '.join(f'{count} {split}' for split, count in SCENES.items())}, of {len(cut_outs)} stamps"
 
