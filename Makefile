@@ -12,7 +12,7 @@ PYTEST := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-w
 # Two busy cores and spinning threads starve each other: let idle threads sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup hooks data data-tasks demo all-tasks unit test test-all coverage docker-test drills lint types docs docs-serve \
+.PHONY: help setup hooks data data-tasks demo all-tasks people unit test test-all coverage docker-test drills lint types docs docs-serve \
   reference ci lock clean
 
 help: ## Show this list
@@ -28,6 +28,9 @@ demo: setup data ## Train, export, serve, ask and measure on real data (about th
 
 all-tasks: setup data data-tasks ## Take each task from YAML to an answer on real data (about ten minutes)
 	scripts/all_tasks.sh
+
+people: setup data data-tasks ## People in pictures: a collection, masks in PostgreSQL, crops, a signed pipeline from a store (under eight minutes)
+	scripts/people.sh
 
 unit: .venv/.done ## Run the tests that need no Triton, no data and no network (within a minute)
 	$(PYTEST) tests/unit
