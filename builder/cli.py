@@ -10,7 +10,7 @@ import typer
 from builder.commands.export import export
 from builder.commands.index import index
 from builder.commands.optimize import optimize
-from builder.commands.packages import install, package
+from builder.commands.packages import install, package, sign
 from builder.commands.versions import promote, rollback, versions
 from builder.request import VerifyRequest
 from tritonkit.options import options_of
@@ -37,6 +37,7 @@ app.command("optimize")(optimize)
 app.command("index")(index)
 app.command("package")(package)
 app.command("install")(install)
+app.command("sign")(sign)
 app.command("versions")(versions)
 app.command("promote")(promote)
 app.command("rollback")(rollback)

@@ -15,6 +15,7 @@ from tritonkit.system.console import JsonOption, print_json, print_text, progres
 
 if TYPE_CHECKING:
     from builder.packages.package import Package
+    from builder.packages.signing import SignedVersion
 
 Sources = Annotated[list[str] | None, typer.Argument(help="Published models: names, or folders.", metavar="[MODEL]...")]
 
@@ -161,6 +162,51 @@ def install(options: InstallOptions, as_json: JsonOption = False) -> None:
     print_text(f"installed: {installed.folder} (verdict {installed.verdict}{', signed' if installed.signed else ''})")
     if installed.served:
         print_text(f"Load it into a running server with: server reload {' '.join(installed.models)}")
+
+
+@reports_errors
+@options_of(RepositoryOptions)
+def sign(
+    options: RepositoryOptions,
+    sources: Annotated[
+        list[str], typer.Argument(help="Models, packages (zip files), or repositories.", metavar="SOURCE...")
+    ],
+    key: Annotated[Path, typer.Option(help="The private key: PEM, of an elliptic curve.", metavar="PRIVATE.pem")],
+    as_json: JsonOption = False,
+) -> None:
+    """Sign models whose verdict passed, so that `--require-signed` accepts them; exit 1 if one is refused.
+
+    A signature covers all files of a version, its verdict too, and the configuration that it is served with. Of a model
+    in a repository the versions that Triton loads are signed, with NAME_decode and NAME_encoded. The password of an
+    encrypted key is read from TRITONKIT_KEY_PASSWORD.
+
+    Examples:
+
+    * builder sign digits --key private.pem
+
+    * builder sign digits-1.zip --key private.pem
+    """
+    from builder.packages.signing import sign_models, sign_package
+    from builder.repository.versions import find_model
+    from tritonkit.triton.model_config import CONFIG_FILE
+
+    signed: list[SignedVersion] = []
+    with progress("signing") as report:
+        for source in sources:
+            path = Path(source)
+            report(f"signing {source}")
+            if path.is_file():
+                signed += sign_package(path, key)
+            elif path.is_dir() and not (path / CONFIG_FILE).is_file():
+                signed += sign_models(path, (), key)
+            else:
+                model = find_model(source, options.repository)
+                signed += sign_models(model.parent, (model.name,), key)
+    if as_json:
+        print_json(signed)
+        return
+    for one in signed:
+        print_text(f"signed: {one.model} version {one.version}")
 
 
 def _mb(size: int) -> str:

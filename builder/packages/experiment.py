@@ -144,8 +144,8 @@ def _export_options(run: Run, formats: Mapping[str, Any]) -> list[dict[str, Any]
     recorded: dict[str, Any] = options.model_dump(exclude_defaults=True, exclude={"repository", "keep", "report"})
     if not formats:
         return [recorded]
-    kept = {name: recorded[name] for name in ("name", "max_batch", "encoded") if name in recorded}
-    return [{**kept, name: value} for name, value in formats.items()]
+    kept: dict[str, Any] = {name: recorded[name] for name in ("name", "max_batch", "encoded") if name in recorded}
+    return [dict(kept, **{name: value}) for name, value in formats.items()]
 
 
 def _add(meta: ExperimentMeta, content: Path, published: PublishedVersion) -> ExperimentMeta:

@@ -17,6 +17,7 @@ from builder.repository.shared_files import SharedFiles, resolve_shared_files
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.export_options import UNCHANGED_SERVING
 from tritonkit.repository.artifact_files import MARK_FILE
+from tritonkit.repository.signing.check import check_signed
 from tritonkit.repository.tuning.record import TuningRecord
 from tritonkit.spec import Frozen
 from tritonkit.system.files import file_sha256
@@ -75,7 +76,7 @@ def install_package(
         check_content(root, package, force)
         owners = _owners(root, package)
         if public_key is not None:
-            raise NotImplementedError
+            check_signed(root, package.models, public_key)
         if foreign := [owner for owner in owners if not has_own_code(root / owner)]:
             raise ArtifactError(
                 f"{path}: {', '.join(foreign)} has Python code that this tritonkit does not ship; install it with "
