@@ -88,8 +88,9 @@ def spec_of(folder: Path) -> ModelSpec:
 
 
 def has_own_code(root: Path) -> bool:
-    """Whether each Python file below a folder is one that this tritonkit ships."""
-    return all(file_sha256(path) in _own_code() for path in root.rglob("*.py"))
+    """Whether each file below a folder that Python can import is one that this tritonkit ships."""
+    importable = [path for path in root.rglob("*") if path.suffix in (".py", ".pyc", ".so")]
+    return all(file_sha256(path) in _own_code() for path in importable)
 
 
 @cache

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builder.packages.archive import open_archive
 from builder.packages.content import check_content, check_verdict, has_own_code, spec_of
-from builder.packages.files import link_or_copy, link_tree, scratch_folder
+from builder.packages.files import link_tree, scratch_folder
 from builder.packages.package import VERSION, Package
 from builder.packages.renaming import rename_model
 from builder.packages.writing import packaged_config
@@ -168,11 +168,7 @@ def _write_shared_files(staged: Path, prepared: Publication, name: str, warnings
     shared.write(model)
     if shared is not added:
         return shared.config
-    for path in staged.iterdir():  # as they are, for a signature covers them
-        if path.is_file() and path.name not in (CONFIG_FILE, Package.FILE):
-            link_or_copy(path, model / path.name)
-        elif path.is_dir() and path.name != VERSION:
-            link_tree(path, model / path.name)
+    link_tree(staged, model, CONFIG_FILE, Package.FILE, VERSION)  # as they are, for a signature covers them
     if (model / TuningRecord.FILE).exists():
         (model / TuningRecord.FILE).unlink()
         warnings.append(f"the tuned settings of {name} were replaced by those of the package")

@@ -25,7 +25,7 @@ from tritonkit.errors import CheckFailedError, InputError, Problem, TritonkitErr
 from tritonkit.repository.artifact_files import SIGNATURE_FILE
 from tritonkit.repository.lint import LintScope, lint
 from tritonkit.repository.model_folder import ModelFolder, find_models
-from tritonkit.repository.signing.check import hashing_config, signing_library
+from tritonkit.repository.signing.check import delete_python_caches, hashing_config, signing_library
 from tritonkit.repository.signing.signed_files import SignedFiles
 from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write
@@ -67,6 +67,7 @@ def sign_models(repository: Path, names: Iterable[str], private_key: Path) -> li
     signer = _signer(private_key)
     with staging(repository):  # no builder changes the models meanwhile
         present = find_models(repository, names)
+        delete_python_caches(repository)
         chosen = dict.fromkeys(name for model in [*names] or present for name in _belonging(repository / model))
         return _sign(repository, [name for name in chosen if name in present], signer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +19,8 @@ from tritonkit.system.files import file_sha256
 from tritonkit.triton.companions import companions_of
 from tritonkit.triton.model_config import misread_versions, versions_of
 
+PYTHON_CACHE = "__pycache__"
+"""Triton's Python backend writes it beside the code of a model, and runs it instead of code with the same time."""
 _MISMATCH = "Signature mismatch: "
 """How `model_signing` begins the message for files that differ from the signed ones."""
 _INSTALL = "install what signatures need with: pip install 'tritonkit[signing]' pyopenssl"
@@ -54,6 +57,17 @@ def check_signed(repository: Path, models: Iterable[str], public_key: Path) -> N
         )
 
 
+def delete_python_caches(repository: Path) -> None:
+    """Delete the caches of Python in a repository, which no signature covers. Raises CheckFailedError if one stays."""
+    for cache in repository.glob(f"*/*/{PYTHON_CACHE}"):
+        shutil.rmtree(cache, ignore_errors=True)
+        if cache.exists():
+            raise CheckFailedError(
+                f"{cache}: may contain code that is not signed, and cannot be deleted; delete it",
+                code="signature.python_cache",
+            )
+
+
 def check_public_key(public_key: Path) -> None:
     """Raise InputError where the file is not a public key of an elliptic curve, or `model-signing` is missing."""
     verifying = signing_library("verifying")
@@ -77,10 +91,9 @@ def signing_library(module: str) -> Any:
 
 
 def hashing_config() -> Any:
-    """What a signature covers: all files of the version folder but the signature itself and the mark."""
-    return (
-        signing_library("hashing").Config().set_ignored_paths(paths=[SIGNATURE_FILE, MARK_FILE], ignore_git_paths=False)
-    )
+    """What a signature covers: all files of the version folder but the signature, the mark and caches of Python."""
+    config = signing_library("hashing").Config()
+    return config.set_ignored_paths(paths=[SIGNATURE_FILE, MARK_FILE, PYTHON_CACHE], ignore_git_paths=False)
 
 
 def _model_problems(model: ModelFolder, public_key: Path) -> Iterator[Problem]:
@@ -120,7 +133,9 @@ def _signature_problem(version: VersionFolder, name: str, public_key: Path) -> P
         if not message.startswith(_MISMATCH):
             return Problem("signature.invalid", f"{name}: its signature is not of this key, or damaged ({message})")
         changed = re.findall(r"Hash mismatch for '([^']+)'", message)
-        return _mismatch(version, name, changed + re.findall(r"(?:Extra|Missing) files [^:]*: ([^\"]+)", message))
+        changed += re.findall(r"(?:Extra|Missing) files [^:]*: ([^\"]+)", message)
+        files = {file.strip().partition("/")[0] for names in changed for file in names.split(",")}
+        return _mismatch(version, name, sorted(files))
     return None
 
 
@@ -135,7 +150,7 @@ def _mismatch(version: VersionFolder, name: str, files: list[str]) -> Problem:
         return Problem(
             "signature.other_version", f"{name}: has the signature of other content, such as an earlier version"
         )
-    return Problem("signature.changed_file", f"{name}: was changed since it was signed: {', '.join(files) or 'files'}")
+    return Problem("signature.changed_file", f"{name}: was changed since it was signed: {', '.join(files)}")
 
 
 def _unproven(version: VersionFolder) -> str | None:
