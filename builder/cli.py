@@ -10,6 +10,7 @@ import typer
 from builder.commands.export import export
 from builder.commands.index import index
 from builder.commands.optimize import optimize
+from builder.commands.pipeline import pipeline
 from builder.commands.versions import promote, rollback, versions
 from builder.request import VerifyRequest
 from tritonkit.options import options_of
@@ -34,6 +35,7 @@ app = application("Turn a checkpoint into verified artifacts in a Triton model r
 app.command("export")(export)
 app.command("optimize")(optimize)
 app.command("index")(index)
+app.command("pipeline")(pipeline)
 app.command("versions")(versions)
 app.command("promote")(promote)
 app.command("rollback")(rollback)
@@ -52,6 +54,8 @@ def builder() -> None:
     * builder optimize runs/digits/1/best.safetensors --target latency
 
     * builder index runs/units/1/best.safetensors gallery/
+
+    * builder pipeline people.yaml
 
     * builder verify model.onnx --against runs/digits/1/best.safetensors
 

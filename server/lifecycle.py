@@ -10,6 +10,7 @@ from server.load_failures import load_failures
 from server.runtimes.base import Server
 from server.runtimes.table import runtime_of
 from tritonkit.errors import CheckFailedError, InputError
+from tritonkit.repository.pipelines.members import with_members
 from tritonkit.spec import Frozen
 from tritonkit.triton.client import Statistics, TritonClient, VersionState, check_model_name
 from tritonkit.triton.companions import ensemble_of
@@ -122,7 +123,7 @@ class ModelManager(AbstractContextManager["ModelManager"]):
         return sorted((expected - ready) | {row.name for row in index if row.has_failed})
 
     def load(self, models: Sequence[str] = ()) -> list[ModelChange]:
-        """Load models and the members of ensembles; Triton skips models whose files have not changed.
+        """Load models and the members of ensembles and of pipelines; Triton skips models whose files have not changed.
 
         models: empty means all loaded or failed models and, if the server serves its whole repository, new ones;
         unloaded models stay unloaded.
@@ -133,6 +134,9 @@ class ModelManager(AbstractContextManager["ModelManager"]):
         reloadable = [row.name for row in index if not row.is_unloaded or (serves_all and not row.state)]
         names = self._existing(index, models) if models else list(dict.fromkeys(reloadable))
         loaded = {row.name for row in index if not row.is_unloaded}
+        if self._server is not None:
+            needed = with_members(self._server.options.repository, names)
+            names = [name for name in needed if name in names or name not in loaded]
         changes = []
         for name in names:
             # Load the ensemble first: with it Triton loads the model, its decoder and itself in one step.
