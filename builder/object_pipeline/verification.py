@@ -9,10 +9,9 @@ import io
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,13 +19,13 @@ from PIL import Image
 from builder.object_pipeline.members import Members
 from builder.sources.images import PHOTOS
 from tritonkit.comparison import Comparison, Limits
-from tritonkit.errors import DataError, Problem, TritonkitError, first_line
+from tritonkit.errors import CheckFailedError, DataError, Problem, TritonkitError, first_line
 from tritonkit.images.crops import crop_object
 from tritonkit.images.objects import objects_of, to_rle
 from tritonkit.images.picture_files import pictures_below
 from tritonkit.images.pipeline import Pipeline
 from tritonkit.images.preprocess import Geometry, ImageError, decode_image, fit_image, read_picture
-from tritonkit.pages.contact_sheet import ContactSheetTile, draw_objects, overlay, thumbnail, write_contact_sheet
+from tritonkit.pages.contact_sheet import ContactSheetTile, draw_objects, thumbnail, write_contact_sheet
 from tritonkit.remotes import local_path
 from tritonkit.remotes.addresses import public_name
 from tritonkit.repository.pipelines.settings import PipelineSettings
@@ -100,53 +99,22 @@ def by_hand(members: Members, segmenter: Runner, classifier: Runner) -> Answer:
 
 
 @contextmanager
-def _served(
-    members: Members, staged: Path, name: str, runtime: str, report: ProgressCallback
-) -> Iterator[tuple[Answer, str]]:
-    """Serve the staged pipeline and its members; yield what answers, and its description.
+def _serving_members(members: Members, staged: Path, name: str, runtime: str) -> Iterator[int]:
+    """Serve the members, next to the staged pipeline; yield the gRPC port.
 
-    Raises TritonkitError where Triton cannot serve the members here.
+    Raises TritonkitError where Triton cannot serve them here.
     """
-    from tritonkit.triton.client import TritonClient
-    from tritonkit.triton.runner import TritonRunner
-
     check_commands("server")
-    repository = staged.with_name(f"{staged.name}.served")
+    repository, models = staged.with_name(f"{staged.name}.served"), list[str]()
     try:
         for folder in (members.segmenter.folder.path, members.classifier.folder.path):
             shutil.copytree(folder, repository / folder.name, copy_function=os.link)
+            models += ["--model", folder.name]
         shutil.copytree(staged, repository / name, copy_function=os.link)
-        models = ("--model", members.segmenter.folder.name, "--model", members.classifier.folder.name)
-        report("starting Triton")
         with serving(repository, *models, "--runtime", runtime) as port:
-            runner: TritonRunner | None = None
-
-            def answer(data: bytes) -> Outputs:
-                nonlocal runner
-                if runner is None:
-                    run_command("server", "load", name, "--grpc-port", port)
-                    runner = TritonRunner(TritonClient(f"127.0.0.1:{port}"), name)
-                return runner.infer_encoded(data)
-
-            yield answer, f"the pipeline as served by Triton ({runtime})"
-            if runner is not None:
-                runner.close()
+            yield port
     finally:
         shutil.rmtree(repository, ignore_errors=True)
-
-
-@contextmanager
-def _in_process(
-    settings: PipelineSettings, segmenter: Runner, classifier: Runner, reason: str
-) -> Iterator[tuple[Answer, str]]:
-    """Yield the code of the pipeline with both models in this process, where Triton cannot serve them here."""
-    pipeline = Pipeline(
-        settings.model_dump(mode="json"),
-        lambda batch: segmenter.infer(batch)["mask"],
-        lambda batch: classifier.infer(batch)["probabilities"],
-    )
-    described = f"the code of the pipeline in this process, because Triton could not serve its models here: {reason}"
-    yield lambda data: decode_text(pipeline.answer(data)), described
 
 
 def verify(
@@ -166,29 +134,34 @@ def verify(
     """
     with open_artifact(members.segmenter.artifact) as segmenter, open_artifact(members.classifier.artifact) as kinds:
         report("answering by hand")
-        answer = by_hand(members, segmenter, kinds)
+        answer, started = by_hand(members, segmenter, kinds), False
         expected = {name: answer(data) for name, data in pictures.items()}
-        started = False
+        report("starting Triton")
         try:
-            with _served(members, staged, spec.name, runtime, report) as (answer, proven_by):
-                started = True
+            with _serving_members(members, staged, spec.name, runtime) as port:
+                started, proven_by = True, f"the pipeline as served by Triton ({runtime})"
                 report("comparing the served pipeline")
-                problems, comparisons = _compare(spec, expected, pictures, answer)
+                problems, comparison = _compare_served(spec, expected, pictures, port)
         except TritonkitError as error:
             if started:
                 raise
-            with _in_process(settings, segmenter, kinds, first_line(error)) as (answer, proven_by):
-                problems, comparisons = _compare(spec, expected, pictures, answer)
-    counts = [len(outputs["boxes"]) for outputs in expected.values()]
-    notes = [] if 0 in counts else ["no picture of the verdict is without objects; pass others with `pictures`"]
-    if not any(counts):
-        problems.append(
-            Problem(
-                "pipeline.no_objects",
-                f"{spec.pipeline.segmenter if spec.pipeline else ''} finds no {members.label} in {origin}, so the "
-                "classifier was not compared; set `pictures` to a folder of pictures with some",
+            proven_by = (
+                "the code of the pipeline in this process, because Triton could not serve its models here: "
+                f"{first_line(error)}"
             )
+            steps = Pipeline(
+                settings.model_dump(mode="json"),
+                lambda batch: segmenter.infer(batch)["mask"],
+                lambda batch: kinds.infer(batch)["probabilities"],
+            )
+            problems, comparison = _compare(spec, expected, pictures, lambda data: decode_text(steps.answer(data)))
+    counts = [len(outputs["boxes"]) for outputs in expected.values()]
+    if not any(counts):
+        message = (
+            f"{members.segmenter.folder.name} finds no {members.label} in {origin}, so the classifier was not "
+            "compared; set `pictures` to a folder of pictures with some"
         )
+        problems.append(Problem("pipeline.no_objects", message))
     verdict = Verdict(
         passed=not problems,
         format="pipeline",
@@ -197,17 +170,32 @@ def verify(
         images=f"{origin} with {sum(counts)} objects",
         max_batch=0,
         limits=LIMITS,
-        comparisons=comparisons,
+        comparisons=() if comparison is None else (comparison,),
         problems=tuple(problems),
-        notes=tuple(notes),
+        notes=() if 0 in counts else ("no picture of the verdict is without objects; pass others with `pictures`",),
     )
     return verdict, expected
 
 
+def _compare_served(
+    spec: ModelSpec, expected: Mapping[str, Outputs], pictures: Mapping[str, bytes], port: int
+) -> tuple[list[Problem], Comparison | None]:
+    """Load the pipeline into the Triton that serves its members, and compare its answers."""
+    from tritonkit.triton.client import TritonClient
+    from tritonkit.triton.runner import TritonRunner
+
+    try:
+        run_command("server", "load", spec.name, "--grpc-port", port)
+    except CheckFailedError as error:
+        return [Problem("pipeline.not_loaded", str(error))], None
+    with TritonRunner(TritonClient(f"127.0.0.1:{port}"), spec.name) as runner:
+        return _compare(spec, expected, pictures, runner.infer_encoded)
+
+
 def _compare(
     spec: ModelSpec, expected: Mapping[str, Outputs], pictures: Mapping[str, bytes], answer: Answer
-) -> tuple[list[Problem], tuple[Comparison, ...]]:
-    """Compare the answers to all pictures; return problems, and the comparison if there is something to compare."""
+) -> tuple[list[Problem], Comparison | None]:
+    """Compare the answers to all pictures; return problems, and the comparison if there is an answer."""
     task, problems = task_of(spec), list[Problem]()
     errors, agreement = [np.zeros(1)], []
     for name, outputs in expected.items():
@@ -230,6 +218,8 @@ def _compare(
         if (worst := errors[-1].max(initial=0)) > LIMITS.max_abs:
             message = f"{name}: probabilities differ by {worst:.1e} from those by hand, limit {LIMITS.max_abs:g}"
             problems.append(Problem("pipeline.probabilities", message))
+    if not agreement:
+        return problems, None
     every = np.concatenate(errors)
     comparison = Comparison(
         asked="batch 1",
@@ -238,10 +228,10 @@ def _compare(
         mean_abs=float(every.mean()),
         p99_abs=float(np.percentile(every, 99)),
         relative=0.0,
-        agreement={"objects": float(np.mean(agreement))} if agreement else {},
-        decisions_kept=float(np.mean(agreement)) if agreement else 0.0,
+        agreement={"objects": float(np.mean(agreement))},
+        decisions_kept=float(np.mean(agreement)),
     )
-    return problems, (comparison,) if agreement else ()
+    return problems, comparison
 
 
 def save_pictures(path: Path, pictures: Mapping[str, bytes]) -> None:
@@ -258,18 +248,9 @@ def write_page(
     task, faulty = task_of(spec), {problem.message.partition(":")[0] for problem in verdict.problems}
     tiles: list[ContactSheetTile] = []
     for name, outputs in expected.items():
-        width, height = (float(side) for side in outputs["size"])
-        whole = (0.0, 0.0, width, height)
-        answer = task.answer(outputs, Geometry((int(width), int(height)), whole, whole), top=1)
-        image, found = decode_image(pictures[name]), _objects(answer.fields)
-        if answer.mask is not None:
-            image = draw_objects(overlay(image, answer.mask), found, spec.labels)
+        size = (int(outputs["size"][0]), int(outputs["size"][1]))
+        answer = task.answer(outputs, Geometry(size, (0.0, 0.0, *size), (0.0, 0.0, *size)), top=1)
+        image = draw_objects(decode_image(pictures[name]), answer.fields["objects"], spec.labels)
         caption = task.cells(answer.fields)[0]
         tiles.append(ContactSheetTile(name=name, image=thumbnail(image), caption=caption, failed=name in faulty))
-    state = f"verdict {verdict.state}: {' '.join(verdict.summary().split())}"
-    write_contact_sheet(path, tiles, spec.name, state)
-
-
-def _objects(fields: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    found: Sequence[Mapping[str, Any]] = fields["objects"]
-    return found
+    write_contact_sheet(path, tiles, spec.name, f"verdict {verdict.state}: {' '.join(verdict.summary().split())}")

@@ -130,7 +130,9 @@ def _runs_of_rle(counts: str, pixels: int) -> Iterator[tuple[int, int]]:
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
         if runs[-1] < 0 or position + runs[-1] > pixels:
-            raise AnswerError(f"a mask has more than the {pixels:,} pixels of its image", code="answer.mask")
+            break
         if len(runs) % 2 == 0:
             yield position, position + runs[-1]
         position += runs[-1]
+    if position != pixels:
+        raise AnswerError(f"the runs of a mask do not add up to the {pixels:,} pixels of its image", code="answer.mask")
