@@ -151,9 +151,12 @@ def batches_of(images: ImageArray, size: int) -> list[ImageArray]:
     return [np.ascontiguousarray(images[chosen]) for chosen in order.reshape(-1, size)]
 
 
-def image_file_requests(model: TensorModel, batch: int, folder: Path | None, version_folder: Path) -> RequestBatches:
+def image_file_requests(
+    model: TensorModel, batch: int, has_batch_axis: bool, folder: Path | None, version_folder: Path
+) -> RequestBatches:
     """Make requests of up to 32 image files of `folder`, or of the golden sample of a version folder, as PNG.
 
+    has_batch_axis: whether the inputs have a batch axis; without one, batch is 1.
     Raises InputError without images, ArtifactError for a broken golden sample.
     """
     if folder is None:
@@ -167,7 +170,7 @@ def image_file_requests(model: TensorModel, batch: int, folder: Path | None, ver
         files, source = [path.read_bytes() for path in _sample_files(folder)], f"files of {folder}"
     (model_input,) = model.inputs
     order = padded_order(len(files), batch).reshape(-1, batch)
-    shape = (batch, *model_input.dims)
+    shape = (*((batch,) if has_batch_axis else ()), *model_input.dims)
     batches = [
         {model_input.name: np.array([files[index] for index in row], np.object_).reshape(shape)} for row in order
     ]

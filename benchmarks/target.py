@@ -138,7 +138,7 @@ def connect(plan: BenchmarkPlan, process: int = 0, client: TritonClient | None =
     }
     model = TensorModel(client, served, version, first_sequence=1 + process * _SEQUENCES_A_PROCESS)
     common["model"] = model
-    if served.has_spec:
+    if served.has_spec and served.spec().pipeline is None:
         return _pixel_target(plan, TritonRunner(client, plan.model, version), common)
     return _tensor_target(plan, model, served, client, common)
 
@@ -176,7 +176,13 @@ def _tensor_target(
     owner = served.encoded_of
     if accepts_image_files(model) and (owner or plan.images is not None):
         owner_version = client.version(owner) if owner else ""
-        requests = image_file_requests(model, common["batch"], plan.images, plan.repository / owner / owner_version)
+        folder, has_batch_axis = plan.repository / owner / owner_version, served.max_batch > 0
+        requests = image_file_requests(model, common["batch"], has_batch_axis, plan.images, folder)
+    elif served.has_spec:
+        raise InputError(
+            f"{served.origin}: is a pipeline, which takes whole image files; name a folder of them with --images",
+            code="benchmark.no_images",
+        )
     elif plan.images is not None:
         raise InputError(
             f"--images: {served.origin} takes no image files; without --images, generated values are sent",
@@ -184,6 +190,8 @@ def _tensor_target(
         )
     else:
         requests = generate_requests(model, common["batch"], served.max_batch > 0, plan.shapes, served.origin)
+    if served.has_spec:
+        common = {**common, "no_limit": "a pipeline is no artifact; measure the models that it calls for a limit"}
     if owner:
         common = {**common, "no_limit": f"the server decodes the images; measure {owner} for a limit"}
     return BenchmarkTarget(

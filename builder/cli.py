@@ -11,6 +11,7 @@ from builder.commands.export import export
 from builder.commands.index import index
 from builder.commands.optimize import optimize
 from builder.commands.packages import install, package, sign
+from builder.commands.pipeline import pipeline
 from builder.commands.versions import promote, rollback, versions
 from builder.request import VerifyRequest
 from tritonkit.options import options_of
@@ -38,6 +39,7 @@ app.command("index")(index)
 app.command("package")(package)
 app.command("install")(install)
 app.command("sign")(sign)
+app.command("pipeline")(pipeline)
 app.command("versions")(versions)
 app.command("promote")(promote)
 app.command("rollback")(rollback)
@@ -56,6 +58,8 @@ def builder() -> None:
     * builder optimize runs/digits/1/best.safetensors --target latency
 
     * builder index runs/units/1/best.safetensors gallery/
+
+    * builder pipeline people.yaml
 
     * builder verify model.onnx --against runs/digits/1/best.safetensors
 

@@ -17,7 +17,8 @@ from builder.onnx.interface import onnx_interface
 from builder.plan import ExportPlan, plan
 from builder.repository.encoded import remove_companions, update_companions
 from builder.repository.manifest import manifest_of
-from builder.repository.retention import Retention, keep_newest
+from builder.repository.published import PublishedVersion as PublishedVersion
+from builder.repository.retention import keep_newest
 from builder.repository.serving_image import check_build
 from builder.repository.shared_files import shared_version, unverified_batch_warnings
 from builder.request import ExportRequest
@@ -29,35 +30,16 @@ from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES
 from tritonkit.repository.artifact_files import VERDICT_PAGE, artifact_files, artifact_sha256
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.config_rules import unverified_accelerators
+from tritonkit.repository.pipelines.members import AGAIN, pipelines_with
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ProgressCallback
 from tritonkit.sketch import SKETCH_FILE
-from tritonkit.spec import Frozen
 from tritonkit.triton.companions import decoder_of, ensemble_of
 from tritonkit.triton.model_config import policy_text, versions_loaded, versions_of
 from tritonkit.triton.releases import image_for
 
 FEW_IMAGES = 8
 """Fewer images are too few to calibrate int8 on."""
-
-
-class PublishedVersion(Frozen):
-    """A version that was published."""
-
-    model: str
-    version: int
-    artifact: Path
-    source: str
-    verdict: Verdict
-    models: tuple[str, ...]
-    """The model, and those that take encoded images for it."""
-    served: bool = True
-    """Triton loads the version, by the version policy of config.pbtxt."""
-    retention: Retention | None = None
-    warnings: tuple[str, ...] = ()
-    """Problems that the verdict does not cover."""
-    instead: str | None = None
-    """Why the precision is not the requested one; None where it is."""
 
 
 def export(
@@ -194,6 +176,8 @@ def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
             f"Triton does not load version {staged.version}, because config.pbtxt loads {policy_text(config)}. Serve "
             f"it with: builder promote {spec.name} {staged.version}"
         )
+    for pipeline in pipelines_with(request.repository, spec.name) if is_served else ():
+        warnings.append(f"the verdict of the pipeline {pipeline} is about another version of {spec.name}; {AGAIN}")
     reason = _other_precision(plan, verdict)
     return PublishedVersion(
         model=spec.name,

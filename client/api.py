@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Self
 
 from client.connection import with_infer_defaults
-from client.infer import InferenceSettings, Row, infer_pictures
+from client.infer import InferenceSettings, Row, infer_pictures, whole_image
 from client.inputs import Input, picture_from_input
 from client.model_loading import check_threshold, open_runner, task_with_threshold
+from client.picture import Picture
 from client.results import Result, result_of
 from tritonkit.errors import InferenceError, InputError
 from tritonkit.images.preprocess import ImageError
@@ -61,7 +62,8 @@ class Client:
         Raises InputError, ArtifactError, InferenceError, SpecError.
         """
         pace = pace or InferenceSettings()
-        runner = open_runner(None, with_infer_defaults(url), model, version, pace.in_flight.record_failure)
+        failures = pace.in_flight.record_failure
+        runner = open_runner(None, with_infer_defaults(url), model, version, failures, pipelines=True)
         self._open(runner, top, threshold, tta, pace)
 
     @classmethod
@@ -114,11 +116,18 @@ class Client:
         self._check_open()
         picture = picture_from_input(image, 0)
         try:
+            if self.spec.pipeline is not None:
+                return self._infer_encoded(picture)
             pixels, geometry = picture.load(self.spec.preprocess, self._pace.pixel_budget)
         except ImageError as error:
             raise ImageError(f"{picture.name}: {error}") from error
         output = {name: array[0] for name, array in self._runner.infer(pixels[None]).items()}
         return result_of(Row(picture.name, self._task.checked_answer(output, geometry, self._top)), self.spec)
+
+    def _infer_encoded(self, picture: Picture) -> Result:
+        output = self._runner.infer_encoded(picture.encoded())
+        answer = self._task.checked_answer(output, whole_image(output), self._top)
+        return result_of(Row(picture.name, answer), self.spec)
 
     def infer_many(self, images: Iterable[Input]) -> list[Result]:
         """Answer several images, in their order. An image without an answer gives a `Failed`."""

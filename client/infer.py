@@ -28,10 +28,13 @@ from tritonkit.errors import AnswerError
 from tritonkit.images.pixel_budget import PixelBudget
 from tritonkit.images.preprocess import MAX_PIXELS, Geometry, ImageArray, ImageError, Room
 from tritonkit.runtimes.base import Runner
+from tritonkit.spec import Outputs
 from tritonkit.tasks import Answer, Task
 
 _MAX_PENDING_BYTES = 128 * 2**20
 """Limit for decoded images that wait for an answer."""
+_ENCODED_BYTES = 8 * 2**20
+"""Size of an image file, for that limit."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +96,17 @@ def infer_pictures(
     the model's images are large.
     Raises InferenceError if the server or the artifact fails, and whatever `pictures` and `finish` raise.
     """
-    image_bytes = math.prod(runner.spec.input.shape)
-    batch_size = max(1, min(settings.batch, _MAX_PENDING_BYTES // (2 * image_bytes)))
+    is_pipeline = runner.spec.pipeline is not None
+    image_bytes = _ENCODED_BYTES if is_pipeline else math.prod(runner.spec.input.shape)
+    batch_size = 1 if is_pipeline else max(1, min(settings.batch, _MAX_PENDING_BYTES // (2 * image_bytes)))
     max_pending = max(2, _MAX_PENDING_BYTES // (batch_size * image_bytes))
     with (
         Senders(settings.in_flight) as senders,
         ThreadPoolExecutor(settings.workers, "decode") as decoders,
         ThreadPoolExecutor(settings.workers, "finish") as finishers,
     ):
-        batch_runner = _BatchRunner(runner, task, top, finish, decoders, senders, finishers, settings.pixel_budget)
+        kind = _EncodedRunner if is_pipeline else _BatchRunner
+        batch_runner = kind(runner, task, top, finish, decoders, senders, finishers, settings.pixel_budget)
         pending: deque[Future[list[_PendingRow]]] = deque()
         row_queue = _RowQueue(finishers, settings.workers)
         picture_stream = iter(pictures)
@@ -216,3 +221,37 @@ class _BatchRunner:
                 return self.finish(picture, self.task.checked_answer(output, geometry, self.top))
         except AnswerError as error:
             return Row(picture.name, error=str(error))
+
+
+class _EncodedRunner(_BatchRunner):
+    """Sends whole image files to a pipeline, one a request, without decoding them."""
+
+    def submit(self, pictures: Sequence[Picture]) -> Future[list[_PendingRow]]:
+        """Read the file, and send it."""
+        (picture,) = pictures
+        reading = self.decoders.submit(self._read, picture)
+        return self.senders.submit_after([reading], 1, lambda: [self._answer(picture, reading.result())])
+
+    @staticmethod
+    def _read(picture: Picture) -> bytes | ImageError:
+        try:
+            return picture.encoded()
+        except ImageError as error:
+            return error
+
+    def _answer(self, picture: Picture, data: bytes | ImageError) -> _PendingRow:
+        try:
+            if isinstance(data, ImageError):
+                raise data
+            output = self.runner.infer_encoded(data)
+        except ImageError as error:
+            return Row(picture.name, error=str(error))
+        row = partial(self._finish_row, picture, output, whole_image(output))
+        return row if self.finish is plain_row else self.finishers.submit(row)
+
+
+def whole_image(output: Outputs) -> Geometry:
+    """Return the geometry of a pipeline's answer, whose positions are those of the upright image."""
+    width, height = (int(side) for side in output["size"])
+    box = (0.0, 0.0, float(width), float(height))
+    return Geometry((width, height), box, box)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from client.connection import OnFailure, server_at
 from tritonkit.errors import InputError, SpecError
 from tritonkit.runtimes import Runner, open_artifact
+from tritonkit.runtimes.base import pipeline_error
 from tritonkit.tasks import Task, task_of
 
 if TYPE_CHECKING:
@@ -22,12 +23,14 @@ def open_runner(
     version: str,
     on_failure: OnFailure = lambda error: None,
     pinned: bool = False,
+    pipelines: bool = False,
 ) -> Runner:
     """Open the artifact `source`, or if that is None, a model of the server at `url`.
 
     model: None selects the only model of the server.
     on_failure: called with the error of each failed request before its retry, in the thread of the request.
     pinned: whether one version answers all requests, even if the server loads another version.
+    pipelines: whether the caller can send whole image files, as a pipeline takes them.
 
     Raises InputError, ArtifactError, InferenceError, SpecError.
     """
@@ -45,6 +48,9 @@ def open_runner(
             )
         model = ready[0]
     runner = TritonRunner(server, model, version)
+    if runner.spec.pipeline is not None and not pipelines:
+        server.close()
+        raise pipeline_error(runner.spec, runner.origin)
     return runner.pin_version() if pinned else runner
 
 

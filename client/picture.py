@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -42,6 +43,15 @@ class Picture:
             if isinstance(content, bytes)
             else fit_image(content, preprocess)
         )
+
+    def encoded(self) -> bytes:
+        """Return the bytes of an image file; of pixels such as a video frame, a PNG. Raises ImageError."""
+        content = self.content()
+        if isinstance(content, bytes):
+            return content
+        file = io.BytesIO()
+        content.save(file, "PNG", compress_level=1)
+        return file.getvalue()
 
     def decode(self) -> Image.Image:
         """Decode the upright RGB image at its own size. Raises ImageError."""

@@ -73,6 +73,30 @@ class MaskResult(Result):
 
 
 @dataclass(frozen=True)
+class FoundObject:
+    """An object in an image, and its label."""
+
+    box: tuple[int, int, int, int]
+    """(left, top, right, bottom) in pixels of the upright image; right and bottom are exclusive."""
+    label: str
+    probability: float
+    top: tuple[Ranked, ...]
+    rle: str = field(repr=False)
+    """Its mask of the whole image as the counts of COCO's compressed RLE."""
+
+
+@dataclass(frozen=True)
+class ObjectsResult(Result):
+    """A pipeline: the objects in an image, in the order of their topmost rows."""
+
+    objects: tuple[FoundObject, ...]
+    counts: Mapping[str, int]
+    """Number of objects by label."""
+    mask: NDArray[np.uint8] = field(repr=False)
+    """Uint8 [H, W] at the image's own size: 0 for no object, else 1 for the model's first label, and so on."""
+
+
+@dataclass(frozen=True)
 class Neighbor:
     """An item of a gallery: its label, its path when the gallery was indexed, and the cosine distance to the image."""
 
@@ -123,6 +147,12 @@ def _typed_result(name: str, answer: Answer, task_spec: TaskSpec) -> Result:
         case "segmentation" if answer.mask is not None:
             regions = tuple(Region(region["label"], region["share"]) for region in fields["regions"])
             return MaskResult(name, fields, answer.mask, regions)
+        case "objects" if answer.mask is not None:
+            objects = tuple(
+                FoundObject(tuple(entry["box"]), entry["label"], entry["probability"], _ranking(entry), entry["mask"])
+                for entry in fields["objects"]
+            )
+            return ObjectsResult(name, fields, objects, fields["counts"], answer.mask)
         case "search":
             neighbors = tuple(Neighbor(**neighbor) for neighbor in fields["neighbors"])
             return SearchResult(name, fields, fields["label"], fields["distance"], neighbors)

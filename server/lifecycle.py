@@ -10,6 +10,7 @@ from server.load_failures import load_failures
 from server.runtimes.base import Server
 from server.runtimes.table import runtime_of
 from tritonkit.errors import CheckFailedError, InputError
+from tritonkit.repository.pipelines.members import with_members
 from tritonkit.repository.signing.check import check_signed, delete_python_caches
 from tritonkit.spec import Frozen
 from tritonkit.triton.client import Statistics, TritonClient, VersionState, check_model_name
@@ -123,7 +124,7 @@ class ModelManager(AbstractContextManager["ModelManager"]):
         return sorted((expected - ready) | {row.name for row in index if row.has_failed})
 
     def load(self, models: Sequence[str] = ()) -> list[ModelChange]:
-        """Load models and the members of ensembles; Triton skips models whose files have not changed.
+        """Load models and the members of ensembles and of pipelines; Triton skips models whose files have not changed.
 
         models: empty means all loaded or failed models and, if the server serves its whole repository, new ones;
         unloaded models stay unloaded.
@@ -134,10 +135,14 @@ class ModelManager(AbstractContextManager["ModelManager"]):
         reloadable = [row.name for row in index if not row.is_unloaded or (serves_all and not row.state)]
         names = self._existing(index, models) if models else list(dict.fromkeys(reloadable))
         loaded = {row.name for row in index if not row.is_unloaded}
-        if self._server is not None and (key := self._server.options.require_signed) is not None:
-            ensembles = [name for name in map(ensemble_of, names) if name in loaded]
-            delete_python_caches(self._server.options.repository)
-            check_signed(self._server.options.repository, [*names, *ensembles], key)
+        if self._server is not None:
+            repository = self._server.options.repository
+            needed = with_members(repository, names)
+            names = [name for name in needed if name in names or name not in loaded]
+            if (key := self._server.options.require_signed) is not None:
+                ensembles = [name for name in map(ensemble_of, names) if name in loaded]
+                delete_python_caches(repository)
+                check_signed(repository, [*names, *ensembles], key)
         changes = []
         for name in names:
             # Load the ensemble first: with it Triton loads the model, its decoder and itself in one step.

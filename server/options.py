@@ -12,6 +12,7 @@ from server.security import Security, security_arguments
 from tritonkit.options import CommandLine, UserPath, option_error
 from tritonkit.options import Options as CommandOptions
 from tritonkit.repository.compatibility import SERVE_COMPATIBLE
+from tritonkit.repository.pipelines.members import with_members
 from tritonkit.triton.connection import RequestTokens
 from tritonkit.triton.releases import release_of
 
@@ -157,7 +158,7 @@ def triton_arguments(
         "--model-control-mode=explicit",
         "--strict-readiness=false",  # a failed version must not make the server unready
         "--exit-on-error=false",  # nor keep the other models from loading after a restart
-        *(f"--load-model={model}" for model in options.models or ("*",)),
+        *(f"--load-model={model}" for model in with_members(options.repository, options.models) or ("*",)),
         "--exit-timeout-secs=20",
         *security_arguments(
             options.security, tokens, shared_memory_is_admin=options.is_exposed or options.runtime == "docker"

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from numpy.typing import NDArray
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -50,6 +51,10 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
 """A model or output name that is also a safe folder name."""
 
 
+VARIABLE_SIZE: Final = -1
+"""A size of a tensor that differs from request to request."""
+
+
 class Frozen(BaseModel):
     """Base of immutable values that refuse unknown fields."""
 
@@ -57,12 +62,18 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
+def _check_size(size: int) -> int:
+    if size < 1 and size != VARIABLE_SIZE:
+        raise ValueError(f"expected a size of 1 or more, or {VARIABLE_SIZE} for a variable one")
+    return size
+
+
 class TensorSpec(Frozen):
-    """One input or output tensor. `shape` has no batch axis."""
+    """One input or output tensor. `shape` has no batch axis; -1 is a variable size."""
 
     name: str
     dtype: DType
-    shape: tuple[PositiveInt, ...]
+    shape: tuple[Annotated[int, AfterValidator(_check_size)], ...]
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} [N, {', '.join(map(str, self.shape))}]"
@@ -72,10 +83,11 @@ class Architecture(Frozen):
     """The constructor of a network: library, model name and arguments.
 
     `smp` is segmentation-models-pytorch. `plugin` is a user's constructor (`tritonkit.plugins`). `graph` has no
-    constructor: the model came as an ONNX file, and `name` is the name of that file.
+    constructor: the model came as an ONNX file, and `name` is the name of that file. `pipeline` has no network of its
+    own: it calls other models.
     """
 
-    library: Literal["timm", "torchvision", "smp", "plugin", "graph"] = "timm"
+    library: Literal["timm", "torchvision", "smp", "plugin", "graph", "pipeline"] = "timm"
     name: str
     arguments: dict[str, JsonValue] = {}
     pruned: bool = False
@@ -146,6 +158,32 @@ class GallerySpec(Frozen):
         )
 
 
+class PipelineMember(Frozen):
+    """A model that a pipeline calls, as it was when the pipeline was verified."""
+
+    model: Name
+    version: PositiveInt
+    sha256: str
+    """Of the artifact of that version."""
+    max_batch: PositiveInt
+
+
+class PipelineSpec(Frozen):
+    """A segmenter whose objects are cut out and classified: two published models that are served as one."""
+
+    segmenter: Name
+    label: str
+    """The class of the segmenter whose regions are the objects."""
+    classifier: Name
+    crop: CropSettings
+    members: tuple[PipelineMember, ...]
+    """Of the verdict: first the segmenter, then the classifier. Triton calls the versions that it serves."""
+
+    def __str__(self) -> str:
+        versions = " and ".join(f"{member.model} version {member.version}" for member in self.members)
+        return f"{self.label} of {self.segmenter}, cut out for {self.classifier}; verified with {versions}"
+
+
 class TaskSpec(Frozen):
     """A task with its labels and thresholds; the task `heads` combines several."""
 
@@ -202,12 +240,15 @@ class ModelSpec(TaskSpec):
     crop: CropSettings | None = None
     """How the objects were cut out that the model was trained on; None for a model of whole images."""
     lineage: Lineage = Lineage()
+    pipeline: PipelineSpec | None = None
+    """The models that a pipeline calls; None for a model. A pipeline takes encoded images, one a request."""
 
     @model_validator(mode="after")
     def _check_input(self) -> ModelSpec:
-        expected = image_input(self.preprocess)
+        expected = image_input(self.preprocess) if self.pipeline is None else ENCODED_IMAGE
         if self.input != expected:
-            raise ValueError(f"input is {self.input}, but preprocessing returns {expected}")
+            taken = "preprocessing returns" if self.pipeline is None else "a pipeline takes"
+            raise ValueError(f"input is {self.input}, but {taken} {expected}")
         return self
 
     @property
@@ -216,6 +257,11 @@ class ModelSpec(TaskSpec):
         recorded = self.lineage.config.get("heads")
         configs: dict[str, Any] = recorded if isinstance(recorded, dict) else {}
         return tuple(name for name in self.heads if _task_of_head(configs.get(name)) == AUXILIARY_TASK)
+
+    @property
+    def members(self) -> tuple[PipelineMember, ...]:
+        """The models that a pipeline calls; empty for a model."""
+        return () if self.pipeline is None else self.pipeline.members
 
     def without_heads(self, names: Container[str]) -> ModelSpec:
         """Return the spec without some of its heads; each of them has the output of its name."""
@@ -238,6 +284,14 @@ class ModelSpec(TaskSpec):
         """Return inputs, outputs, preprocessing and labels as rows of a table."""
         preprocess, size = self.preprocess, f"{self.preprocess.height} x {self.preprocess.width}"
         tasks: dict[str, TaskSpec] = dict(self.heads) or {"": self}
+        if self.pipeline is not None:
+            tensors = [("input", self.input), *(("output", output) for output in self.outputs)]
+            return [
+                ("task", self.task),
+                *((side, str(tensor).replace("[N, ", "[")) for side, tensor in tensors),  # one image a request
+                ("labels", self.labels_summary()),
+                ("pipeline", str(self.pipeline)),
+            ]
         return [
             ("task", self.task),
             ("architecture", str(self.architecture)),
@@ -308,6 +362,10 @@ class ModelSpec(TaskSpec):
             raise SpecError(
                 f"{origin}: not a valid model spec:\n{validation_problems(error)}", code="spec.fields"
             ) from error
+
+
+ENCODED_IMAGE: Final = TensorSpec(name="encoded", dtype="BYTES", shape=(1,))
+"""The input of a pipeline, and of the models that decode images for another one: a whole image file."""
 
 
 def _task_of_head(config: Any) -> Any:

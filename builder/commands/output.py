@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tritonkit.system.console import print_text, quality_tables
 
 if TYPE_CHECKING:
-    from builder.pipeline import PublishedVersion
+    from builder.repository.published import PublishedVersion
 
 
 def print_published(published: PublishedVersion, *details: str) -> None:

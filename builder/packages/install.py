@@ -100,7 +100,7 @@ def install_package(
 
 def _owners(root: Path, package: Package) -> list[str]:
     """The members of a pipeline, then the model itself; the other models of a package are their companions."""
-    members = getattr(getattr(spec_of(root / package.name), "pipeline", None), "members", ())
+    members = spec_of(root / package.name).members
     owners = list(dict.fromkeys([*(member.model for member in members), package.name]))
     known = {*owners, *(companion for owner in owners for companion in companions_of(owner))}
     if (missing := set(owners) - set(package.models)) or (unknown := set(package.models) - known):

@@ -75,7 +75,7 @@ def sign_models(repository: Path, names: Iterable[str], private_key: Path) -> li
 def _belonging(model: Path) -> list[str]:
     """A model, its decoder and ensemble, and for a pipeline also its members with theirs."""
     owner = ModelFolder.read(model).owner
-    members = () if owner else getattr(getattr(spec_of(model), "pipeline", None), "members", ())
+    members = () if owner else spec_of(model).members
     names = [model.name, *(member.model for member in members)]
     return [*names, *(companion for name in names for companion in companions_of(name))]
 

@@ -107,7 +107,7 @@ def _stage(model: Path, number: int, root: Path, scratch: Path) -> None:
         update_companions(companions, root, read_config(staged))
         with companions.apply_around(staged):
             pass
-    for member in getattr(getattr(spec_of(folder), "pipeline", None), "members", ()):
+    for member in spec_of(folder).members:
         _stage(repository / member.model, member.version, root, scratch)
 
 

@@ -35,6 +35,12 @@ DECODER_MODULES = {
     **{f"{name}.py": Path(preprocess.__file__).with_name(f"{name}.py") for name in _MODULES},
 }
 """The Python files that run in Triton, and their paths in tritonkit."""
+PIPELINE_MODULES = {
+    **{name: path for name, path in DECODER_MODULES.items() if name != "decoder.py"},
+    "model.py": Path(__file__).parents[1] / "object_pipeline" / "model.py",
+    **{f"{name}.py": Path(preprocess.__file__).with_name(f"{name}.py") for name in ("crops", "objects", "pipeline")},
+}
+"""The Python files of a pipeline that run in Triton, and their paths in tritonkit."""
 _VERSION = "1"
 
 

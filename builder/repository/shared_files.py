@@ -181,6 +181,8 @@ def verified_batch(folder: Path) -> int | None:
 
 
 def _inspect_version(folder: Path, name: str) -> ArtifactInfo:
+    if not name:  # the backend has no artifact of a known format, such as the code of a pipeline
+        return ArtifactInfo()
     artifact = folder / name
     if not artifact.is_file():
         raise ArtifactError(

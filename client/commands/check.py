@@ -10,7 +10,16 @@ import typer
 from client.commands.options import ConnectionOptions
 from tritonkit.errors import CertificateError, InferenceError, InputError, TokenError, UnreachableError
 from tritonkit.options import options_of
-from tritonkit.system.console import JsonOption, print_json, print_text, progress, quality_tables, reports_errors, table
+from tritonkit.system.console import (
+    JsonOption,
+    print_json,
+    print_text,
+    progress,
+    quality_tables,
+    reports_errors,
+    table,
+    warn,
+)
 
 if TYPE_CHECKING:
     from client.served_check import CheckResult
@@ -65,6 +74,7 @@ def check(
     from tritonkit.remotes import local_path
     from tritonkit.repository.artifact_files import local_artifact
     from tritonkit.repository.verdict import Verdict
+    from tritonkit.runtimes.base import pipeline_error
     from tritonkit.spec import ModelSpec
     from tritonkit.triton.runner import TritonRunner
 
@@ -84,6 +94,11 @@ def check(
             try:
                 runner = TritonRunner(server, model, version).pin_version()
                 checked_version = runner.version
+                if runner.spec.pipeline is not None:
+                    if all_models:
+                        warn(f"{model}: is a pipeline, which is not checked; the models that it calls are")
+                        continue
+                    raise pipeline_error(runner.spec, runner.origin)
                 result = check_served_model(runner, reference_files)
                 if data is not None:
                     result = with_quality(result, runner, data, masks, checkpoint)

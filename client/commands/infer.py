@@ -104,7 +104,7 @@ def infer(
     with contextlib.ExitStack() as stack:
         concurrency = AdaptiveConcurrency(in_flight)
         runner = stack.enter_context(
-            open_runner(artifact, url, model, version, concurrency.record_failure, bool(outputs))
+            open_runner(artifact, url, model, version, concurrency.record_failure, bool(outputs), pipelines=True)
         )
         task = task_with_threshold(runner, threshold)
         answer_filter = Filter.from_options(runner.spec, classes or (), min_probability)

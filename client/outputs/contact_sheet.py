@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 from client.infer import Row
+from client.outputs.drawings import labels_of
 from client.outputs.filters import is_filtered_out
 from client.outputs.job import Job
 from client.picture import Picture
 from tritonkit.images.preprocess import ImageError
-from tritonkit.pages.contact_sheet import MAX_TILES, ContactSheetTile, thumbnail, write_contact_sheet
+from tritonkit.pages.contact_sheet import MAX_TILES, ContactSheetTile, draw_objects, thumbnail, write_contact_sheet
 from tritonkit.tasks import Answer, Task
 
 
@@ -35,11 +36,16 @@ class ContactSheet:
     def restore_thumbnail(self, picture: Picture) -> None:
         """Make the thumbnail of an earlier row again, without its mask, if the sheet shows the row."""
         number = self._row_numbers.get(picture.name)
-        if number is None or self._rows[number].answer is None:
+        if number is None:
             return
         row = self._rows[number]
+        if row.answer is None:
+            return
         try:
-            self._rows[number] = Row(row.name, row.answer, thumbnail=thumbnail(picture.decode()))
+            image = picture.decode()
+            if found := row.answer.fields.get("objects"):
+                image = draw_objects(image, found, labels_of(row.answer))
+            self._rows[number] = Row(row.name, row.answer, thumbnail=thumbnail(image))
         except ImageError:
             return  # the file was deleted after it was answered, so its tile has only a caption
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from client.picture import Picture, as_unicode, name_digest
 from tritonkit.errors import InputError
 from tritonkit.images.picture_files import pictures_below
 from tritonkit.images.preprocess import ImageError, decode_image, read_picture
-from tritonkit.pages.contact_sheet import foreground, overlay, paletted, thumbnail
+from tritonkit.pages.contact_sheet import draw_objects, foreground, overlay, paletted, thumbnail
 from tritonkit.system.files import atomic_write, check_can_write
 from tritonkit.tasks import Answer
 
@@ -38,6 +38,10 @@ class MaskedImage:
 
     source: Picture
     mask: NDArray[np.uint8]
+    objects: Sequence[Mapping[str, Any]] = ()
+    """The objects of the answer, whose boxes and labels are drawn too."""
+    labels: Sequence[str] = ()
+    """Of the model, for objects."""
 
     @cached_property
     def picture(self) -> Image.Image:
@@ -57,8 +61,9 @@ def draw_mask(masked_image: MaskedImage) -> Image.Image:
 
 
 def draw_overlay(masked_image: MaskedImage) -> Image.Image:
-    """Draw the image with its regions half covered by their colours."""
-    return overlay(masked_image.picture, masked_image.mask)
+    """Draw the image with its regions half covered by their colours, and boxes with labels around objects."""
+    drawn = overlay(masked_image.picture, masked_image.mask)
+    return draw_objects(drawn, masked_image.objects, masked_image.labels) if masked_image.objects else drawn
 
 
 def cutout_on(background: str) -> Draw:
@@ -117,7 +122,9 @@ class Drawings:
         An image that can no longer be read gives a row with an error. Raises OSError if a file cannot be written,
         InputError if it would replace an image.
         """
-        masked_image = None if answer.mask is None else MaskedImage(picture, answer.mask)
+        masked_image = None
+        if answer.mask is not None:
+            masked_image = MaskedImage(picture, answer.mask, answer.fields.get("objects", ()), labels_of(answer))
         written, image_data = {}, None
         if masked_image is not None:
             try:
@@ -133,6 +140,11 @@ class Drawings:
             with suppress(ImageError):
                 image_data = thumbnail(picture.decode() if masked_image is None else draw_overlay(masked_image))
         return Row(picture.name, replace(answer, fields=answer.fields | written, mask=None), thumbnail=image_data)
+
+
+def labels_of(answer: Answer) -> Sequence[str]:
+    """Return the labels of the model that found objects: its answers count each of them. Empty for other answers."""
+    return tuple(answer.fields.get("counts", ()))
 
 
 def with_unique_paths(pictures: Iterable[Picture]) -> Iterator[Picture]:

@@ -25,7 +25,8 @@ class Filter:
     """Keeps an answer if one of its labels is selected and probable enough.
 
     The label of a multiclass answer is the best one. A multilabel answer has all labels that reach their thresholds. A
-    mask has its classes. An answer of several heads is kept if the answer of one head is.
+    mask has its classes, an answer of objects the label of each object. An answer of several heads is kept if the
+    answer of one head is.
     """
 
     task_spec: TaskSpec
@@ -78,6 +79,8 @@ class Filter:
 
     def accepts(self, answer: Answer) -> bool:
         """Whether the filter keeps an answer."""
+        if "objects" in answer.fields and not self.task_spec.heads:
+            return self._keeps_fields(answer.fields)
         if answer.mask is not None:  # the answer's regions are only the largest ones
             class_numbers = np.unique(answer.mask)
             return not self.classes or any(
@@ -94,6 +97,8 @@ class Filter:
         entries: list[tuple[str, float]] = []
         if "regions" in fields:
             entries = [(region["label"], 1.0) for region in fields["regions"]]
+        elif "objects" in fields:
+            entries = [(entry["label"], entry["probability"]) for entry in fields["objects"]]
         elif "label" in fields:
             entries = [(fields["label"], fields.get("probability", 1.0))]
         elif "labels" in fields:

@@ -89,7 +89,7 @@ def flat_cells(fields: Mapping[str, Any]) -> dict[str, Any]:
         elif key == "neighbors":
             for rank, entry in enumerate(value, 1):
                 cells |= {f"neighbor_{rank}_{name}": cell for name, cell in entry.items()}
-        elif not all(isinstance(entry, dict) and "label" in entry for entry in value):
+        elif key == "objects" or not all(isinstance(entry, dict) and "label" in entry for entry in value):
             cells[key] = json.dumps(value, ensure_ascii=False)
         elif "labels" in fields:
             cells |= {f"{name}_{entry['label']}": entry[name] for entry in value for name in entry if name != "label"}

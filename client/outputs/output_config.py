@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from client.infer import FinishRow, Row
 from client.outputs.contact_sheet import ContactSheet
 from client.outputs.drawings import (
@@ -245,16 +243,10 @@ def model_title(origin: str, version: str) -> str:
 
 def example_answer(runner: Runner, task: Task, top: int = 1) -> Answer:
     """Return an answer of this model with every field filled, which shows the fields of its answers."""
-    height, width = runner.spec.input.shape[:2]
-    full_box = (0.0, 0.0, float(width), float(height))
-    mask_classes = np.arange(max(len(runner.spec.labels), 2))
-    example_outputs = {
-        output.name: np.resize(mask_classes, output.shape).astype("uint8")  # a mask that has every class
-        if output.dtype == "UINT8"
-        else np.ones(output.shape, "float32")
-        for output in runner.spec.outputs
-    }
-    return task.answer(example_outputs, Geometry((width, height), full_box, full_box), top)
+    preprocess, image = runner.spec.preprocess, runner.spec.input
+    full_box = (0.0, 0.0, float(preprocess.width), float(preprocess.height))
+    geometry = Geometry((preprocess.width, preprocess.height), full_box, full_box)
+    return task.answer(task.example_outputs(image), geometry, top)
 
 
 class Tally:

@@ -22,7 +22,7 @@ from tritonkit.errors import (
     NotReadyError,
     UnreachableError,
 )
-from tritonkit.runtimes.base import decode_text
+from tritonkit.runtimes.base import decode_text, pipeline_error
 from tritonkit.spec import Frozen, ModelSpec, Outputs
 from tritonkit.tasks import Task, task_of
 from tritonkit.triton.client import Statistics, TritonClient
@@ -81,6 +81,8 @@ def shadow(plan: ShadowPlan, server: TritonClient, report: Callable[[str], None]
     """
     current = server.version(plan.model)
     spec = server.model(plan.model).spec()
+    if spec.pipeline is not None:
+        raise pipeline_error(spec, f"{server.url}/{plan.model}")
     candidate = CandidateVersion(folder=plan.repository / plan.model, version=plan.candidate)
     candidate_spec = candidate.spec()
     _check_pair(plan, current, server.versions(plan.model), spec, candidate_spec)

@@ -115,6 +115,10 @@ def build_backbone(architecture: Architecture, classes: int, pretrained: bool) -
         )
     if architecture.arguments.get("in_chans", 3) != 3:
         raise SpecError(f"{architecture.name}: models take RGB images; remove `in_chans`", code="architecture.channels")
+    if architecture.library == "pipeline":
+        raise SpecError(
+            f"{architecture.name} calls other models: no network can be built from it", code="architecture.pipeline"
+        )
     if architecture.library == "graph":
         raise SpecError(
             f"{architecture.name} is a graph from a file: no network can be built from it. "

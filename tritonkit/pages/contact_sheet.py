@@ -5,13 +5,14 @@ from __future__ import annotations
 import colorsys
 import functools
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from tritonkit import pages
 from tritonkit.spec import Frozen
@@ -76,6 +77,27 @@ def overlay(image: Image.Image, mask: NDArray[np.uint8]) -> Image.Image:
     """
     colours = paletted(mask).convert("RGB")
     return Image.composite(Image.blend(image, colours, 0.5), image, foreground(mask))
+
+
+def draw_objects(image: Image.Image, objects: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Image.Image:
+    """Draw boxes with labels over an RGB image. objects: as in an answer: `box`, `label`, `probability`.
+
+    labels: of the model; a label has the colour of its class in `overlay`.
+    """
+    drawn, palette = image.copy(), _palette()
+    draw = ImageDraw.Draw(drawn)
+    font = ImageFont.load_default(max(10, min(image.size) // 24))
+    width = max(1, min(image.size) // 160)
+    for entry in objects:
+        left, top, right, bottom = entry["box"]
+        number = 3 * min(labels.index(entry["label"]) + 1, 255)
+        colour = (palette[number], palette[number + 1], palette[number + 2])
+        draw.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=width)
+        text = f"{entry['label']} {entry['probability']:.2f}"
+        place = draw.textbbox((left, top), text, font=font)
+        draw.rectangle(place, fill=colour)
+        draw.text((left, top), text, fill=(0, 0, 0), font=font)
+    return drawn
 
 
 def paletted(mask: NDArray[np.uint8]) -> Image.Image:

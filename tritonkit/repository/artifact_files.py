@@ -19,6 +19,8 @@ from tritonkit.system.files import file_sha256
 
 VERDICT_PAGE = "verdict.html"
 """The verdict as a page."""
+PICTURES_FILE = "pictures.zip"
+"""The encoded images that a pipeline was verified on."""
 MARK_FILE = "mark.json"
 """Protects a version from deletion; the only file of a version that changes later."""
 SIGNATURE_FILE = "model.sig"
@@ -26,7 +28,7 @@ SIGNED_FILE = "signed.json"
 """The digests of the files outside the version folder that a signature covers too."""
 RECORD_FILES = frozenset(
     {
-        *(GOLDEN_FILE, SKETCH_FILE, VERDICT_PAGE, MARK_FILE, SIGNATURE_FILE, SIGNED_FILE),
+        *(GOLDEN_FILE, SKETCH_FILE, PICTURES_FILE, VERDICT_PAGE, MARK_FILE, SIGNATURE_FILE, SIGNED_FILE),
         *(file.FILE for file in (Verdict, Manifest, BuildRecord, Optimization, ModelSpec)),
     }
 )

@@ -28,6 +28,7 @@ from tritonkit.repository.finding import Finding, error, warning
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.model_folder import ModelFolder, VersionFolder, find_models
 from tritonkit.repository.optimization import Optimization
+from tritonkit.repository.pipelines.members import check_members, pipeline_of
 from tritonkit.repository.reexport_command import reexport_command
 from tritonkit.repository.staging import interrupted_exports
 from tritonkit.repository.tuning.record import TuningRecord
@@ -64,7 +65,7 @@ class LintScope:
     to_serve: bool = False
     """Look only at what a server loads: the versions of the version policy, and the files that a backend opens."""
     models: tuple[str, ...] = ()
-    """Only these models, and the members of ensembles among them; empty for all."""
+    """Only these models, and the members of ensembles and pipelines among them; empty for all."""
     max_hashed_bytes: int | None = None
     """Larger files are compared by their size alone."""
 
@@ -108,6 +109,8 @@ def lint(scope: LintScope, further: Sequence[Check] = ()) -> tuple[list[ModelFol
             )
             continue
         pending += [step.model_name for step in models[name].config.ensemble_scheduling.step]
+        pipeline = pipeline_of(models[name].path)
+        pending += [member.model for member in pipeline.members] if pipeline is not None else []
     for model in models.values():
         for check in (*CHECKS, *further):
             findings += check(model, scope)
@@ -164,9 +167,10 @@ def check_config(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
 
 
 def check_steps(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
-    """Check that the steps of an ensemble exist and fit together."""
+    """Check that the models that an ensemble or a pipeline calls exist and fit together."""
     if model.is_ensemble:
         yield from check_ensemble(model.path, model.config)
+    yield from check_members(model)
 
 
 def check_folders(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:

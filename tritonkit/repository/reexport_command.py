@@ -18,10 +18,14 @@ _SOURCE_FILE = re.compile(r"(?:checkpoint )?(?P<name>.+?\.(?:safetensors|pth?|ck
 def reexport_command(version: VersionFolder, repository: Path, image: str | None = None) -> str:
     """Return a command such as `builder export best.safetensors --trt fp16 …`; SOURCE if the source is unknown.
 
-    image: the image to build a plan in. For a search model it is `builder index CHECKPOINT GALLERY …`.
+    image: the image to build a plan in. For a search model it is `builder index CHECKPOINT GALLERY …`, for a pipeline
+    `builder pipeline CONFIG …`.
     """
     published = ["--name", version.path.parent.name, "--repository", str(repository)]
     spec = _spec_of(version)
+    if spec is not None and spec.pipeline is not None:
+        config = version.manifest.source_path if version.manifest else None
+        return shlex.join(["builder", "pipeline", str(config or "CONFIG"), *published[2:]])
     if spec is not None and spec.gallery is not None:
         kind = "approximate" if spec.gallery.approximate_recall is not None else "no-approximate"
         return shlex.join(["builder", "index", "CHECKPOINT", "GALLERY", f"--{kind}", *published])

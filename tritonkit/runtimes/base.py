@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tritonkit.errors import ArtifactError, BatchError
+from tritonkit.errors import ArtifactError, BatchError, InputError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.spec import ModelSpec, Outputs
 
@@ -28,6 +28,8 @@ class Runner(ABC):
         batch: uint8 [N, H, W, 3], with the height and width of the spec's input.
         Raises BatchError for another shape or dtype, InferenceError if the server or device fails.
         """
+        if self.spec.pipeline is not None:
+            raise pipeline_error(self.spec, self.origin)
         expected = self.spec.input.shape
         if batch.dtype != "uint8" or batch.shape[1:] != expected or not len(batch):
             raise BatchError(
@@ -37,6 +39,16 @@ class Runner(ABC):
             )
         outputs = self._infer(np.require(batch, requirements=["C", "W"]))  # torch requires this memory layout
         return decode_text(outputs)
+
+    def infer_encoded(self, data: bytes) -> Outputs:
+        """Answer a whole image file by a pipeline; its outputs have no batch axis.
+
+        Raises ImageError if the image cannot be read, BatchError if the model is no pipeline, InferenceError.
+        """
+        raise BatchError(
+            f"{self.origin}: takes {self.spec.input}, not a whole image file; only a served pipeline does",
+            code="batch.not_a_pipeline",
+        )
 
     @abstractmethod
     def _infer(self, batch: ImageArray) -> Outputs: ...
@@ -55,6 +67,16 @@ class Runner(ABC):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def pipeline_error(spec: ModelSpec, origin: str) -> InputError:
+    """Create the error for work that needs pixels as input, with a pipeline, which takes whole image files."""
+    called = " or ".join(member.model for member in spec.pipeline.members) if spec.pipeline else ""
+    return InputError(
+        f"{origin}: is a pipeline, which takes whole image files and answers them with `client infer`; for this, use a "
+        f"model that it calls: {called}",
+        code="pipeline.not_supported",
+    )
 
 
 def decode_text(outputs: Outputs) -> Outputs:

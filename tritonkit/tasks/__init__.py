@@ -10,10 +10,13 @@ from tritonkit.tasks.embedding import Embedding
 from tritonkit.tasks.heads import Heads
 from tritonkit.tasks.multiclass import Multiclass
 from tritonkit.tasks.multilabel import Multilabel
+from tritonkit.tasks.objects import Objects
 from tritonkit.tasks.search import Search
 from tritonkit.tasks.segmentation import Segmentation
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Multiclass, Multilabel, Embedding, Segmentation, Search)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (Multiclass, Multilabel, Embedding, Segmentation, Search, Objects)
+}
 
 __all__ = ["TASKS", "Answer", "Task", "task_for", "task_of"]
 

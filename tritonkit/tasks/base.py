@@ -168,6 +168,16 @@ class Task(ABC):
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
         """Format an answer as short texts for a table row, at least one; the first is also the caption."""
 
+    def example_outputs(self, image: TensorSpec) -> Outputs:
+        """Return possible outputs for one image, without the batch axis: they show the fields of an answer."""
+        mask_classes = np.arange(max(len(self.labels), 2))
+        return {
+            output.name: np.resize(mask_classes, output.shape).astype("uint8")  # a mask that has every class
+            if output.dtype == "UINT8"
+            else np.ones(output.shape, "float32")
+            for output in self.outputs(image)
+        }
+
     def summarize(self, outputs: Outputs) -> dict[str, OutputSummary]:
         """Summarize outputs [N, ...] by head, to find drift: by default the values of the first output.
 

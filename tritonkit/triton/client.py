@@ -22,7 +22,6 @@ from tritonkit.errors import (
     UnknownModelError,
     UnreachableError,
 )
-from tritonkit.images.preprocess import ImageArray
 from tritonkit.spec import Frozen, ModelSpec, Outputs
 from tritonkit.triton.companions import without_encoded
 from tritonkit.triton.connection import Connection, Protocol, RequestTokens
@@ -294,8 +293,11 @@ class TritonClient:
         """Return the version that Triton uses for requests without a version: the highest loaded one; empty if none."""
         return next(reversed(self.versions(model, wait)), "")
 
-    def infer(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> InferResult:
-        """Run a model on a batch, uint8 [N, H, W, 3], without retries. An empty version is the server's choice."""
+    def infer(self, model: str, version: str, spec: ModelSpec, batch: NDArray[Any]) -> InferResult:
+        """Run a model on a batch, uint8 [N, H, W, 3], without retries. An empty version is the server's choice.
+
+        A pipeline takes one encoded image, bytes [1].
+        """
         self._transport.process.check_current()  # before a lock, which may stay locked in a forked process
         module = self._transport.module
 
@@ -309,7 +311,7 @@ class TritonClient:
             result, used_version = self._infer(model, version, [tensor], outputs=requested)
             outputs = {output.name: result.as_numpy(output.name) for output in spec.outputs}
             for name, array in outputs.items():
-                if array is None or len(array) != len(batch):
+                if array is None or (spec.pipeline is None and len(array) != len(batch)):
                     got = "nothing" if array is None else f"{list(array.shape)}"
                     raise InferenceError(
                         f"{self.url} could not run {model!r}: expected {name} of {len(batch)} images, got {got}",
@@ -317,7 +319,7 @@ class TritonClient:
                     )
             return InferResult(outputs, used_version)
 
-        if self._shared_memory is not None:
+        if self._shared_memory is not None and spec.pipeline is None:
             try:
                 with self._shared_memory.borrow(batch.nbytes) as region:
                     if region is not None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tritonkit.spec import ENCODED_IMAGE
 from tritonkit.triton.backends import ModelConfig
 
 ENCODED_OF = "encoded_of"
 """Parameter of both companions: the name of the model they belong to."""
-ENCODED_INPUT = "encoded"
+ENCODED_INPUT = ENCODED_IMAGE.name
 """Input of both companions: BYTES [N, 1], one whole image file each."""
 ONE_PROCESS = "one_process"
 """The ensemble's second configuration, `configs/one_process.pbtxt`: tritonkit's own backend decodes and runs the model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable
+from typing import Any
 
 from tritonkit.errors import (
     BatchError,
@@ -96,6 +97,16 @@ _ERROR_BY_TEXT: tuple[tuple[tuple[str, ...], Callable[[str], TritonkitError]], .
     ),
     (_UNKNOWN_REGION, UnknownRegionError),
 )
+
+
+def refusal_of_input(error: InferenceError) -> str | None:
+    """Return the reason if the model refused the input of a request as invalid; None for any other failure."""
+    cause: Any = error.__cause__
+    if error.code != "inference.refused" or not hasattr(cause, "status"):
+        return None
+    if str(cause.status()) not in ("StatusCode.INVALID_ARGUMENT", "400"):
+        return None
+    return _REQUEST_ID.sub("", str(cause.message()))
 
 
 def error_from_exception(connection: Connection, action: str, error: Exception) -> InferenceError:

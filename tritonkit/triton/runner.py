@@ -6,6 +6,11 @@ needs only an address and a model name.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from tritonkit.errors import (
     BatchError,
     InferenceError,
@@ -15,10 +20,12 @@ from tritonkit.errors import (
     UnknownModelError,
     UnreachableError,
 )
-from tritonkit.images.preprocess import ImageArray
-from tritonkit.runtimes.base import Runner
+from tritonkit.images.preprocess import ImageArray, ImageError
+from tritonkit.runtimes.base import Runner, decode_text
 from tritonkit.spec import Outputs
 from tritonkit.triton.client import TritonClient
+from tritonkit.triton.errors import refusal_of_input
+from tritonkit.triton.model_config import shapes_fit
 from tritonkit.triton.served_model import changed_answer_fields
 
 
@@ -50,8 +57,22 @@ class TritonRunner(Runner):
     def _infer(self, batch: ImageArray) -> Outputs:
         return self.server.with_retries(lambda: self._infer_checked(batch))
 
-    def _infer_checked(self, batch: ImageArray) -> Outputs:
-        """Run a batch once and check the outputs. Raises NotReadyError if the version is gone, InferenceError."""
+    def infer_encoded(self, data: bytes) -> Outputs:
+        if self.spec.pipeline is None:
+            return super().infer_encoded(data)
+        encoded = np.array([data], np.object_)
+        try:
+            return decode_text(self.server.with_retries(lambda: self._infer_checked(encoded)))
+        except InferenceError as error:
+            if (reason := refusal_of_input(error)) is None:
+                raise
+            raise ImageError(reason, code="image.refused") from error
+
+    def _infer_checked(self, batch: NDArray[Any]) -> Outputs:
+        """Run a batch, or an encoded image [1], once, and check the outputs.
+
+        Raises NotReadyError if the version is gone, InferenceError.
+        """
         try:
             result = self.server.infer(self.model, self.version, self.spec, batch)
             if result.version not in self._compatible_versions:
@@ -67,8 +88,8 @@ class TritonRunner(Runner):
             self._compatible_versions.clear()
             raise self._not_ready_error(error) from error
         for output in self.spec.outputs:
-            got = result.outputs[output.name].shape[1:]
-            if got != output.shape:
+            got = result.outputs[output.name].shape[0 if self.spec.pipeline else 1 :]
+            if not shapes_fit(got, output.shape):
                 raise InferenceError(
                     f"{self.origin} version {result.version}: expected {output}, got [N, {', '.join(map(str, got))}]."
                     " The model does not match its spec; publish it again with `builder export`",

@@ -402,7 +402,9 @@ def test_repository_loads_when_an_install_is_killed_at_any_moment(package: Path,
     repository, seed = tmp_path / "repository", random.Random(7)
     install_package(package, repository)
     files, published = contents(package), 0
-    for number in range(60):
+
+    def start(number: int) -> tuple[int, Path]:
+        """Install another package in a fork; return its process number and the package."""
         page = f"<p>{number}</p>".encode()
         path = write(tmp_path / "p.zip", rehash({**files, "pets/1/verdict.html": page}))
         child = os.fork()
@@ -411,12 +413,19 @@ def test_repository_loads_when_an_install_is_killed_at_any_moment(package: Path,
                 install_package(path, repository)
             finally:
                 os._exit(0)
-        time.sleep(seed.uniform(0, 0.3))
+        return child, path
+
+    began = time.monotonic()
+    os.waitpid(start(-1)[0], 0)
+    whole_s = time.monotonic() - began
+    for number in range(60):
+        child, path = start(number)
+        time.sleep(seed.uniform(0, 1.2 * whole_s))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         findings = [finding for finding in check_repository(repository) if finding.severity == "error"]
         assert findings == []
-        published += (repository / "pets" / str(published + 2)).is_dir()
+        published += (repository / "pets" / str(published + 3)).is_dir()
     assert 0 < published < 60
     assert install_package(package, repository).version == 1
     install_package(path, repository)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from model_signing import signing
 
 from builder.packages import install_package, write_package
 from builder.packages.signing import PASSWORD_VARIABLE, sign_models, sign_package
@@ -26,10 +27,6 @@ from tritonkit.repository.signing.check import check_signed, hashing_config
 from tritonkit.repository.verdict import Verdict
 from tritonkit.system.files import file_sha256
 from tritonkit.triton.model_config import CONFIG_FILE, config_to_text, read_config
-
-# Without it model-signing 1.1 cannot be imported, although it does not require it.
-pytest.importorskip("OpenSSL", reason="model-signing needs pyOpenSSL: pip install pyopenssl")
-signing = pytest.importorskip("model_signing.signing")
 
 PASSWORD = b"correct horse"
 

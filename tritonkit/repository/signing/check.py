@@ -15,6 +15,7 @@ from tritonkit.repository.lint import misplaced_verdict
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.model_folder import ModelFolder, VersionFolder
 from tritonkit.repository.signing.signed_files import SignedFiles
+from tritonkit.spec import ModelSpec
 from tritonkit.system.files import file_sha256
 from tritonkit.triton.companions import companions_of
 from tritonkit.triton.model_config import holds_model, misread_versions, versions_of
@@ -23,8 +24,7 @@ PYTHON_CACHE = "__pycache__"
 """Triton's Python backend writes it beside the code of a model, and runs it instead of code with the same time."""
 _MISMATCH = "Signature mismatch: "
 """How `model_signing` begins the message for files that differ from the signed ones."""
-_INSTALL = "install what signatures need with: pip install 'tritonkit[signing]' pyopenssl"
-"""model-signing 1.1 imports pyOpenSSL, but does not require it."""
+_INSTALL = "install what signatures need with: pip install 'tritonkit[signing]'"
 
 
 def check_signed(repository: Path, models: Iterable[str], public_key: Path) -> None:
@@ -46,6 +46,8 @@ def check_signed(repository: Path, models: Iterable[str], public_key: Path) -> N
             model = ModelFolder.read(repository / name)
             problems += _model_problems(model, public_key)
             pending += [step.model_name for step in model.config.ensemble_scheduling.step]
+            spec = ModelSpec.read(model.path)
+            pending += [member.model for member in (spec.members if spec else ())]
         except (TritonkitError, OSError) as error:
             problems.append(Problem("signature.unreadable", f"{name}: {error}"))
     if problems:

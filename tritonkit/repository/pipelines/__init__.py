@@ -1,0 +1,1 @@
+"""Pipelines of a repository: models that call other models of it."""
