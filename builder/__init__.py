@@ -11,20 +11,34 @@ from typing import TYPE_CHECKING, Any
 import tritonkit  # noqa: F401 - it sets environment variables that gRPC reads at import
 
 if TYPE_CHECKING:
+    from builder.object_pipeline.config import PipelineRequest
+    from builder.object_pipeline.publish import publish_pipeline
     from builder.optimization.request import OptimizeRequest
     from builder.optimization.run import OptimizedVersion, optimize
-    from builder.pipeline import PublishedVersion, export
+    from builder.pipeline import export
+    from builder.repository.published import PublishedVersion
     from builder.request import ExportRequest
 
-__all__ = ["ExportRequest", "OptimizeRequest", "OptimizedVersion", "PublishedVersion", "export", "optimize"]
+__all__ = [
+    "ExportRequest",
+    "OptimizeRequest",
+    "OptimizedVersion",
+    "PipelineRequest",
+    "PublishedVersion",
+    "export",
+    "optimize",
+    "publish_pipeline",
+]
 
 _MODULES = {
     "ExportRequest": "builder.request",
     "OptimizeRequest": "builder.optimization.request",
     "OptimizedVersion": "builder.optimization.run",
-    "PublishedVersion": "builder.pipeline",
+    "PipelineRequest": "builder.object_pipeline.config",
+    "PublishedVersion": "builder.repository.published",
     "export": "builder.pipeline",
     "optimize": "builder.optimization.run",
+    "publish_pipeline": "builder.object_pipeline.publish",
 }
 
 

@@ -15,12 +15,19 @@ from builder.artifacts import inspect_artifact
 from builder.config.triton_config import tensors_of
 from builder.interface import describe_difference, interface_of
 from builder.onnx.file import load_without_weights
-from builder.repository.encoded import DECODER_MODULES, PREPROCESS_FILE, content_of, preprocess_json
+from builder.repository.encoded import (
+    DECODER_MODULES,
+    PIPELINE_MODULES,
+    PREPROCESS_FILE,
+    content_of,
+    preprocess_json,
+)
 from builder.repository.shared_files import can_promote
 from tritonkit.errors import InputError, TritonkitError
 from tritonkit.repository.finding import Finding, error, warning
 from tritonkit.repository.lint import EXPORT, LintScope, lint
 from tritonkit.repository.model_folder import ModelFolder
+from tritonkit.repository.pipelines.members import AGAIN, pipeline_of
 from tritonkit.runtimes.formats import ONNX, OPENVINO, format_of, is_plan
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.gpu import find_gpu
@@ -42,7 +49,7 @@ def check_repository(repository: Path) -> list[Finding]:
         fix = "correct it; no plan is compared with the image until then"
         findings.append(error(repository, str(reason), fix, code=reason.code))
     scope = LintScope(repository, image, gpu.compute_capability if gpu else None)
-    return [*findings, *lint(scope, (check_graphs, check_foreign_graphs, check_companion))[1]]
+    return [*findings, *lint(scope, (check_graphs, check_foreign_graphs, check_pipeline_code, check_companion))[1]]
 
 
 def check_graphs(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
@@ -144,6 +151,19 @@ def _differences(graph: onnx.GraphProto, config: ModelConfig) -> Iterator[str]:
             yield f"{entry.name!r} is {sizes}: with max_batch_size its first axis must be dynamic; {fix}"
         elif not shapes_fit([-1, *dims] if has_batch else dims, sizes):
             yield f"{entry.name!r} is {sizes}, the batch axis included; {CONFIG_FILE} says {dims}"
+
+
+def check_pipeline_code(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
+    """Check that the served code of a pipeline is that of this version of tritonkit."""
+    for version in model.loaded_versions if pipeline_of(model.path) is not None else ():
+        files = PIPELINE_MODULES.items()
+        if changed := [name for name, path in files if content_of(version.path / name) != path.read_bytes()]:
+            yield warning(
+                version.path,
+                f"{' and '.join(changed)}: differs from this version of tritonkit",
+                AGAIN,
+                code="pipeline.code_version",
+            )
 
 
 def check_companion(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:

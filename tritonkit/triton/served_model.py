@@ -113,7 +113,11 @@ def changed_answer_fields(known: ModelSpec, other: ModelSpec) -> list[str]:
     """Return the fields that differ and would make a client with the spec `known` misread the outputs of `other`."""
     changed = [name for name in _ANSWER_FIELDS if getattr(known, name) != getattr(other, name)]
     # The answers of a search hold their labels, so a version with more classes is read the same way.
-    return [name for name in changed if name != "labels" or known.gallery is None or other.gallery is None]
+    if known.gallery is not None and other.gallery is not None:
+        changed = [name for name in changed if name != "labels"]
+    if known.pipeline is not None and other.pipeline is not None:  # the server prepares the images
+        changed = [name for name in changed if name != "preprocess"]
+    return changed
 
 
 def _tensor(entry: Mapping[str, Any]) -> ServedTensor:

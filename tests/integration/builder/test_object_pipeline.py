@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,6 @@ import pytest
 import tritonclient.http
 from PIL import Image
 
-from builder.object_pipeline import publish
 from builder.object_pipeline.config import PipelineConfig, PipelineRequest
 from builder.object_pipeline.publish import publish_pipeline
 from builder.pipeline import export
@@ -189,12 +189,12 @@ def test_check_finds_members_that_changed(repository: Path, tmp_path: Path) -> N
     assert codes(repository) == {("error", "pipeline.no_member")}
 
 
-def test_check_finds_other_preprocessing(repository: Path, tmp_path: Path) -> None:
-    for name in ("pipeline.json", "model.py"):
-        (repository / "people" / "1" / name).chmod(0o644)
-    settings = repository / "people" / "1" / "pipeline.json"
+def test_check_finds_other_preprocessing_and_other_code(repository: Path) -> None:
+    version = repository / "people" / "1"
+    settings, code = version / "pipeline.json", version / "crops.py"
     settings.write_text(settings.read_text().replace('"squash"', '"pad"'))
-    assert ("error", "pipeline.settings") in codes(repository)
+    code.write_text(f"{code.read_text()}# changed\n")
+    assert {("error", "pipeline.settings"), ("warning", "pipeline.code_version")} <= codes(repository)
 
 
 def test_same_member_again_is_no_finding_and_the_pipeline_can_be_promoted(
@@ -262,6 +262,15 @@ def test_http_answers_a_plain_request(server: Server) -> None:
     result = client.infer("people", [tensor])
     assert result.as_numpy("boxes").shape == (0, 4)
     assert result.as_numpy("masks").shape == (0,)
+
+
+def test_curl_sends_a_file_as_it_is(server: Server, tmp_path: Path) -> None:
+    url = f"{server.options.http_url}/v2/models/people/infer"
+    for data, status in ((picture(3), "200"), (b"no picture", "400")):
+        (tmp_path / "file").write_bytes(data)
+        command = ["curl", "--silent", "--output", tmp_path / "answer", "--write-out", "%{http_code}"]
+        header = ["--header", "Inference-Header-Content-Length: 0", "--data-binary", f"@{tmp_path / 'file'}"]
+        assert subprocess.run([*command, *header, url], capture_output=True, text=True).stdout == status
 
 
 def test_unloaded_member_is_named_and_other_pictures_are_answered(server: Server, runner: TritonRunner) -> None:
@@ -374,13 +383,6 @@ def test_bench_sends_files_and_asks_for_them(
     measured = command(*words, "--max-windows", 3, "--images", pictures, "--json")
     assert measured.exit_code == 0, measured.output
     assert json.loads(measured.stdout)["levels"][0]["images_per_s"] > 0
-
-
-def test_tasks_of_a_pipeline_are_one_file(published: tuple[Path, PublishedVersion]) -> None:
-    """The served code needs nothing of tritonkit that is not next to it."""
-    present = {path.name for path in (published[0] / "people" / "1").glob("*.py")}
-    assert present == set(PIPELINE_MODULES)
-    assert publish.PICTURES_FILE in {path.name for path in (published[0] / "people" / "1").iterdir()}
 
 
 def test_default_crops_are_used_with_a_warning_when_the_classifier_names_none(
