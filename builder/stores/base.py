@@ -1,0 +1,106 @@
+"""What every store of packages does: list the versions of a name, upload a package, download one."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from builder.semantic import SemanticVersion
+from tritonkit.errors import ExternalError, InputError
+from tritonkit.remotes.addresses import public_name
+from tritonkit.spec import NAME_PATTERN, Frozen
+from tritonkit.system.files import file_sha256
+
+Advance = Callable[[int], None]
+"""Called with the numbers of bytes that were sent or have arrived."""
+CHUNK = 2**20
+"""Bytes that are in memory at once."""
+
+
+class StoredVersion(Frozen):
+    """A version of a package in a store."""
+
+    name: str
+    version: str
+    sha256: str | None = None
+    """SHA-256 of the package, hexadecimal; None where the store does not say it."""
+    size: int | None = None
+    """Bytes of the package."""
+    created: datetime | None = None
+    location: str = ""
+    """Where the package lies, in the store's own terms."""
+
+
+@dataclass(frozen=True)
+class PackageFile:
+    """A package file that is pushed under a name and a version."""
+
+    path: Path
+    name: str
+    version: str
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, path: Path, name: str, version: str) -> PackageFile:
+        """Describe a file. Raises InputError for a name or a version that is not one, and OSError."""
+        check_name(name)
+        return cls(path, name, SemanticVersion(version).text, file_sha256(path), path.stat().st_size)
+
+    def confirm(self, stored: StoredVersion) -> StoredVersion:
+        """Return what a store has under this name and version. Raises InputError if it is another content."""
+        if stored.sha256 is not None and stored.sha256 != self.sha256:
+            raise InputError(
+                f"{self.name} {self.version}: the store has this version with other content (SHA-256 "
+                f"{stored.sha256:.12}…, not {self.sha256:.12}…); versions never change: choose a higher one",
+                code="store.version_exists",
+            )
+        return stored
+
+
+class Store(ABC):
+    """A store of packages. Its methods raise InputError if it refuses, and ExternalError if it does not work.
+
+    A version never changes: of two uploads of one version with different content, one is stored and the other raises
+    `store.version_exists`. A version is visible only when its package is complete.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/") if address.split("://", 1)[1].strip("/") else address
+        self.public_name = public_name(self.address)
+
+    @abstractmethod
+    def versions(self, name: str) -> list[StoredVersion]:
+        """Return the versions of a name, in any order; empty if there are none."""
+
+    @abstractmethod
+    def upload(self, package: PackageFile, advance: Advance) -> StoredVersion:
+        """Send a package, and return what the store says it has now."""
+
+    @abstractmethod
+    def download(self, stored: StoredVersion, partial: Path, advance: Advance) -> None:
+        """Write the package to a file, which may hold a first part of the same content already."""
+
+
+def check_name(name: str) -> str:
+    """Return the name. Raises InputError if it cannot be the name of a model."""
+    if len(name) > 128 or not re.fullmatch(NAME_PATTERN.removesuffix("$"), name):
+        raise InputError(
+            f"{name!r:.140}: is not a name for a package; expected up to 128 letters, digits and . _ -, starting with "
+            "a letter or a digit",
+            code="store.name",
+        )
+    return name
+
+
+def unconfirmed(store: str, package: PackageFile, answer: str) -> ExternalError:
+    """Create the error for a store whose answer does not confirm an upload."""
+    return ExternalError(
+        f"{store}: the store does not confirm {package.name} {package.version} (SHA-256 {package.sha256:.12}…): "
+        f"{answer:.300}; do not rely on this version, and ask who runs the store",
+        code="store.unconfirmed",
+    )

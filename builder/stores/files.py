@@ -1,0 +1,134 @@
+"""A store in object storage or any other file system of fsspec: `s3://`, `gs://`, `az://`, `file://`.
+
+Each version is a folder `NAME/VERSION/` with the package, `SHA256.zip`, and `version.json`, which is written last and
+makes the version visible. It is created exclusively: S3 (`If-None-Match: *`), Google Cloud Storage
+(`ifGenerationMatch=0`) and Azure (`If-None-Match: *`) let exactly one of two uploads win. Packages are named by their
+content, so that two uploads never write one file.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ClassVar
+from uuid import uuid4
+
+from builder.semantic import is_semantic_version
+from builder.stores.base import Advance, PackageFile, Store, StoredVersion, unconfirmed
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.remotes.filesystems import error_of, fault_of, open_filesystem, translate_errors
+from tritonkit.remotes.transfer import RemoteFile, Transfer
+from tritonkit.repository.file import RepositoryFile
+
+_OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
+"""They have no folders; to create one would create a bucket."""
+_LOCAL = ("file", "local")
+
+
+class VersionRecord(RepositoryFile):
+    """The content of `version.json`."""
+
+    FILE: ClassVar[str] = "version.json"
+    file: str
+    """The name of the package, next to this file."""
+    sha256: str
+    size: int
+    created: datetime
+
+
+class FileStore(Store):
+    """Packages in folders `NAME/VERSION` below the address."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        if not address.partition("://")[2].strip("/"):
+            raise InputError(f"{address}: names no bucket or folder", code="store.address")
+        self._files, self._root = open_filesystem(self.address)
+        self._scheme = self.address.partition("://")[0].lower()
+
+    def versions(self, name: str) -> list[StoredVersion]:
+        """Read the record of each version."""
+        with translate_errors(self.address):
+            try:
+                folders = [str(path).rstrip("/") for path in self._files.ls(f"{self._root}/{name}", detail=False)]
+            except FileNotFoundError:
+                return []
+        versions = [folder.rpartition("/")[2] for folder in folders]
+        return self._records(name, *filter(is_semantic_version, versions))
+
+    def upload(self, package: PackageFile, advance: Advance) -> StoredVersion:
+        """Write the package, then create its record; where another upload was first, compare with that."""
+        folder, file = f"{self._root}/{package.name}/{package.version}", f"{package.sha256}.zip"
+        record = VersionRecord(file=file, sha256=package.sha256, size=package.size, created=datetime.now(UTC))
+        with translate_errors(self.address):
+            if self._scheme not in _OBJECT_STORES:
+                self._files.makedirs(folder, exist_ok=True)
+            self._write(package.path, f"{folder}/{file}")
+        advance(package.size)
+        try:
+            self._create(f"{folder}/{VersionRecord.FILE}", record.model_dump_json(indent=2).encode())
+        except Exception as error:  # each store's library has its own exception for a file that exists
+            if not self._records(package.name, package.version):
+                raise error_of(error, self.address) from error
+        stored = next(iter(self._records(package.name, package.version)), None)
+        if stored is None:
+            raise unconfirmed(self.public_name, package, "its record cannot be read back")
+        if stored.sha256 != package.sha256:
+            with suppress(Exception):  # the error below matters more
+                self._files.rm_file(f"{folder}/{file}")
+        return package.confirm(stored)
+
+    def download(self, stored: StoredVersion, partial: Path, advance: Advance) -> None:
+        """Copy the package; a broken transfer continues."""
+        path = f"{self._root}/{stored.name}/{stored.version}/{stored.location.rpartition('/')[2]}"
+        with translate_errors(self.address):
+            source = RemoteFile.of(path, self._files.info(path))
+        Transfer(self._files, self.address).copy(source, partial, advance)
+
+    def _records(self, name: str, *versions: str) -> list[StoredVersion]:
+        """Read the records of versions; those without a record are not visible yet."""
+        paths = {f"{self._root}/{name}/{version}/{VersionRecord.FILE}": version for version in versions}
+        with translate_errors(self.address):
+            contents = self._files.cat(list(paths), on_error="return") if paths else {}
+        return [stored for path, version in paths.items() if (stored := self._stored(name, version, contents[path]))]
+
+    def _stored(self, name: str, version: str, content: bytes | Exception) -> StoredVersion | None:
+        """Return what a record says; None if the version has none. Raises ArtifactError if it cannot be read."""
+        if isinstance(content, Exception):
+            if fault_of(content) == "absent":
+                return None
+            raise error_of(content, self.address) from content
+        place = f"{self.public_name}/{name}/{version}"
+        try:
+            record = VersionRecord.model_validate_json(content)
+        except ValueError as error:
+            raise ArtifactError(
+                f"{place}/{VersionRecord.FILE}: is no record of a package; delete this version from the store, and "
+                "push it again",
+                code="store.record",
+            ) from error
+        shared = record.model_dump(include={"sha256", "size", "created"})
+        return StoredVersion(name=name, version=version, location=f"{place}/{Path(record.file).name}", **shared)
+
+    def _write(self, path: Path, target: str) -> None:
+        """Copy a local file. A killed process leaves none or a whole one: object stores show only whole files."""
+        if self._scheme not in _LOCAL:
+            self._files.put_file(str(path), target)
+            return
+        temporary = f"{target}.{uuid4().hex[:8]}.partial"
+        self._files.put_file(str(path), temporary)
+        os.replace(temporary, target)  # noqa: PTH105 - fsspec's paths are text
+
+    def _create(self, target: str, content: bytes) -> None:
+        """Create a file with its whole content, or raise an exception if it exists."""
+        if self._scheme not in _LOCAL:
+            self._files.pipe_file(target, content, mode="create")
+            return
+        temporary = f"{target}.{uuid4().hex[:8]}.partial"
+        self._files.pipe_file(temporary, content)
+        try:
+            os.link(temporary, target)
+        finally:
+            os.unlink(temporary)  # noqa: PTH108 - as above
