@@ -21,11 +21,12 @@ from builder.repository.retention import Retention, keep_newest
 from builder.repository.serving_image import check_build
 from builder.repository.shared_files import shared_version, unverified_batch_warnings
 from builder.request import ExportRequest
-from builder.verification.report import VERDICT_PAGE, write_page
+from builder.verification.report import write_page
 from builder.verification.report_images import ReportAnswers, collect_answers
 from tritonkit.comparison import PROBES
 from tritonkit.errors import CheckFailedError, InputError, TritonkitError
 from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES
+from tritonkit.repository.artifact_files import VERDICT_PAGE, artifact_files, artifact_sha256
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.config_rules import unverified_accelerators
 from tritonkit.repository.verdict import Verdict
@@ -131,7 +132,10 @@ def final_verdict(plan: ExportPlan, verified: Verified) -> Verified:
 
 def write_version(plan: ExportPlan, verified: Verified) -> None:
     """Write the files of the version next to the artifact: page, images and sketch, verdict, spec and manifest."""
-    verdict, spec, folder = verified.verdict, plan.context.spec, verified.job.folder
+    spec, folder = plan.context.spec, verified.job.folder
+    # So that the verdict cannot be put beside another artifact.
+    identity = {"model": spec.name, "artifact_sha256": artifact_sha256(artifact_files(folder))}
+    verdict = verified.verdict.model_copy(update=identity)
     # A failed verdict can be forced, but not a file that Triton would not load.
     if plan.builder.is_graph:
         check_interface(spec, onnx_interface(verified.job.graph))

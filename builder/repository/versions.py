@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from builder.repository.publish import staging
 from tritonkit.errors import ArtifactError, InputError
+from tritonkit.repository.artifact_files import MARK_FILE
 from tritonkit.repository.file import RepositoryFile
 from tritonkit.repository.model_folder import VersionFolder
 from tritonkit.spec import Frozen
@@ -18,7 +19,7 @@ from tritonkit.triton.model_config import CONFIG_FILE, policy_text, read_config,
 class Mark(RepositoryFile):
     """The content of `mark.json`, which protects a version from deletion; no other file changes with it."""
 
-    FILE: ClassVar[str] = "mark.json"
+    FILE: ClassVar[str] = MARK_FILE
     note: str = ""
     marked: datetime
 

@@ -13,7 +13,6 @@ from tritonkit.comparison import NEGLIGIBLE, PROBES
 from tritonkit.repository.verdict import TRAINING_COMPARISON, Verdict
 from tritonkit.system.files import atomic_write
 
-VERDICT_PAGE = "verdict.html"
 _TEMPLATE = "report.html.jinja"
 _DECADES_BELOW, _DECADES_ABOVE = 6, 1
 """Error bars have a logarithmic scale with this many decades below and above the limit."""

@@ -22,6 +22,7 @@ from builder.verification.report import write_page
 from builder.verification.report_images import collect_answers
 from tritonkit.errors import ArtifactError, CheckFailedError, Problem
 from tritonkit.export_options import VerificationOptions
+from tritonkit.repository.artifact_files import artifact_sha256
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes import open_artifact
@@ -67,13 +68,21 @@ def verify_artifact(
         else:
             simulation = f"a simulation that rounds to {onnx_rounding(artifact)} where hardware would"
             fields = {"format": known.name, "proven_by": simulation}
-        verdict = verdict.model_copy(update=fields)
+        identity = {"model": source.spec.name, "artifact_sha256": artifact_sha256(_files_of(artifact))}
+        verdict = verdict.model_copy(update={**fields, **identity})
         if labelled is not None:
             verdict = labelled.with_quality(verdict, Path(runner.origin))
         if options.report is not None:
             answers = collect_answers(context.reference, runner, golden, context.max_batch, context.preferred)
             write_page(options.report, source.spec.name, verdict, answers)
     return verdict
+
+
+def _files_of(artifact: Path) -> list[Path]:
+    """The artifact, and the file with its weights where it has one."""
+    known = format_of(artifact)
+    weights = artifact.with_suffix(known.weights_suffix) if known is not None and known.weights_suffix else artifact
+    return [artifact, *([weights] if weights != artifact and weights.is_file() else [])]
 
 
 def largest_batch(requested: int | None, runner: Runner) -> int:

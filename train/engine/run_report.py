@@ -25,13 +25,13 @@ from tritonkit.evaluation.tasks import EVALUATION_TASKS
 from tritonkit.evaluation.tasks.heads import HeadsEvaluation
 from tritonkit.pages import data_url
 from tritonkit.remotes.addresses import public_name, public_text
+from tritonkit.repository.artifact_files import VERDICT_PAGE
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.verdict import Verdict
 from tritonkit.spec import Frozen, ModelSpec
 from tritonkit.system.console import warn
 from tritonkit.system.files import atomic_write, file_sha256
 
-VERDICT_PAGE = "verdict.html"
 _MAX_IMAGE_BYTES = 400_000
 _IMAGE_WIDTH = 1440
 _MAX_CONFIG = 20_000

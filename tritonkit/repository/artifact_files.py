@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from tritonkit.golden import GOLDEN_FILE
@@ -13,6 +15,33 @@ from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import format_of
 from tritonkit.sketch import SKETCH_FILE
 from tritonkit.spec import ModelSpec
+from tritonkit.system.files import file_sha256
+
+VERDICT_PAGE = "verdict.html"
+"""The verdict as a page."""
+MARK_FILE = "mark.json"
+"""Protects a version from deletion; the only file of a version that changes later."""
+SIGNATURE_FILE = "model.sig"
+SIGNED_FILE = "signed.json"
+"""The digests of the files outside the version folder that a signature covers too."""
+RECORD_FILES = frozenset(
+    {
+        *(GOLDEN_FILE, SKETCH_FILE, VERDICT_PAGE, MARK_FILE, SIGNATURE_FILE, SIGNED_FILE),
+        *(file.FILE for file in (Verdict, Manifest, BuildRecord, Optimization, ModelSpec)),
+    }
+)
+"""Files of a version folder that describe its artifact; all others are the artifact."""
+
+
+def artifact_files(version: Path) -> list[Path]:
+    """Return the files of the artifact in a version folder."""
+    return sorted(path for path in version.iterdir() if path.is_file() and path.name not in RECORD_FILES)
+
+
+def artifact_sha256(files: Iterable[Path]) -> str:
+    """Return one digest of all files of an artifact: the SHA-256 of the sorted lines `SHA-256  NAME`."""
+    lines = sorted(f"{file_sha256(path)}  {path.name}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def local_artifact(location: str | Path, *others: str) -> Path:

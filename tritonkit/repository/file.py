@@ -38,11 +38,18 @@ class RepositoryFile(Frozen):
     def read_file(cls, path: Path) -> Self:
         """Read a file of any name. Raises FileNotFoundError, and ArtifactError for any other fault."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
         except FileNotFoundError:
             raise
         except OSError as error:
             raise cls.unreadable(path, error.strerror or str(error)) from error
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> Self:
+        """Parse the content of a file. path: names it in errors. Raises ArtifactError."""
+        try:
+            return cls.model_validate_json(content)
         except ValidationError as error:
             problems = error.errors(include_url=False)
             if all(problem["type"] == "extra_forbidden" for problem in problems):

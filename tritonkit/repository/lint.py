@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonkit.errors import TritonkitError
+from tritonkit.repository.artifact_files import artifact_files, artifact_sha256
 from tritonkit.repository.compatibility import (
     damage_reason,
     header_problems,
@@ -322,9 +323,27 @@ def check_verdicts(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
         elif not verdict.passed:
             message = f"its verdict failed:\n{verdict.summary()}"
             yield error(version.path, message, EXPORT, code="repository.failed_verdict")
+        if not scope.to_serve and (other := misplaced_verdict(version.path, verdict)):
+            yield error(version.path / Verdict.FILE, other, EXPORT, code="repository.other_verdict")
         known = next((known for known in known_formats() if known.name == verdict.format), None)
         if known is not None and "cpu" in known.runs_on:
             yield from int8_findings(version.path / known.file, verdict.exact_int8, adds_int8_exactly())
+
+
+def misplaced_verdict(version: Path, verdict: Verdict) -> str | None:
+    """Why a verdict is about another model or artifact than the one in its folder; None if it is about that one.
+
+    Verdicts of earlier versions do not say what they are about.
+    """
+    try:
+        spec = ModelSpec.read(version)
+    except TritonkitError:  # reported where the version is promoted or shown
+        spec = None
+    if verdict.model is not None and spec is not None and verdict.model != spec.name:
+        return f"is the verdict of model {verdict.model}, not of {spec.name}"
+    if verdict.artifact_sha256 not in (None, artifact_sha256(artifact_files(version))):
+        return "is the verdict of another artifact: its digest is not that of the files here"
+    return None
 
 
 def check_tuning(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:

@@ -71,6 +71,10 @@ class Verdict(RepositoryFile):
 
     passed: bool
     forced: bool = False
+    model: str | None = None
+    """The name of the model; None in verdicts of earlier versions."""
+    artifact_sha256: str | None = None
+    """The digest of all files of the artifact (`tritonkit.repository.artifact_files`); None in earlier verdicts."""
     format: str = ONNX.name
     asked: str | None = None
     """The precision that was requested, where another one was needed."""

@@ -29,6 +29,11 @@ def ensemble_of(model: str) -> str:
     return f"{model}{_ENSEMBLE}"
 
 
+def companions_of(model: str) -> tuple[str, str]:
+    """Return the names of the decoder and the ensemble of `model`."""
+    return decoder_of(model), ensemble_of(model)
+
+
 def companion_owner(config: ModelConfig) -> str:
     """Return the model to which a decoder or ensemble with this configuration belongs; empty for other models."""
     text: str = config.parameters[ENCODED_OF].string_value if ENCODED_OF in config.parameters else ""

@@ -1,0 +1,193 @@
+"""Install a package: check all of it first, then publish it as the next version of the model, atomically."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from builder.packages.archive import open_archive
+from builder.packages.content import check_content, check_verdict, has_own_code, spec_of
+from builder.packages.files import link_or_copy, link_tree, scratch_folder
+from builder.packages.package import VERSION, Package
+from builder.packages.renaming import rename_model
+from builder.packages.writing import packaged_config
+from builder.repository.encoded import check_companion_names, has_encoded, update_companions
+from builder.repository.publish import Publication, publication
+from builder.repository.shared_files import SharedFiles, resolve_shared_files
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.export_options import UNCHANGED_SERVING
+from tritonkit.repository.artifact_files import MARK_FILE
+from tritonkit.repository.tuning.record import TuningRecord
+from tritonkit.spec import Frozen
+from tritonkit.system.files import file_sha256
+from tritonkit.triton.backends import ModelConfig
+from tritonkit.triton.companions import companions_of, ensemble_of
+from tritonkit.triton.model_config import (
+    CONFIG_FILE,
+    is_published,
+    policy_text,
+    read_config,
+    versions_loaded,
+    versions_of,
+)
+
+
+class InstalledPackage(Frozen):
+    """A package that is in a repository."""
+
+    model: str
+    version: int
+    folder: Path
+    """The folder of the version."""
+    models: tuple[str, ...]
+    """The models that a running server must reload."""
+    new: bool
+    """False: the repository had the same content as this version already, and nothing was published."""
+    served: bool
+    """Triton loads the version, by the version policy of config.pbtxt."""
+    verdict: str
+    signed: bool
+    """The signatures were checked with the public key."""
+    warnings: tuple[str, ...] = ()
+
+
+def install_package(
+    path: Path,
+    repository: Path,
+    *,
+    name: str | None = None,
+    public_key: Path | None = None,
+    force: bool = False,
+    report: Callable[[str], None] = lambda step: None,
+) -> InstalledPackage:
+    """Install a package into a model repository as the next version of its model.
+
+    name: install it under another name. public_key: refuse models that were not signed with its private key.
+    force: accept a forced verdict. report: called with a sentence when a step starts.
+
+    Everything is checked before the repository is touched. Raises InputError and ArtifactError for a file that is no
+    safe package, CheckFailedError for a verdict that did not pass, or a missing or wrong signature.
+    """
+    report("checking the package")
+    with open_archive(path) as archive, scratch_folder(repository) as scratch:
+        root, package = scratch / "content", archive.package
+        archive.unpack(root)
+        check_content(root, package, force)
+        owners = _owners(root, package)
+        if public_key is not None:
+            raise NotImplementedError
+        if foreign := [owner for owner in owners if not has_own_code(root / owner)]:
+            raise ArtifactError(
+                f"{path}: {', '.join(foreign)} has Python code that this tritonkit does not ship; install it with "
+                "--require-signed KEY, or package it with this version of tritonkit",
+                code="package.foreign_code",
+            )
+        report("publishing")
+        if name is not None and name != package.name:
+            rename_model(root / package.name, name, signed=public_key is not None)
+        installed = [
+            _publish(root / owner, repository, (owner == package.name and name) or owner, public_key is not None)
+            for owner in owners
+        ]
+    return installed[-1].model_copy(
+        update={
+            "models": tuple(dict.fromkeys(model for one in installed for model in one.models)),
+            "warnings": tuple(warning for one in installed for warning in one.warnings),
+        }
+    )
+
+
+def _owners(root: Path, package: Package) -> list[str]:
+    """The members of a pipeline, then the model itself; the other models of a package are their companions."""
+    members = getattr(getattr(spec_of(root / package.name), "pipeline", None), "members", ())
+    owners = list(dict.fromkeys([*(member.model for member in members), package.name]))
+    known = {*owners, *(companion for owner in owners for companion in companions_of(owner))}
+    if (missing := set(owners) - set(package.models)) or (unknown := set(package.models) - known):
+        raise ArtifactError(
+            f"{package.name}: its package {'lacks' if missing else 'also has'} {', '.join(sorted(missing or unknown))}",
+            code="package.companion",
+        )
+    return owners
+
+
+def _publish(staged: Path, repository: Path, name: str, verified: bool) -> InstalledPackage:
+    """Publish a model of an unpacked package as its next version. verified: its signatures were checked."""
+    live, version, warnings = repository / name, staged / VERSION, list[str]()
+    encoded = any((staged.parent / companion).is_dir() for companion in companions_of(staged.name))
+    if live.is_dir() and not is_published(live):
+        raise InputError(
+            f"{live}: was not published by `builder`; move it, or install the package under another --name",
+            code="package.name_taken",
+        )
+    check_companion_names(repository, name, encoded)
+    number = _installed_version(live, version)
+    if new := number is None:
+        with publication(repository, name) as prepared:
+            number = prepared.version
+            link_tree(version, prepared.version_folder)
+            config = _write_shared_files(staged, prepared, name, warnings)
+            if encoded or has_encoded(repository, name):
+                _write_companions(staged, prepared, repository, config, verified)
+    config = read_config(live)
+    served = number in versions_loaded(config, versions_of(live))
+    if not served:
+        warnings.append(
+            f"Triton does not load version {number} of {name}, because config.pbtxt loads {policy_text(config)}. Serve "
+            f"it with: builder promote {name} {number}"
+        )
+    return InstalledPackage(
+        model=name,
+        version=number,
+        folder=live / str(number),
+        models=(name, *(companions_of(name) if has_encoded(repository, name) else ())),
+        new=new,
+        served=served,
+        verdict=check_verdict(version, force=True).state,
+        signed=verified,
+        warnings=tuple(warnings),
+    )
+
+
+def _installed_version(live: Path, version: Path) -> int | None:
+    """The version of a published model that has the same files; None without one. A mark is not compared."""
+    files = _hashes(version)
+    return next((number for number in versions_of(live) if _hashes(live / str(number)) == files), None)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {path.name: file_sha256(path) for path in folder.iterdir() if path.is_file() and path.name != MARK_FILE}
+
+
+def _write_shared_files(staged: Path, prepared: Publication, name: str, warnings: list[str]) -> ModelConfig:
+    """Write the files that all versions share: the package's, or where Triton loads another version, that one's."""
+    model = prepared.model
+    present = read_config(model) if (model / CONFIG_FILE).is_file() else None
+    added = SharedFiles(spec_of(staged), packaged_config(read_config(staged), prepared.version, present), None)
+    shared = resolve_shared_files(model, added, UNCHANGED_SERVING, None)
+    shared.write(model)
+    if shared is not added:
+        return shared.config
+    for path in staged.iterdir():  # as they are, for a signature covers them
+        if path.is_file() and path.name not in (CONFIG_FILE, Package.FILE):
+            link_or_copy(path, model / path.name)
+        elif path.is_dir() and path.name != VERSION:
+            link_tree(path, model / path.name)
+    if (model / TuningRecord.FILE).exists():
+        (model / TuningRecord.FILE).unlink()
+        warnings.append(f"the tuned settings of {name} were replaced by those of the package")
+    return shared.config
+
+
+def _write_companions(
+    staged: Path, prepared: Publication, repository: Path, config: ModelConfig, verified: bool
+) -> None:
+    """Publish decoder and ensemble as packaged where their code can be trusted; else this tritonkit makes its own."""
+    companions = [staged.parent / companion for companion in companions_of(staged.name)]
+    is_served = prepared.version in versions_loaded(config, versions_of(prepared.model))
+    fits = is_served and all(folder.name in companions_of(config.name) for folder in companions)
+    if not fits or not all(folder.is_dir() and (verified or has_own_code(folder)) for folder in companions):
+        update_companions(prepared.companions, repository, config)
+        return
+    prepared.companions.remove(ensemble_of(config.name))
+    for folder in companions:
+        link_tree(folder, prepared.companions.add(folder.name))
