@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from builder.semantic import SemanticVersion
 from tritonkit.errors import ExternalError, InputError
-from tritonkit.remotes.addresses import public_name
+from tritonkit.remotes.addresses import public_name, public_text
 from tritonkit.spec import NAME_PATTERN, Frozen
 from tritonkit.system.files import file_sha256
 
@@ -19,6 +21,8 @@ Advance = Callable[[int], None]
 """Called with the numbers of bytes that were sent or have arrived."""
 CHUNK = 2**20
 """Bytes that are in memory at once."""
+_ATTEMPTS = 5
+Result = TypeVar("Result")
 
 
 class StoredVersion(Frozen):
@@ -74,16 +78,41 @@ class Store(ABC):
         self.public_name = public_name(self.address)
 
     @abstractmethod
-    def versions(self, name: str) -> list[StoredVersion]:
-        """Return the versions of a name, in any order; empty if there are none."""
+    def versions(self, name: str) -> list[str]:
+        """Return the versions of a name, in any order, with whatever else the store has there; empty without any."""
+
+    @abstractmethod
+    def find(self, name: str, version: str) -> StoredVersion | None:
+        """Return what the store says about a version; None if it does not have it."""
 
     @abstractmethod
     def upload(self, package: PackageFile, advance: Advance) -> StoredVersion:
-        """Send a package, and return what the store says it has now."""
+        """Send a package, and return what the store says it has now under this name and version."""
 
     @abstractmethod
     def download(self, stored: StoredVersion, partial: Path, advance: Advance) -> None:
         """Write the package to a file, which may hold a first part of the same content already."""
+
+
+def repeat(
+    action: Callable[[], Result], store: str, failures: tuple[type[Exception], ...], pause_s: float = 0.5
+) -> Result:
+    """Repeat an action a few times, with longer and longer pauses. failures: what it raises if a repetition may help.
+
+    Raises ExternalError when the last attempt failed too.
+    """
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(pause_s * 2 ** (attempt - 1))
+        try:
+            return action()
+        except failures as error:
+            failure = error
+    raise ExternalError(
+        f"{store}: the store cannot be reached, or does not work: {public_text(str(failure)):.300}; run the command "
+        "again, which continues where it stopped",
+        code="store.unreachable",
+    ) from failure
 
 
 def check_name(name: str) -> str:

@@ -15,19 +15,18 @@ from pathlib import Path
 from typing import ClassVar
 from uuid import uuid4
 
-from builder.semantic import is_semantic_version
 from builder.stores.base import Advance, PackageFile, Store, StoredVersion, unconfirmed
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.remotes.filesystems import error_of, fault_of, open_filesystem, translate_errors
 from tritonkit.remotes.transfer import RemoteFile, Transfer
-from tritonkit.repository.file import RepositoryFile
+from tritonkit.spec import Frozen
 
 _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
 """They have no folders; to create one would create a bucket."""
 _LOCAL = ("file", "local")
 
 
-class VersionRecord(RepositoryFile):
+class VersionRecord(Frozen):
     """The content of `version.json`."""
 
     FILE: ClassVar[str] = "version.json"
@@ -48,15 +47,31 @@ class FileStore(Store):
         self._files, self._root = open_filesystem(self.address)
         self._scheme = self.address.partition("://")[0].lower()
 
-    def versions(self, name: str) -> list[StoredVersion]:
-        """Read the record of each version."""
+    def versions(self, name: str) -> list[str]:
+        """Return the folders that have a record."""
         with translate_errors(self.address):
-            try:
-                folders = [str(path).rstrip("/") for path in self._files.ls(f"{self._root}/{name}", detail=False)]
-            except FileNotFoundError:
-                return []
-        versions = [folder.rpartition("/")[2] for folder in folders]
-        return self._records(name, *filter(is_semantic_version, versions))
+            records = self._files.glob(f"{self._root}/{name}/*/{VersionRecord.FILE}")
+        return [str(path).split("/")[-2] for path in records]
+
+    def find(self, name: str, version: str) -> StoredVersion | None:
+        """Read the record of a version."""
+        try:
+            content = self._files.cat_file(f"{self._root}/{name}/{version}/{VersionRecord.FILE}")
+        except Exception as error:  # each store's library has its own exceptions
+            if fault_of(error) == "absent":
+                return None
+            raise error_of(error, self.address) from error
+        place = f"{self.public_name}/{name}/{version}"
+        try:
+            record = VersionRecord.model_validate_json(content)
+        except ValueError as error:
+            raise ArtifactError(
+                f"{place}/{VersionRecord.FILE}: is no record of a package; delete this version from the store, and "
+                "push it again",
+                code="store.record",
+            ) from error
+        shared = record.model_dump(include={"sha256", "size", "created"})
+        return StoredVersion(name=name, version=version, location=f"{place}/{Path(record.file).name}", **shared)
 
     def upload(self, package: PackageFile, advance: Advance) -> StoredVersion:
         """Write the package, then create its record; where another upload was first, compare with that."""
@@ -70,9 +85,9 @@ class FileStore(Store):
         try:
             self._create(f"{folder}/{VersionRecord.FILE}", record.model_dump_json(indent=2).encode())
         except Exception as error:  # each store's library has its own exception for a file that exists
-            if not self._records(package.name, package.version):
+            if self.find(package.name, package.version) is None:
                 raise error_of(error, self.address) from error
-        stored = next(iter(self._records(package.name, package.version)), None)
+        stored = self.find(package.name, package.version)
         if stored is None:
             raise unconfirmed(self.public_name, package, "its record cannot be read back")
         if stored.sha256 != package.sha256:
@@ -86,31 +101,6 @@ class FileStore(Store):
         with translate_errors(self.address):
             source = RemoteFile.of(path, self._files.info(path))
         Transfer(self._files, self.address).copy(source, partial, advance)
-
-    def _records(self, name: str, *versions: str) -> list[StoredVersion]:
-        """Read the records of versions; those without a record are not visible yet."""
-        paths = {f"{self._root}/{name}/{version}/{VersionRecord.FILE}": version for version in versions}
-        with translate_errors(self.address):
-            contents = self._files.cat(list(paths), on_error="return") if paths else {}
-        return [stored for path, version in paths.items() if (stored := self._stored(name, version, contents[path]))]
-
-    def _stored(self, name: str, version: str, content: bytes | Exception) -> StoredVersion | None:
-        """Return what a record says; None if the version has none. Raises ArtifactError if it cannot be read."""
-        if isinstance(content, Exception):
-            if fault_of(content) == "absent":
-                return None
-            raise error_of(content, self.address) from content
-        place = f"{self.public_name}/{name}/{version}"
-        try:
-            record = VersionRecord.model_validate_json(content)
-        except ValueError as error:
-            raise ArtifactError(
-                f"{place}/{VersionRecord.FILE}: is no record of a package; delete this version from the store, and "
-                "push it again",
-                code="store.record",
-            ) from error
-        shared = record.model_dump(include={"sha256", "size", "created"})
-        return StoredVersion(name=name, version=version, location=f"{place}/{Path(record.file).name}", **shared)
 
     def _write(self, path: Path, target: str) -> None:
         """Copy a local file. A killed process leaves none or a whole one: object stores show only whole files."""

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import urllib3
 from pydantic import ValidationError
 
-from builder.stores.base import CHUNK, Advance, PackageFile, Store, StoredVersion, unconfirmed
+from builder.stores.base import CHUNK, Advance, PackageFile, Result, Store, StoredVersion, repeat, unconfirmed
 from tritonkit.errors import ExternalError, InputError, TokenError, TritonkitError
 from tritonkit.remotes.addresses import has_secret, split_address
 
 TOKEN_VARIABLE = "TRITONKIT_STORE_TOKEN"  # noqa: S105 - its name
-_ATTEMPTS, _PAUSE_S = 5, 0.5
+_PAUSE_S = 0.5
 _TIMEOUT = urllib3.Timeout(connect=10, read=120)
 _MAX_ANSWER = 2**24
 """Bytes of a JSON answer."""
 _BUSY = (408, 425, 429)
-Result = TypeVar("Result")
 
 
 class _TryAgainError(Exception):
@@ -48,9 +46,15 @@ class HttpStore(Store):
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=False)
 
-    def versions(self, name: str) -> list[StoredVersion]:
+    def versions(self, name: str) -> list[str]:
         """Return `GET /models/NAME`; empty where the server has no such page."""
+        return [stored.version for stored in self._versions(name)]
 
+    def find(self, name: str, version: str) -> StoredVersion | None:
+        """Return the entry of a version in the same answer."""
+        return next((stored for stored in self._versions(name) if stored.version == version), None)
+
+    def _versions(self, name: str) -> list[StoredVersion]:
         def read() -> Any:
             response = self._request("GET", f"models/{name}", (200, 404, 405))
             return self._json(response) if response.status == 200 else {"versions": []}
@@ -130,6 +134,11 @@ class HttpStore(Store):
                 raise _TryAgainError(reason)
         raise InputError(f"{reason}; check the address, and what the store accepts", code="store.refused")
 
+    def _repeat(self, action: Callable[[], Result]) -> Result:
+        """Repeat a request. All of this protocol are safe to repeat."""
+        failures = (_TryAgainError, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
+        return repeat(action, self.public_name, failures, _PAUSE_S)
+
     def _json(self, response: Any) -> Any:
         content = response.read(_MAX_ANSWER)
         try:
@@ -142,17 +151,3 @@ class HttpStore(Store):
             f"{self.public_name}: gave an unexpected answer: {answer!r:.200}; is this the address of a store?",
             code="store.answer",
         )
-
-    def _repeat(self, action: Callable[[], Result]) -> Result:
-        """Repeat what fails outside this program, with longer and longer pauses. All requests are safe to repeat."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                return action()
-            except (_TryAgainError, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-                failure = error
-            time.sleep(_PAUSE_S * 2**attempt if attempt < _ATTEMPTS - 1 else 0)
-        raise ExternalError(
-            f"{self.public_name}: the store cannot be reached, or does not work: {failure!s:.300}; run the command "
-            "again, which continues where it stopped",
-            code="store.unreachable",
-        ) from failure

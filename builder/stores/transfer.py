@@ -60,7 +60,7 @@ def push(path: Path, address: str, name: str, version: str) -> Pushed:
     ExternalError if the store cannot be reached or does not confirm the version.
     """
     store, package = open_store(address), PackageFile.of(path, name, version)
-    known = next((stored for stored in store.versions(name) if stored.version == package.version), None)
+    known = store.find(name, package.version)
     if known is not None and known.sha256 is not None:
         return Pushed(store=store.public_name, package=package.confirm(known), was_there=True)
     with transfer_progress(f"sending {name} {version}", package.size) as advance:
@@ -72,17 +72,16 @@ def find_version(store: Store, reference: str) -> StoredVersion:
     """Return the version that NAME, NAME@VERSION, NAME@^RANGE or NAME@latest means. Raises InputError if none does."""
     name, _, wanted = reference.partition("@")
     # Others may put names there that are no semantic versions, such as a tag `latest`.
-    stored_versions = [stored for stored in store.versions(check_name(name)) if is_semantic_version(stored.version)]
-    known = {stored.version: stored for stored in stored_versions}
+    known = sorted(filter(is_semantic_version, store.versions(check_name(name))), key=SemanticVersion)
     chosen = choose_version(known, wanted or LATEST)
-    if chosen is None:
-        newest = sorted(known, key=SemanticVersion)[-10:]
+    stored = store.find(name, chosen) if chosen else None
+    if stored is None:
         raise InputError(
             f"{store.public_name}: has no version of {name} for {wanted or LATEST}; it has "
-            f"{', '.join(newest) or 'none'}",
+            f"{', '.join(known[-10:]) or 'none'}",
             code="store.no_version",
         )
-    return known[chosen]
+    return stored
 
 
 def pull(address: str, reference: str, output_of: Callable[[StoredVersion], Path]) -> Pulled:
