@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from builder.semantic import SemanticVersion
 from tritonkit.errors import ExternalError, InputError
@@ -90,7 +90,7 @@ class Store(ABC):
         """Send a package, and return what the store says it has now under this name and version."""
 
     @abstractmethod
-    def download(self, stored: StoredVersion, partial: Path, advance: Advance) -> None:
+    def download(self, stored: StoredVersion, path: Path, advance: Advance) -> None:
         """Write the package to a file, which may hold a first part of the same content already."""
 
 
@@ -113,6 +113,15 @@ def repeat(
         "again, which continues where it stopped",
         code="store.unreachable",
     ) from failure
+
+
+def append(file: BinaryIO, chunks: Iterable[bytes], size: int | None, advance: Advance) -> None:
+    """Write what arrives to a file, at most about `size` bytes in all: the digest shows a longer content."""
+    for chunk in chunks:
+        file.write(chunk)
+        advance(len(chunk))
+        if size is not None and file.tell() > size:
+            return
 
 
 def check_name(name: str) -> str:

@@ -95,12 +95,12 @@ class FileStore(Store):
                 self._files.rm_file(f"{folder}/{file}")
         return package.confirm(stored)
 
-    def download(self, stored: StoredVersion, partial: Path, advance: Advance) -> None:
+    def download(self, stored: StoredVersion, path: Path, advance: Advance) -> None:
         """Copy the package; a broken transfer continues."""
-        path = f"{self._root}/{stored.name}/{stored.version}/{stored.location.rpartition('/')[2]}"
+        remote = f"{self._root}/{stored.name}/{stored.version}/{stored.location.rpartition('/')[2]}"
         with translate_errors(self.address):
-            source = RemoteFile.of(path, self._files.info(path))
-        Transfer(self._files, self.address).copy(source, partial, advance)
+            source = RemoteFile.of(remote, self._files.info(remote))
+        Transfer(self._files, self.address).copy(source, path, advance)
 
     def _write(self, path: Path, target: str) -> None:
         """Copy a local file. A killed process leaves none or a whole one: object stores show only whole files."""

@@ -15,7 +15,7 @@ from uuid import uuid4
 import urllib3
 from pydantic import ValidationError
 
-from builder.stores.base import CHUNK, Advance, PackageFile, Result, Store, StoredVersion, repeat, unconfirmed
+from builder.stores.base import CHUNK, Advance, PackageFile, Result, Store, StoredVersion, append, repeat, unconfirmed
 from tritonkit.errors import ExternalError, InputError, TokenError, TritonkitError
 from tritonkit.remotes.addresses import has_secret, split_address
 
@@ -74,22 +74,20 @@ class HttpStore(Store):
             raise unconfirmed(self.public_name, package, f"it answered {answer!r:.200}")
         return StoredVersion(name=package.name, version=package.version, sha256=package.sha256, size=package.size)
 
-    def download(self, stored: StoredVersion, partial: Path, advance: Advance) -> None:
+    def download(self, stored: StoredVersion, path: Path, advance: Advance) -> None:
         """Read `GET /models/NAME/VERSION` from where the partial file ends."""
 
         def fetch() -> None:
-            with partial.open("ab") as file:
+            with path.open("ab") as file:
                 headers = {"Range": f"bytes={file.tell()}-"} if file.tell() else {}
                 response = self._request("GET", f"models/{stored.name}/{stored.version}", (200, 206, 416), headers)
                 if response.status == 416:  # no byte is missing
                     return
                 if response.status == 200:
                     file.truncate(0)
-                for chunk in response.stream(CHUNK, decode_content=False):
-                    file.write(chunk)
-                    advance(len(chunk))
+                append(file, response.stream(CHUNK, decode_content=False), stored.size, advance)
 
-        advance(partial.stat().st_size if partial.exists() else 0)
+        advance(path.stat().st_size if path.exists() else 0)
         self._repeat(fetch)
 
     def _post(self, package: PackageFile, advance: Advance) -> Any:
