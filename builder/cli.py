@@ -10,6 +10,7 @@ import typer
 from builder.commands.export import export
 from builder.commands.index import index
 from builder.commands.optimize import optimize
+from builder.commands.packages import install, package, sign
 from builder.commands.versions import promote, rollback, versions
 from builder.request import VerifyRequest
 from tritonkit.options import options_of
@@ -34,6 +35,9 @@ app = application("Turn a checkpoint into verified artifacts in a Triton model r
 app.command("export")(export)
 app.command("optimize")(optimize)
 app.command("index")(index)
+app.command("package")(package)
+app.command("install")(install)
+app.command("sign")(sign)
 app.command("versions")(versions)
 app.command("promote")(promote)
 app.command("rollback")(rollback)
@@ -54,6 +58,10 @@ def builder() -> None:
     * builder index runs/units/1/best.safetensors gallery/
 
     * builder verify model.onnx --against runs/digits/1/best.safetensors
+
+    * builder package digits
+
+    * builder install digits-1.zip
 
     * builder check model_repository
     """

@@ -10,6 +10,7 @@ from server.load_failures import load_failures
 from server.runtimes.base import Server
 from server.runtimes.table import runtime_of
 from tritonkit.errors import CheckFailedError, InputError
+from tritonkit.repository.signing.check import check_signed, delete_python_caches
 from tritonkit.spec import Frozen
 from tritonkit.triton.client import Statistics, TritonClient, VersionState, check_model_name
 from tritonkit.triton.companions import ensemble_of
@@ -126,13 +127,17 @@ class ModelManager(AbstractContextManager["ModelManager"]):
 
         models: empty means all loaded or failed models and, if the server serves its whole repository, new ones;
         unloaded models stay unloaded.
-        Raises InputError for an unknown model.
+        Raises InputError for an unknown model, CheckFailedError for one that is not signed as the server requires.
         """
         index = self.index()
         serves_all = self._server is not None and not self._server.options.models
         reloadable = [row.name for row in index if not row.is_unloaded or (serves_all and not row.state)]
         names = self._existing(index, models) if models else list(dict.fromkeys(reloadable))
         loaded = {row.name for row in index if not row.is_unloaded}
+        if self._server is not None and (key := self._server.options.require_signed) is not None:
+            ensembles = [name for name in map(ensemble_of, names) if name in loaded]
+            delete_python_caches(self._server.options.repository)
+            check_signed(self._server.options.repository, [*names, *ensembles], key)
         changes = []
         for name in names:
             # Load the ensemble first: with it Triton loads the model, its decoder and itself in one step.

@@ -47,6 +47,8 @@ class TritonOptions(CommandOptions):
     """MiB for cached responses of models exported with --response-cache; 0: no cache."""
     version_compatible: bool = False
     """Load version-compatible TensorRT plans; they contain code."""
+    require_signed: Annotated[UserPath | None, CommandLine(metavar="KEY.pub")] = None
+    """Refuse models that were not signed by `builder sign` with the private key of this public key (PEM)."""
 
     @field_validator("host")
     @classmethod

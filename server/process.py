@@ -24,6 +24,7 @@ from server.runtimes.table import RUNTIMES, runtime_of
 from server.security import load_server_tokens
 from tritonkit.errors import InputError, ServerError
 from tritonkit.repository.model_folder import find_models, not_a_repository_error
+from tritonkit.repository.signing.check import check_signed, delete_python_caches
 from tritonkit.spec import Frozen
 from tritonkit.system.local_servers import STATE_FILE, state_folder
 
@@ -57,14 +58,23 @@ def start(options: Options, stops_with_parent: bool = False, report: ProgressCal
     stops_with_parent: stop Triton when the calling process ends, even by SIGKILL.
     report: called with each slow step.
     Raises InputError for a missing repository or model, and for unusable addresses, certificates and tokens;
-    ServerError for a port in use or a missing runtime.
+    CheckFailedError for models that are not signed as the options require; ServerError for a port in use or a missing
+    runtime.
     """
     if not find_models(options.repository, options.models):
         raise not_a_repository_error(options.repository)
     check_network_options(options)
+    if options.require_signed is not None:
+        report("checking signatures")
+        delete_python_caches(options.repository)
+        check_signed(options.repository, options.models, options.require_signed)
     files = {name: path.resolve() for name, path in options.security.files().items()}
     options = options.model_copy(
-        update={"repository": options.repository.resolve(), "security": options.security.model_copy(update=files)}
+        update={
+            "repository": options.repository.resolve(),
+            "require_signed": options.require_signed and options.require_signed.resolve(),
+            "security": options.security.model_copy(update=files),
+        }
     )
     tokens = load_server_tokens(options.repository)
     folder = state_folder() / str(options.grpc_port)

@@ -15,14 +15,14 @@ from tritonkit.errors import ArtifactError, CheckFailedError, Problem
 from tritonkit.repository.artifact_files import MARK_FILE, SIGNATURE_FILE, SIGNED_FILE
 from tritonkit.repository.lint import SHARED_FOLDERS, LintScope, lint
 from tritonkit.repository.manifest import Manifest
-from tritonkit.repository.model_folder import ModelFolder, VersionFolder
+from tritonkit.repository.model_folder import ModelFolder
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import known_formats
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.files import file_sha256
 from tritonkit.triton.backends import PYTHON, backend_of
 from tritonkit.triton.companions import companions_of
-from tritonkit.triton.model_config import ENSEMBLE, read_config_file
+from tritonkit.triton.model_config import CONFIG_FILE, ENSEMBLE, read_config_file
 
 NOT_IN_MANIFEST = frozenset({Manifest.FILE, MARK_FILE, SIGNATURE_FILE, SIGNED_FILE})
 """Files of a version that are written after its manifest."""
@@ -48,8 +48,9 @@ def check_content(root: Path, package: Package, force: bool = False) -> None:
     findings = [finding for finding in lint(LintScope(root))[1] if finding.severity == "error"]
     problems = [
         *(Problem(finding.code, f"{finding.path}: {finding.message}") for finding in findings),
-        *(problem for name in package.models for problem in _file_problems(root / name)),
-        *(problem for path in sorted(root.rglob("*.pbtxt")) for problem in _config_problems(root, path)),
+        *(problem for name in package.models for problem in _folder_problems(root / name)),
+        *(problem for name in package.models for problem in version_problems(root / name / VERSION)),
+        *(problem for name in package.models for problem in config_problems(root / name)),
     ]
     if problems:
         lines = "\n".join(f"  {str(problem).replace(f'{root}/', '')}" for problem in problems)
@@ -87,8 +88,9 @@ def spec_of(folder: Path) -> ModelSpec:
 
 
 def has_own_code(root: Path) -> bool:
-    """Whether each Python file below a folder is one that this tritonkit ships."""
-    return all(file_sha256(path) in _own_code() for path in root.rglob("*.py"))
+    """Whether each file below a folder that Python can import is one that this tritonkit ships."""
+    importable = [path for path in root.rglob("*") if path.suffix in (".py", ".pyc", ".so")]
+    return all(file_sha256(path) in _own_code() for path in importable)
 
 
 @cache
@@ -97,22 +99,32 @@ def _own_code() -> frozenset[str]:
     return frozenset(file_sha256(path) for source in sources for path in source.rglob("*.py"))
 
 
-def _file_problems(model: Path) -> Iterator[Problem]:
-    """Files of the version that its manifest does not list, other folders, and code with an unknown owner."""
-    version, owner = VersionFolder(model / VERSION), ModelFolder.read(model).owner
+def _folder_problems(model: Path) -> Iterator[Problem]:
+    """A companion without its model, and folders that a package does not have."""
+    owner = ModelFolder.read(model).owner
     if owner and (model.name not in companions_of(owner) or not (model.parent / owner).is_dir()):
         yield Problem("package.companion", f"{model}: belongs to {owner!r}, which is not in the package")
     for folder in sorted(path for path in model.iterdir() if path.is_dir()):
         if folder.name not in (VERSION, *SHARED_FOLDERS):
             yield Problem("package.unlisted_file", f"{folder}: a model of a package has only the version {VERSION}")
-    listed = version.manifest.files if version.manifest is not None else {}
-    for path in sorted(version.path.iterdir() if version.path.is_dir() else ()):
+
+
+def version_problems(version: Path) -> Iterator[Problem]:
+    """Files of a version that its manifest does not list."""
+    manifest = Manifest.find(version)
+    listed = manifest.files if manifest is not None else {}
+    for path in sorted(version.iterdir() if version.is_dir() else ()):
         if path.name not in listed and path.name not in NOT_IN_MANIFEST:
             yield Problem("package.unlisted_file", f"{path}: is not in the {Manifest.FILE} of its version")
 
 
-def _config_problems(root: Path, path: Path) -> Iterator[Problem]:
-    """What a configuration names that is not a file or a backend of a package."""
+def config_problems(model: Path) -> Iterator[Problem]:
+    """What the configurations of a model name that is not a file or a backend of an exported model."""
+    for path in (model / CONFIG_FILE, *sorted((model / "configs").glob("*.pbtxt"))):
+        yield from _config_problems(model, path)
+
+
+def _config_problems(model: Path, path: Path) -> Iterator[Problem]:
     from google.protobuf.json_format import MessageToDict
 
     config = read_config_file(path)
@@ -126,16 +138,15 @@ def _config_problems(root: Path, path: Path) -> Iterator[Problem]:
             yield Problem("package.foreign_code", f"{path}: {field} {danger}, which a package may not")
     if _FORBIDDEN_PARAMETER in config.parameters:
         yield Problem("package.foreign_code", f"{path}: {_FORBIDDEN_PARAMETER} names an environment to run code in")
-    yield from _path_problems(root, path, document)
+    yield from _path_problems(model, path, document)
 
 
-def _path_problems(root: Path, path: Path, document: dict[str, Any]) -> Iterator[Problem]:
+def _path_problems(model: Path, path: Path, document: dict[str, Any]) -> Iterator[Problem]:
     """Values of a configuration that are paths; only the label files of another model in the package may be."""
     document.get("parameters", {}).pop(METADATA_KEY, None)  # the spec, which the linter compares
-    model = root / path.relative_to(root).parts[0]
     for output in document.get("output", ()):
-        if not (model / output.pop("labelFilename", "")).resolve().is_relative_to(root.resolve()):
-            yield Problem("package.unsafe_path", f"{path}: a label file lies outside the package")
+        if not (model / output.pop("labelFilename", "")).resolve().is_relative_to(model.parent.resolve()):
+            yield Problem("package.unsafe_path", f"{path}: a label file lies outside the repository")
     for value in _strings(document):
         if "/" in value or "\\" in value or ".." in value:
             yield Problem("package.unsafe_path", f"{path}: {value!r:.100} is a path; expected names of files")

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tritonkit.errors import ArtifactError
+from tritonkit.repository.signing.check import PYTHON_CACHE
 from tritonkit.repository.staging import locked
 
 
@@ -43,6 +44,7 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
         shutil.copy2(source, target)
 
 
-def link_tree(source: Path, target: Path) -> None:
-    """Link or copy a folder with all its files into another one, which may exist."""
-    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
+def link_tree(source: Path, target: Path, *left_out: str) -> None:
+    """Link or copy a folder with all its files into another one, which may exist; without caches of Python."""
+    ignored = shutil.ignore_patterns(PYTHON_CACHE, *left_out)
+    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True, ignore=ignored)

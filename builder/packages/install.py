@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builder.packages.archive import open_archive
 from builder.packages.content import check_content, check_verdict, has_own_code, spec_of
-from builder.packages.files import link_or_copy, link_tree, scratch_folder
+from builder.packages.files import link_tree, scratch_folder
 from builder.packages.package import VERSION, Package
 from builder.packages.renaming import rename_model
 from builder.packages.writing import packaged_config
@@ -17,6 +17,7 @@ from builder.repository.shared_files import SharedFiles, resolve_shared_files
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.export_options import UNCHANGED_SERVING
 from tritonkit.repository.artifact_files import MARK_FILE
+from tritonkit.repository.signing.check import check_signed
 from tritonkit.repository.tuning.record import TuningRecord
 from tritonkit.spec import Frozen
 from tritonkit.system.files import file_sha256
@@ -75,7 +76,7 @@ def install_package(
         check_content(root, package, force)
         owners = _owners(root, package)
         if public_key is not None:
-            raise NotImplementedError
+            check_signed(root, package.models, public_key)
         if foreign := [owner for owner in owners if not has_own_code(root / owner)]:
             raise ArtifactError(
                 f"{path}: {', '.join(foreign)} has Python code that this tritonkit does not ship; install it with "
@@ -167,11 +168,7 @@ def _write_shared_files(staged: Path, prepared: Publication, name: str, warnings
     shared.write(model)
     if shared is not added:
         return shared.config
-    for path in staged.iterdir():  # as they are, for a signature covers them
-        if path.is_file() and path.name not in (CONFIG_FILE, Package.FILE):
-            link_or_copy(path, model / path.name)
-        elif path.is_dir() and path.name != VERSION:
-            link_tree(path, model / path.name)
+    link_tree(staged, model, CONFIG_FILE, Package.FILE, VERSION)  # as they are, for a signature covers them
     if (model / TuningRecord.FILE).exists():
         (model / TuningRecord.FILE).unlink()
         warnings.append(f"the tuned settings of {name} were replaced by those of the package")

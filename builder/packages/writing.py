@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from builder.packages.content import check_content, check_verdict, spec_of
-from builder.packages.files import link_or_copy, link_tree, scratch_folder
+from builder.packages.files import link_tree, scratch_folder
 from builder.packages.package import VERSION, Package, PackagedVerdict
 from builder.repository.encoded import has_encoded, update_companions
 from builder.repository.publish import CompanionModels
@@ -26,7 +26,14 @@ from tritonkit.repository.tuning.record import TuningRecord
 from tritonkit.system.files import atomic_write, file_sha256
 from tritonkit.triton.backends import ModelConfig
 from tritonkit.triton.companions import companions_of
-from tritonkit.triton.model_config import CONFIG_FILE, LAST_VERSION, config_to_text, is_published, read_config
+from tritonkit.triton.model_config import (
+    CONFIG_FILE,
+    LAST_VERSION,
+    config_to_text,
+    is_published,
+    read_config,
+    versions_of,
+)
 
 _DATE = (1980, 1, 1, 0, 0, 0)
 """The earliest date of a zip entry."""
@@ -97,15 +104,8 @@ def _stage(model: Path, number: int, root: Path, scratch: Path) -> None:
     repository, folder, staged = model.parent, version_folder(model, number), root / model.name
     if staged.exists():
         return
-    (staged / VERSION).mkdir(parents=True)
-    for path in folder.iterdir():
-        if path.name != MARK_FILE:
-            link_or_copy(path, staged / VERSION / path.name)
-    for path in model.iterdir():
-        if path.is_file() and path.name not in _LEFT_OUT:
-            link_or_copy(path, staged / path.name)
-        elif path.is_dir() and not path.name.isdecimal():
-            link_tree(path, staged / path.name)
+    link_tree(model, staged, *_LEFT_OUT, *map(str, versions_of(model)))
+    link_tree(folder, staged / VERSION, MARK_FILE)
     encoded, is_shared = has_encoded(repository, model.name), shared_version(model) == number
     if not is_shared:  # the configuration, labels and warm-up of the model are those of another version
         shared_files_for(model, number).write(staged)

@@ -12,9 +12,10 @@ from server.network_policy import check_network_options, security_warnings
 from server.options import Options
 from server.ports import check_ports_free
 from server.runtimes.docker_runtime import engine_has_gpu
-from tritonkit.errors import InputError, ServerError
+from tritonkit.errors import CheckFailedError, InputError, ServerError
 from tritonkit.repository.finding import Finding, error, warning
 from tritonkit.repository.lint import LintScope, lint
+from tritonkit.repository.signing.check import check_signed
 
 MAX_HASHED_BYTES = 64 * 2**20
 """Larger files are hashed only with `deep`, to keep the start of a server fast."""
@@ -42,7 +43,20 @@ def diagnose(options: Options, machine: Machine, deep: bool = False) -> list[Fin
     for model in models:
         findings += check_model(model, target)
     findings += check_resources(models, target)
+    findings += _signature_findings(options)
     return sorted(findings, key=lambda finding: finding.severity != "error")
+
+
+def _signature_findings(options: Options) -> list[Finding]:
+    """What is not signed as the options require; `server up` refuses it also with --force."""
+    if options.require_signed is None:
+        return []
+    try:
+        check_signed(options.repository, options.models, options.require_signed)
+    except CheckFailedError as failed:
+        fix = "sign it again with `builder sign`, or install it again"
+        return [error(options.repository, problem.message, fix, code=problem.code) for problem in failed.problems]
+    return []
 
 
 def start_findings(options: Options) -> list[Finding]:

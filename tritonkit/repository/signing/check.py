@@ -1,0 +1,165 @@
+"""Check that what a server loads was signed, and proven: the same bytes, and a verdict that passed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tritonkit.errors import CheckFailedError, InputError, Problem, TritonkitError
+from tritonkit.repository.artifact_files import MARK_FILE, SIGNATURE_FILE
+from tritonkit.repository.lint import misplaced_verdict
+from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.model_folder import ModelFolder, VersionFolder
+from tritonkit.repository.signing.signed_files import SignedFiles
+from tritonkit.system.files import file_sha256
+from tritonkit.triton.companions import companions_of
+from tritonkit.triton.model_config import misread_versions, versions_of
+
+PYTHON_CACHE = "__pycache__"
+"""Triton's Python backend writes it beside the code of a model, and runs it instead of code with the same time."""
+_MISMATCH = "Signature mismatch: "
+"""How `model_signing` begins the message for files that differ from the signed ones."""
+_INSTALL = "install what signatures need with: pip install 'tritonkit[signing]' pyopenssl"
+"""model-signing 1.1 imports pyOpenSSL, but does not require it."""
+
+
+def check_signed(repository: Path, models: Iterable[str], public_key: Path) -> None:
+    """Check the signatures of what Triton would load: the loaded versions of models, and the members of ensembles.
+
+    models: empty means all folders of the repository in which Triton finds a version. public_key: PEM, of an elliptic
+    curve. Raises CheckFailedError with one problem for each model that is not signed, was changed, has the signature of
+    other content, or has no passed verdict; InputError for an unusable key.
+    """
+    check_public_key(public_key)
+    pending = [*models] or sorted(path.name for path in repository.iterdir() if path.is_dir() and versions_of(path))
+    problems, checked = list[Problem](), set[str]()
+    while pending:
+        name = pending.pop(0)
+        if name in checked:
+            continue
+        checked.add(name)
+        try:
+            model = ModelFolder.read(repository / name)
+            problems += _model_problems(model, public_key)
+            pending += [step.model_name for step in model.config.ensemble_scheduling.step]
+        except (TritonkitError, OSError) as error:
+            problems.append(Problem("signature.unreadable", f"{name}: {error}"))
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise CheckFailedError(
+            f"not everything that Triton would load is signed with the key of {public_key}:\n{lines}",
+            code=problems[0].code,
+            problems=problems,
+        )
+
+
+def delete_python_caches(repository: Path) -> None:
+    """Delete the caches of Python in a repository, which no signature covers. Raises CheckFailedError if one stays."""
+    for cache in repository.glob(f"*/*/{PYTHON_CACHE}"):
+        shutil.rmtree(cache, ignore_errors=True)
+        if cache.exists():
+            raise CheckFailedError(
+                f"{cache}: may contain code that is not signed, and cannot be deleted; delete it",
+                code="signature.python_cache",
+            )
+
+
+def check_public_key(public_key: Path) -> None:
+    """Raise InputError where the file is not a public key of an elliptic curve, or `model-signing` is missing."""
+    verifying = signing_library("verifying")
+    try:
+        verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(
+            f"{public_key}: not a public key of an elliptic curve in PEM format ({reason}); make one with: openssl ec "
+            "-in private.pem -pubout -out model.pub",
+            code="signature.public_key",
+        ) from error
+
+
+def signing_library(module: str) -> Any:
+    """A module of the library `model-signing`. Raises InputError where it, or a library that it needs, is missing."""
+    try:
+        return import_module(f"model_signing.{module}")
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is missing; {_INSTALL}", code="install.missing_module") from error
+
+
+def hashing_config() -> Any:
+    """What a signature covers: all files of the version folder but the signature, the mark and caches of Python."""
+    config = signing_library("hashing").Config()
+    return config.set_ignored_paths(paths=[SIGNATURE_FILE, MARK_FILE, PYTHON_CACHE], ignore_git_paths=False)
+
+
+def _model_problems(model: ModelFolder, public_key: Path) -> Iterator[Problem]:
+    """The problems of the versions that Triton loads; the newest of them has the configuration of the model."""
+    is_companion = bool(model.owner) and model.name in companions_of(model.owner)
+    if not model.loaded_versions or misread_versions(model.path, model.config):
+        yield Problem("signature.missing", f"{model.name}: Triton may load folders of it that are no signed versions")
+    for version in model.loaded_versions:
+        name = f"{model.name} version {version.number}"
+        if (problem := _signature_problem(version, name, public_key)) is not None:
+            yield problem
+            continue
+        if not is_companion and (reason := _unproven(version)) is not None:
+            yield Problem("signature.unproven", f"{name}: {reason}")
+        if version == model.loaded_versions[-1]:
+            signed = SignedFiles.read(version.path)
+            differing = ["all of it"] if signed is None else signed.differences(SignedFiles.of(model.path))
+            if differing:
+                yield Problem(
+                    "signature.configuration", f"{name}: was changed since it was signed: {', '.join(differing)}"
+                )
+
+
+def _signature_problem(version: VersionFolder, name: str, public_key: Path) -> Problem | None:
+    from cryptography.exceptions import InvalidSignature
+
+    signature = version.path / SIGNATURE_FILE
+    if not signature.is_file():
+        return Problem("signature.missing", f"{name}: is not signed; sign it with `builder sign`")
+    verifier = signing_library("verifying").Config().use_elliptic_key_verifier(public_key=public_key)
+    try:
+        verifier.set_hashing_config(hashing_config()).verify(version.path, signature)
+    except InvalidSignature:
+        return Problem("signature.invalid", f"{name}: its signature was changed, or is not of this key")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        message = str(error)
+        if not message.startswith(_MISMATCH):
+            return Problem("signature.invalid", f"{name}: its signature is not of this key, or damaged ({message})")
+        changed = re.findall(r"Hash mismatch for '([^']+)'", message)
+        changed += re.findall(r"(?:Extra|Missing) files [^:]*: ([^\"]+)", message)
+        files = {file.strip().partition("/")[0] for names in changed for file in names.split(",")}
+        return _mismatch(version, name, sorted(files))
+    return None
+
+
+def _mismatch(version: VersionFolder, name: str, files: list[str]) -> Problem:
+    """Tell a changed file from a signature that belongs to other content, such as an earlier version."""
+    entries = version.manifest.files if version.manifest is not None else {}
+    intact = bool(entries) and all(
+        (version.path / file).is_file() and file_sha256(version.path / file) == entry.sha256
+        for file, entry in entries.items()
+    )
+    if intact and Manifest.FILE in files:
+        return Problem(
+            "signature.other_version", f"{name}: has the signature of other content, such as an earlier version"
+        )
+    return Problem("signature.changed_file", f"{name}: was changed since it was signed: {', '.join(files)}")
+
+
+def _unproven(version: VersionFolder) -> str | None:
+    """Why the verdict does not prove the answers of the artifact; None where it does."""
+    verdict = version.verdict
+    if verdict is None:
+        return "is signed, but has no verdict"
+    if not verdict.passed:
+        return f"is signed, but its verdict is {verdict.state}, not passed"
+    if verdict.model is None or verdict.artifact_sha256 is None:
+        return "is signed, but its verdict does not say which artifact it is about"
+    return misplaced_verdict(version.path, verdict)
