@@ -11,6 +11,7 @@ from builder.commands.export import export
 from builder.commands.index import index
 from builder.commands.optimize import optimize
 from builder.commands.packages import install, package, sign
+from builder.commands.stores import pull, push
 from builder.commands.versions import promote, rollback, versions
 from builder.request import VerifyRequest
 from tritonkit.options import options_of
@@ -38,6 +39,8 @@ app.command("index")(index)
 app.command("package")(package)
 app.command("install")(install)
 app.command("sign")(sign)
+app.command("push")(push)
+app.command("pull")(pull)
 app.command("versions")(versions)
 app.command("promote")(promote)
 app.command("rollback")(rollback)

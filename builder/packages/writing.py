@@ -17,6 +17,7 @@ from builder.packages.files import link_tree, scratch_folder
 from builder.packages.package import VERSION, Package, PackagedVerdict
 from builder.repository.encoded import has_encoded, update_companions
 from builder.repository.publish import CompanionModels
+from builder.repository.semantic_versions import SemanticVersions
 from builder.repository.shared_files import shared_files_for, shared_version
 from builder.repository.versions import version_folder
 from tritonkit.errors import InputError
@@ -37,7 +38,7 @@ from tritonkit.triton.model_config import (
 
 _DATE = (1980, 1, 1, 0, 0, 0)
 """The earliest date of a zip entry."""
-_LEFT_OUT = (TuningRecord.FILE, Package.FILE)
+_LEFT_OUT = (TuningRecord.FILE, Package.FILE, SemanticVersions.FILE)
 """Files of a model's folder that describe this repository, not the model."""
 
 
