@@ -316,6 +316,7 @@ def test_entrypoint_closes_the_repository_api_when_no_token_is_set(models: Path)
         ({"MODELS": "pets ../x"}, "MODELS: ../x is"),
         ({"MODELS": ".hidden"}, "MODELS: .hidden is"),
         ({"VERSION_COMPATIBLE": "true"}, "VERSION_COMPATIBLE=true: expected yes or no"),
+        ({"REQUIRE_SIGNED": "/keys/model.pub"}, "REQUIRE_SIGNED=/keys/model.pub: this image cannot check signatures"),
         ({"CACHE_MIB": "64mb"}, "CACHE_MIB=64mb: expected a whole number of MiB"),
         ({"CACHE_MIB": "08"}, "CACHE_MIB=08: expected a whole number of MiB"),
     ],

@@ -1,0 +1,290 @@
+"""`builder sign` and `--require-signed`: the same bytes, proven, with the configuration they were signed with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from builder.packages import install_package, write_package
+from builder.packages.signing import PASSWORD_VARIABLE, sign_models, sign_package
+from builder.repository.promote import promote
+from server.process import start
+from tests.errors import error_codes, raises
+from tests.fixture_types import Command, Ports
+from tests.packages import contents, flip, rehash, write
+from tests.serving import options_for
+from tritonkit.errors import ArtifactError, CheckFailedError, InputError
+from tritonkit.repository.manifest import FileEntry, Manifest
+from tritonkit.repository.signing.check import check_signed, hashing_config
+from tritonkit.repository.verdict import Verdict
+from tritonkit.system.files import file_sha256
+from tritonkit.triton.model_config import CONFIG_FILE, config_to_text, read_config
+
+# Without it model-signing 1.1 cannot be imported, although it does not require it.
+pytest.importorskip("OpenSSL", reason="model-signing needs pyOpenSSL: pip install pyopenssl")
+signing = pytest.importorskip("model_signing.signing")
+
+PASSWORD = b"correct horse"
+
+
+def _write_keys(folder: Path, name: str, encryption: serialization.KeySerializationEncryption) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (folder / f"{name}.pem").write_bytes(key.private_bytes(pem, pkcs8, encryption))
+    public = serialization.PublicFormat.SubjectPublicKeyInfo
+    (folder / f"{name}.pub").write_bytes(key.public_key().public_bytes(pem, public))
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs of keys: `model`, another one, and one with a password."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("model", "other"):
+        _write_keys(folder, name, serialization.NoEncryption())
+    _write_keys(folder, "locked", serialization.BestAvailableEncryption(PASSWORD))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def signed_once(exported_once: Path, keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A signed repository, to be copied from."""
+    repository = Path(shutil.copytree(exported_once, tmp_path_factory.mktemp("signed") / "repository"))
+    sign_models(repository, (), keys / "model.pem")
+    return repository
+
+
+@pytest.fixture
+def signed(signed_once: Path, tmp_path: Path) -> Path:
+    """A signed repository of one's own."""
+    return Path(shutil.copytree(signed_once, tmp_path / "signed" / "repository"))
+
+
+@pytest.fixture(scope="module")
+def package(signed_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package of the signed model."""
+    return write_package(signed_once / "pets", 1, tmp_path_factory.mktemp("package"))
+
+
+def change(path: Path) -> None:
+    """Flip one bit of a file."""
+    path.write_bytes(flip(path.read_bytes()))
+
+
+def change_signature(path: Path) -> None:
+    """Flip one bit of the signature itself, not of what is signed."""
+    document = json.loads(path.read_text())
+    entry = document["dsseEnvelope"]["signatures"][0]
+    entry["sig"] = entry["sig"][:20] + ("A" if entry["sig"][20] != "A" else "B") + entry["sig"][21:]
+    path.write_text(json.dumps(document))
+
+
+def add_environment(model: Path) -> None:
+    """Make Triton's Python backend run a model in another environment."""
+    config = read_config(model)
+    config.parameters["EXECUTION_ENV_PATH"].string_value = "/tmp/env"
+    (model / CONFIG_FILE).write_text(config_to_text(config))
+
+
+def republish(version: Path, **verdict_fields: object) -> None:
+    """Renew the manifest, after a change of the verdict, as somebody without the key can."""
+    verdict, manifest = Verdict.read(version), Manifest.read(version)
+    assert verdict is not None
+    assert manifest is not None
+    verdict.model_copy(update=verdict_fields).write(version)
+    path = version / Verdict.FILE
+    entry = FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
+    manifest.model_copy(update={"files": {**manifest.files, Verdict.FILE: entry}}).write(version)
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "artifact": (lambda root: change(root / "pets/1/model.onnx"), "signature.changed_file"),
+    "verdict": (lambda root: change(root / "pets/1/verdict.json"), "signature.changed_file"),
+    "verdict and manifest": (lambda root: republish(root / "pets/1", notes=("x",)), "signature.other_version"),
+    "signature": (lambda root: change_signature(root / "pets/1/model.sig"), "signature.invalid"),
+    "broken signature": (lambda root: (root / "pets/1/model.sig").write_text("{}"), "signature.invalid"),
+    "no signature": (lambda root: (root / "pets/1/model.sig").unlink(), "signature.missing"),
+    "code": (lambda root: change(root / "pets_decode/1/decoder.py"), "signature.changed_file"),
+    "more code": (lambda root: (root / "pets_decode/1/PIL.py").write_text(""), "signature.changed_file"),
+    "environment": (lambda root: add_environment(root / "pets_decode"), "signature.configuration"),
+    "labels": (lambda root: (root / "pets/labels.txt").write_text("a\nb\nc\n"), "signature.configuration"),
+    "other configuration": (
+        lambda root: shutil.copytree(root / "pets_encoded/configs", root / "pets/configs"),
+        "signature.configuration",
+    ),
+    "name": (lambda root: (root / "pets").rename(root / "dogs"), "signature.configuration"),
+    "unsigned model": (
+        lambda root: shutil.copytree(root / "pets", root / "new", ignore=shutil.ignore_patterns("*.sig")),
+        "signature.missing",
+    ),
+    "hidden model": (
+        lambda root: shutil.copytree(root / "pets_decode", root / ".d", ignore=shutil.ignore_patterns("*.sig")),
+        "signature.missing",
+    ),
+    "misread version": (
+        lambda root: shutil.copytree(root / "pets_decode/1", root / "pets_decode/2_old"),
+        "signature.missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_check_refuses_what_was_changed_after_it_was_signed(name: str, signed: Path, keys: Path) -> None:
+    check_signed(signed, (), keys / "model.pub")
+    apply, code = CHANGES[name]
+    apply(signed)
+    with raises(CheckFailedError, code):
+        check_signed(signed, (), keys / "model.pub")
+
+
+def test_check_refuses_another_key_and_the_signature_of_another_version(
+    signed: Path, keys: Path, package: Path, tmp_path: Path
+) -> None:
+    with raises(CheckFailedError, "signature.invalid"):
+        check_signed(signed, (), keys / "other.pub")
+    newer = write(tmp_path / "p.zip", rehash({**contents(package), "pets/1/verdict.html": b"<p>newer</p>"}))
+    install_package(newer, signed)  # with the signature of the version before
+    with raises(CheckFailedError, "signature.other_version", "version 2"):
+        check_signed(signed, (), keys / "model.pub")
+    sign_models(signed, ("pets",), keys / "model.pem")
+    check_signed(signed, (), keys / "model.pub")
+
+
+def test_check_refuses_a_signed_version_whose_verdict_did_not_pass(signed: Path, keys: Path) -> None:
+    version = signed / "pets" / "1"
+    republish(version, passed=False, forced=True)
+    signer = signing.Config().use_elliptic_key_signer(private_key=keys / "model.pem")
+    signer.set_hashing_config(hashing_config()).sign(version, version / "model.sig")
+    with raises(CheckFailedError, "signature.unproven"):
+        check_signed(signed, (), keys / "model.pub")
+
+
+def test_signatures_survive_promotion_and_an_install_under_another_number(
+    signed: Path, keys: Path, package: Path, tmp_path: Path
+) -> None:
+    other = write(tmp_path / "p.zip", rehash({**contents(package), "pets/1/verdict.html": b"<p>newer</p>"}))
+    sign_package(other, keys / "model.pem")
+    installed = install_package(other, signed, public_key=keys / "model.pub")
+    assert (installed.version, installed.signed) == (2, True)
+    check_signed(signed, (), keys / "model.pub")
+    promote(signed / "pets", 1)
+    check_signed(signed, ("pets_encoded",), keys / "model.pub")
+
+
+@pytest.mark.parametrize("refused", ["verdict.not_passed", "repository.changed_file", "package.foreign_code"])
+def test_sign_refuses_what_is_not_proven_and_signs_nothing(refused: str, tiny_repository: Path, keys: Path) -> None:
+    match refused:
+        case "verdict.not_passed":
+            republish(tiny_repository / "pets" / "1", passed=False, forced=True)
+        case "repository.changed_file":
+            artifact = tiny_repository / "pets" / "1" / "model.onnx"
+            artifact.write_bytes(flip(artifact.read_bytes()))
+        case _:
+            code = tiny_repository / "pets_decode" / "1" / "decoder.py"
+            code.write_text(code.read_text() + "\n# more\n")
+    with raises(CheckFailedError, refused):
+        sign_models(tiny_repository, (), keys / "model.pem")
+    assert list(tiny_repository.rglob("*.sig")) == []
+
+
+def test_install_refuses_an_unsigned_and_a_renamed_package(
+    package: Path, exported_once: Path, keys: Path, tmp_path: Path, command: Command
+) -> None:
+    repository, unsigned = tmp_path / "repository", write_package(exported_once / "pets", 1, tmp_path)
+    arguments = ("--repository", repository, "--require-signed", keys / "model.pub", "--json")
+    refused = command("builder", "install", unsigned, *arguments)
+    assert (refused.exit_code, error_codes(refused)) == (1, {"signature.missing"})
+    with raises(InputError, "package.signed_name"):
+        install_package(package, repository, name="dogs", public_key=keys / "model.pub")
+    assert not repository.exists()
+    accepted = command("builder", "install", package, *arguments)
+    assert json.loads(accepted.stdout)["signed"]
+
+
+def test_signed_code_of_another_tritonkit_is_installed_as_it_is(package: Path, keys: Path, tmp_path: Path) -> None:
+    repository, root = tmp_path / "repository", tmp_path / "root"
+    install_package(package, root)
+    version = root / "pets_decode" / "1"
+    (version / "decoder.py").write_text((version / "decoder.py").read_text() + "\n# of another version\n")
+    manifest = Manifest.read(version)
+    assert manifest is not None
+    path = version / "decoder.py"
+    entry = FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
+    manifest.model_copy(update={"files": {**manifest.files, "decoder.py": entry}}).write(version)
+    signer = signing.Config().use_elliptic_key_signer(private_key=keys / "model.pem")
+    signer.set_hashing_config(hashing_config()).sign(version, tmp_path / "new.sig")
+    (tmp_path / "new.sig").replace(version / "model.sig")
+    changed = write_package(root / "pets", 1, tmp_path)
+    install_package(changed, repository, public_key=keys / "model.pub")
+    assert (repository / "pets_decode" / "1" / "decoder.py").read_text().endswith("# of another version\n")
+    check_signed(repository, (), keys / "model.pub")
+
+
+def test_sign_reads_the_password_from_the_environment(
+    tiny_repository: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    arguments = ("builder", "sign", "pets", "--repository", tiny_repository, "--key", keys / "locked.pem", "--json")
+    without = command(*arguments)
+    monkeypatch.setenv(PASSWORD_VARIABLE, "wrong")
+    wrong = command(*arguments)
+    monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD.decode())
+    right = command(*arguments)
+    assert error_codes(without) == error_codes(wrong) == {"signature.private_key"}
+    assert [one["model"] for one in json.loads(right.stdout)] == ["pets", "pets_decode", "pets_encoded"]
+    assert PASSWORD.decode() not in right.output
+    check_signed(tiny_repository, (), keys / "locked.pub")
+
+
+def test_keys_that_cannot_be_used_are_refused(signed: Path, keys: Path, tmp_path: Path) -> None:
+    edwards, pem = ed25519.Ed25519PrivateKey.generate(), serialization.Encoding.PEM
+    (tmp_path / "ed.pub").write_bytes(
+        edwards.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    for key in (keys / "model.pem", tmp_path / "ed.pub", tmp_path / "missing", signed / "pets" / CONFIG_FILE):
+        with raises(InputError, "signature.public_key"):
+            check_signed(signed, (), key)
+    for key in (keys / "model.pub", tmp_path / "missing"):
+        with raises(InputError, "signature.private_key"):
+            sign_models(signed, (), key)
+
+
+def test_tampered_package_is_not_signed(package: Path, keys: Path, tmp_path: Path) -> None:
+    files = contents(package)
+    path = write(tmp_path / "p.zip", {**files, "pets/1/model.onnx": flip(files["pets/1/model.onnx"])})
+    before = file_sha256(path)
+    with raises(ArtifactError, "repository.changed_file"):
+        sign_package(path, keys / "model.pem")
+    assert file_sha256(path) == before
+
+
+@pytest.mark.usefixtures("own_state")
+def test_server_starts_and_reloads_only_what_is_signed(
+    signed: Path, keys: Path, free_ports: Ports, command: Command
+) -> None:
+    ports = free_ports()
+    signature, arguments = signed / "pets/1/model.sig", ("--require-signed", keys / "model.pub", *ports, "--json")
+    kept = signature.read_bytes()
+    signature.unlink()
+    refused = command("server", "up", "--repository", signed, *arguments, "--force")
+    assert (refused.exit_code, error_codes(refused)) == (1, {"signature.missing"})
+    doctor = command("server", "doctor", "--repository", signed, *arguments)
+    assert "signature.missing" in {finding["code"] for finding in json.loads(doctor.stdout)["findings"]}
+    signature.write_bytes(kept)
+    started = command("server", "up", "--repository", signed, *arguments)
+    assert started.exit_code == 0, started.output
+    grpc_port = ports[ports.index("--grpc-port") + 1]
+    same = command("server", "reload", "--grpc-port", grpc_port, "--json")
+    assert same.exit_code == 0, same.output  # although Triton has written caches of Python code
+    change(signed / "pets_decode" / "1" / "decoder.py")
+    reloaded = command("server", "reload", "pets", "--grpc-port", grpc_port, "--json")
+    assert (reloaded.exit_code, error_codes(reloaded)) == (1, {"signature.changed_file"})
+
+
+def test_start_in_python_checks_signatures_too(tiny_repository: Path, keys: Path) -> None:
+    with raises(CheckFailedError, "signature.missing"):
+        start(options_for(tiny_repository, require_signed=keys / "model.pub"))
