@@ -55,14 +55,10 @@ class Form:
     def parts(self) -> Iterator[tuple[str, Iterator[bytes]]]:
         """Yield the name of each part, and its content, which must be read before the next part."""
         short_text(self._until(self._delimiter))
-        while (headers := short_text(self._part_headers())) != "--":
+        while short_text(self._until(b"\r\n")) != "--":
+            headers = short_text(self._until(b"\r\n\r\n"))
             name = re.search(r'content-disposition:[^\r\n]*[; ]name="([^"]*)"', headers, re.IGNORECASE)
             yield name[1] if name else "", self._until(self._delimiter)
-
-    def _part_headers(self) -> Iterator[bytes]:
-        """Yield the headers of the next part, or `--` at the end of the form."""
-        end = short_text(self._until(b"\r\n"))
-        yield from [b"--"] if end == "--" else self._until(b"\r\n\r\n")
 
     def _until(self, delimiter: bytes) -> Iterator[bytes]:
         """Yield what stands before a delimiter, and skip the delimiter."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO, Self, TypeVar
+
+from pydantic import NonNegativeInt, StringConstraints, ValidationError
 
 from builder.semantic import SemanticVersion
-from tritonkit.errors import ExternalError, InputError
+from tritonkit.errors import ArtifactError, ExternalError, InputError
 from tritonkit.remotes.addresses import public_name, public_text
-from tritonkit.spec import NAME_PATTERN, Frozen
+from tritonkit.spec import NAME_PATTERN, Frozen, validation_problems
 from tritonkit.system.files import file_sha256
 
 Advance = Callable[[int], None]
@@ -25,18 +27,35 @@ _ATTEMPTS = 5
 Result = TypeVar("Result")
 
 
+Sha256 = Annotated[str, StringConstraints(to_lower=True, pattern="^[0-9A-Fa-f]{64}$")]
+"""A digest; it is part of the name of a partial file, so that it must be nothing else."""
+
+
 class StoredVersion(Frozen):
     """A version of a package in a store."""
 
     name: str
     version: str
-    sha256: str | None = None
+    sha256: Sha256 | None = None
     """SHA-256 of the package, hexadecimal; None where the store does not say it."""
-    size: int | None = None
+    size: NonNegativeInt | None = None
     """Bytes of the package."""
     created: datetime | None = None
     location: str = ""
     """Where the package lies, in the store's own terms."""
+
+    @classmethod
+    def read(cls, name: str, version: str, record: Mapping[str, Any], location: str) -> Self:
+        """Read what a store says of a version: `sha256`, `size`, `created`. Raises ArtifactError for bad values."""
+        fields = {key: record.get(key) for key in ("sha256", "size", "created")}
+        try:
+            return cls(name=name, version=version, location=location, **fields)
+        except ValidationError as error:
+            raise ArtifactError(
+                f"{location}: what the store says of {name} {version} is no record of a package "
+                f"({validation_problems(error).strip()}); delete this version from the store, and push it again",
+                code="store.record",
+            ) from error
 
 
 @dataclass(frozen=True)

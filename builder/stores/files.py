@@ -8,33 +8,22 @@ content, so that two uploads never write one file.
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
 from uuid import uuid4
 
 from builder.stores.base import Advance, PackageFile, Store, StoredVersion, unconfirmed
-from tritonkit.errors import ArtifactError, InputError
+from tritonkit.errors import InputError
 from tritonkit.remotes.filesystems import error_of, fault_of, open_filesystem, translate_errors
 from tritonkit.remotes.transfer import RemoteFile, Transfer
-from tritonkit.spec import Frozen
 
+RECORD_FILE = "version.json"
 _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
 """They have no folders; to create one would create a bucket."""
 _LOCAL = ("file", "local")
-
-
-class VersionRecord(Frozen):
-    """The content of `version.json`."""
-
-    FILE: ClassVar[str] = "version.json"
-    file: str
-    """The name of the package, next to this file."""
-    sha256: str
-    size: int
-    created: datetime
 
 
 class FileStore(Store):
@@ -50,40 +39,36 @@ class FileStore(Store):
     def versions(self, name: str) -> list[str]:
         """Return the folders that have a record."""
         with translate_errors(self.address):
-            records = self._files.glob(f"{self._root}/{name}/*/{VersionRecord.FILE}")
+            records = self._files.glob(f"{self._root}/{name}/*/{RECORD_FILE}")
         return [str(path).split("/")[-2] for path in records]
 
     def find(self, name: str, version: str) -> StoredVersion | None:
         """Read the record of a version."""
         try:
-            content = self._files.cat_file(f"{self._root}/{name}/{version}/{VersionRecord.FILE}")
+            content = self._files.cat_file(f"{self._root}/{name}/{version}/{RECORD_FILE}")
         except Exception as error:  # each store's library has its own exceptions
             if fault_of(error) == "absent":
                 return None
             raise error_of(error, self.address) from error
         place = f"{self.public_name}/{name}/{version}"
         try:
-            record = VersionRecord.model_validate_json(content)
-        except ValueError as error:
-            raise ArtifactError(
-                f"{place}/{VersionRecord.FILE}: is no record of a package; delete this version from the store, and "
-                "push it again",
-                code="store.record",
-            ) from error
-        shared = record.model_dump(include={"sha256", "size", "created"})
-        return StoredVersion(name=name, version=version, location=f"{place}/{Path(record.file).name}", **shared)
+            record = {"sha256": "missing", **json.loads(content)}
+        except (ValueError, TypeError):
+            record = {"sha256": "unreadable"}
+        return StoredVersion.read(name, version, record, f"{place}/{RECORD_FILE}")
 
     def upload(self, package: PackageFile, advance: Advance) -> StoredVersion:
         """Write the package, then create its record; where another upload was first, compare with that."""
         folder, file = f"{self._root}/{package.name}/{package.version}", f"{package.sha256}.zip"
-        record = VersionRecord(file=file, sha256=package.sha256, size=package.size, created=datetime.now(UTC))
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        record = {"file": file, "sha256": package.sha256, "size": package.size, "created": created}
         with translate_errors(self.address):
             if self._scheme not in _OBJECT_STORES:
                 self._files.makedirs(folder, exist_ok=True)
             self._write(package.path, f"{folder}/{file}")
         advance(package.size)
         try:
-            self._create(f"{folder}/{VersionRecord.FILE}", record.model_dump_json(indent=2).encode())
+            self._create(f"{folder}/{RECORD_FILE}", json.dumps(record, indent=2).encode())
         except Exception as error:  # each store's library has its own exception for a file that exists
             if self.find(package.name, package.version) is None:
                 raise error_of(error, self.address) from error
@@ -97,7 +82,7 @@ class FileStore(Store):
 
     def download(self, stored: StoredVersion, path: Path, advance: Advance) -> None:
         """Copy the package; a broken transfer continues."""
-        remote = f"{self._root}/{stored.name}/{stored.version}/{stored.location.rpartition('/')[2]}"
+        remote = f"{self._root}/{stored.name}/{stored.version}/{stored.sha256}.zip"
         with translate_errors(self.address):
             source = RemoteFile.of(remote, self._files.info(remote))
         Transfer(self._files, self.address).copy(source, path, advance)

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import urllib3
-from pydantic import ValidationError
 
 from builder.stores.base import CHUNK, Advance, PackageFile, Result, Store, StoredVersion, append, repeat, unconfirmed
 from tritonkit.errors import ExternalError, InputError, TokenError, TritonkitError
-from tritonkit.remotes.addresses import has_secret, split_address
 
 TOKEN_VARIABLE = "TRITONKIT_STORE_TOKEN"  # noqa: S105 - its name
 _PAUSE_S = 0.5
@@ -25,6 +24,7 @@ _TIMEOUT = urllib3.Timeout(connect=10, read=120)
 _MAX_ANSWER = 2**24
 """Bytes of a JSON answer."""
 _BUSY = (408, 425, 429)
+_ADDRESS = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+)(:\d+)?(/[^\s?#]*)?", re.IGNORECASE)
 
 
 class _TryAgainError(Exception):
@@ -36,12 +36,9 @@ class HttpStore(Store):
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
-        try:
-            split_address(address)
-        except ValueError as error:
-            raise InputError(f"{self.public_name}: {error}", code="store.address") from error
-        if has_secret(address):
-            raise InputError(f"{self.public_name}: put its token into ${TOKEN_VARIABLE}", code="store.address")
+        if not _ADDRESS.fullmatch(self.address):
+            expected = f"expected http(s)://HOST[:PORT][/PATH], and its token in ${TOKEN_VARIABLE}"
+            raise InputError(f"{self.public_name}: {expected}", code="store.address")
         token = os.environ.get(TOKEN_VARIABLE)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=False)
@@ -61,9 +58,10 @@ class HttpStore(Store):
 
         answer = self._repeat(read)
         try:
-            return [StoredVersion(**{**entry, "name": name}) for entry in answer["versions"]]
-        except (KeyError, TypeError, ValidationError) as error:
+            records = {str(entry["version"]): dict(entry) for entry in answer["versions"]}
+        except (KeyError, TypeError, ValueError) as error:
             raise self._unexpected(answer) from error
+        return [StoredVersion.read(name, version, record, self.public_name) for version, record in records.items()]
 
     def upload(self, package: PackageFile, advance: Advance) -> StoredVersion:
         """Send the form of `POST /upload_new_version/`, and compare the answer with the package."""

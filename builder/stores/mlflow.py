@@ -104,14 +104,10 @@ class MlflowStore(Store):
         return found
 
     def _stored(self, version: ModelVersion) -> StoredVersion:
-        return StoredVersion(
-            name=version.name,
-            version=version.tags[_VERSION],
-            sha256=version.tags.get(_SHA256),
-            size=version.tags.get(_SIZE),
-            created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
-            location=f"{self._server}/#/models/{version.name}/versions/{version.version}",
-        )
+        created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+        record = {"sha256": version.tags.get(_SHA256), "size": version.tags.get(_SIZE), "created": created}
+        location = f"{self._server}/#/models/{version.name}/versions/{version.version}"
+        return StoredVersion.read(version.name, version.tags[_VERSION], record, location)
 
     def _experiment_id(self, name: str) -> str:
         experiment = self._experiment or name

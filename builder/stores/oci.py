@@ -64,7 +64,7 @@ class OciStore(Store):
                 f"{image}: is an image that `builder push` did not write; choose another version", code="store.record"
             )
         record = {"sha256": notes[_SHA256], "size": notes.get(_SIZE), "created": notes.get(_CREATED)}
-        return StoredVersion(name=name, version=version, location=image, **record)
+        return StoredVersion.read(name, version, record, image)
 
     def upload(self, package: PackageFile, advance: Advance) -> StoredVersion:
         """Send the layer and the configuration, then the manifest, which makes the version visible."""

@@ -95,9 +95,10 @@ def test_damaged_package_never_gets_its_name(address: str, package: Path, tmp_pa
     with raises(ExternalError, "store.digest"):
         pull(address, "digits", lambda stored: tmp_path / "out" / "digits.zip")
     assert list((tmp_path / "out").iterdir()) == []
-    store._files.pipe_file(f"{store._root}/digits/1.0.0/version.json", b"{}")
-    with raises(ArtifactError, "store.record", "version.json"):
-        pull(address, "digits", lambda stored: tmp_path / "out" / "digits.zip")
+    for record in (b"no JSON", b"[]", b'{"sha256": "../../../up"}', b'{"size": -1}'):
+        store._files.pipe_file(f"{store._root}/digits/1.0.0/version.json", record)
+        with raises(ArtifactError, "store.record", "version.json"):
+            pull(address, "digits", lambda stored: tmp_path / "out" / "digits.zip")
 
 
 def test_broken_download_continues_where_it_stopped(bucket: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tests.errors import raises
 from tests.model_store import ModelStore
 from tests.programs import ROOT
 from tests.web import ANY_PORT, Quiet, listening
-from tritonkit.errors import ExternalError, InputError, TokenError
+from tritonkit.errors import ArtifactError, ExternalError, InputError, TokenError
 from tritonkit.system.files import file_sha256
 
 PUSH = "import sys; from builder.stores.transfer import push; from pathlib import Path\n" + (
@@ -226,7 +227,7 @@ class Misbehaving(Quiet, BaseHTTPRequestHandler):
     server: Any
 
     def do_GET(self) -> None:
-        self._send(404, {})
+        self._send(*self.server.listed)
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -241,10 +242,10 @@ class Misbehaving(Quiet, BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
-def push_to(answer: Answer, package: Path) -> int:
-    """Push to a server that gives this answer; return the number of its requests."""
+def push_to(answer: Answer, package: Path, listed: tuple[int, Any] = (404, {})) -> int:
+    """Push to a server that gives this answer; return the number of its uploads. listed: its list of versions."""
     server: Any = ThreadingHTTPServer(ANY_PORT, Misbehaving)
-    server.answer, server.requests = answer, 0
+    server.answer, server.requests, server.listed = answer, 0, listed
     with listening(server):
         push(package, f"http://127.0.0.1:{server.server_port}/base", "digits", "1.2.0")
     return int(server.requests)
@@ -269,6 +270,22 @@ def test_store_without_lists_and_digests_is_enough_to_push(package: Path) -> Non
     assert push_to(lambda request: (201, {"model_name": "digits", "model_version": "1.2.0"}), package) == 1
 
 
+@pytest.mark.parametrize(
+    ("entry", "error", "code"),
+    [
+        ({"version": "1.2.0", "owner": "others"}, None, ""),  # fields of others are ignored
+        ({"version": "1.2.0", "sha256": "../../up"}, ArtifactError, "store.record"),
+        ({"sha256": "0" * 64}, ExternalError, "store.answer"),
+        ("1.2.0", ExternalError, "store.answer"),
+        ({"version": "1.2.0", "sha256": "AB" * 32}, InputError, "store.version_exists"),
+    ],
+)
+def test_lists_of_versions_are_checked(entry: Any, error: Any, code: str, package: Path) -> None:
+    confirmed = (200, {"model_name": "digits", "model_version": "1.2.0"})
+    with raises(error, code) if error else nullcontext():
+        assert push_to(lambda request: confirmed, package, (200, {"versions": [entry]})) == 1
+
+
 def test_page_that_is_no_store_is_named(package: Path) -> None:
     with raises(ExternalError, "store.answer"):
         push_to(lambda request: (200, b"<html>"), package)  # type: ignore[arg-type, return-value]
@@ -282,7 +299,10 @@ def test_push_is_repeated_while_the_server_fails(package: Path, monkeypatch: pyt
         push_to(lambda request: (503, {}), package)
 
 
-@pytest.mark.parametrize("address", ["http://", "http://user:secret@host/x", "host/x", "http://host/?token=secret"])
+@pytest.mark.parametrize(
+    "address",
+    ["http://", "http://user:secret@host/x", "host/x", "http://host/?token=secret", "http://host:x", "http://h/#x"],
+)
 def test_addresses_that_are_no_stores_are_refused(address: str, package: Path) -> None:
     with raises(InputError, "store.address") as caught:
         push(package, address, "digits", "1.0.0")
