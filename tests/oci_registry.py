@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import make_authority
 from tests.programs import ROOT
 from tritonkit.system.commands import free_ports
 
@@ -43,8 +44,8 @@ class OciRegistry:
     """`kill` and `start` again keep its address and its images."""
 
     folder: Path
-    needs_password: bool = False
-    """Whether it knows only the user `known` with the password `s3cret`."""
+    auth: str = ""
+    """The setting `auth` of its configuration, as YAML; by default it knows everybody."""
     port: int = field(default_factory=lambda: free_ports(1)[0])
     _process: subprocess.Popen[bytes] | None = None
 
@@ -53,15 +54,27 @@ class OciRegistry:
         """HOST:PORT."""
         return f"127.0.0.1:{self.port}"
 
+    def require_password(self) -> None:
+        """Know only the user `known` with the password `s3cret`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "htpasswd").write_text(_HTPASSWD)
+        self.auth = f"{{htpasswd: {{realm: tests, path: {self.folder / 'htpasswd'}}}}}"
+
+    def require_tokens(self, realm: str) -> None:
+        """Send clients to a token server, which signs with `token.key` in the folder of the registry."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        make_authority(self.folder, "token")
+        bundle = self.folder / "token.pem"
+        self.auth = f"{{token: {{realm: '{realm}', service: store, issuer: tests, rootcertbundle: {bundle}}}}}"
+
     def start(self) -> None:
         """Start the registry and wait until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "htpasswd").write_text(_HTPASSWD)
         lines = [
             "version: 0.1",
             f"storage: {{filesystem: {{rootdirectory: {self.folder / 'data'}}}}}",
             f"http: {{addr: '{self.host}'}}",
-            f"auth: {{htpasswd: {{realm: tests, path: {self.folder / 'htpasswd'}}}}}" if self.needs_password else "",
+            f"auth: {self.auth}" if self.auth else "",
         ]
         (self.folder / "config.yml").write_text("\n".join(lines))
         with (self.folder / "log").open("ab") as log:

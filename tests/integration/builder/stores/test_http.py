@@ -26,15 +26,17 @@ from tests.web import ANY_PORT, Quiet, listening
 from tritonkit.errors import ArtifactError, ExternalError, InputError, TokenError
 from tritonkit.system.files import file_sha256
 
-PUSH = "import sys; from builder.stores.transfer import push; from pathlib import Path\n" + (
-    "print('started', flush=True); sys.stdin.readline()\npush(Path(sys.argv[1]), sys.argv[2], 'digits', sys.argv[3])"
+PUSH = "push(Path(sys.argv[1]), sys.argv[2], 'digits', sys.argv[3])"
+PULL = "pull(sys.argv[2], 'digits@' + sys.argv[3], lambda stored: Path(sys.argv[1]))"
+_START = "import sys; from builder.stores.transfer import pull, push; from pathlib import Path\n" + (
+    "print('started', flush=True); sys.stdin.readline()\n"
 )
-"""A process that pushes when a line comes."""
 Answer = Callable[[Any], tuple[int, dict[str, Any]]]
 
 
-def start_push(path: Path, url: str, version: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", PUSH, str(path), url, version]
+def start(action: str, path: Path, url: str, version: str) -> subprocess.Popen[str]:
+    """Start a process that pushes or pulls when a line comes."""
+    words = [sys.executable, "-c", _START + action, str(path), url, version]
     process = subprocess.Popen(
         words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -103,7 +105,7 @@ def test_exactly_one_of_two_simultaneous_uploads_wins(
 @pytest.mark.drill
 def test_exactly_one_of_two_pushing_processes_wins(model_store: ModelStore, package: Path, other_package: Path) -> None:
     for number in range(20):
-        processes = [start_push(path, model_store.url, f"1.0.{number}") for path in (package, other_package)]
+        processes = [start(PUSH, path, model_store.url, f"1.0.{number}") for path in (package, other_package)]
         for process in processes:
             go(process)
         ends = [process.communicate()[1] for process in processes]
@@ -114,13 +116,13 @@ def test_exactly_one_of_two_pushing_processes_wins(model_store: ModelStore, pack
 def test_push_is_done_when_a_killed_client_or_server_comes_back(model_store: ModelStore, tmp_path: Path) -> None:
     large = tmp_path / "large.zip"
     large.write_bytes(os.urandom(2**20) * 300)
-    client = start_push(large, model_store.url, "1.0.0")
+    client = start(PUSH, large, model_store.url, "1.0.0")
     go(client)
     wait_for(lambda: any(path.stat().st_size > 2**20 for path in model_store.leftovers()))
     client.kill()
     client.communicate()
     wait_for(lambda: not model_store.leftovers())
-    client = start_push(large, model_store.url, "1.0.0")
+    client = start(PUSH, large, model_store.url, "1.0.0")
     go(client)
     wait_for(lambda: any(path.stat().st_size > 2**20 for path in model_store.leftovers()))
     model_store.kill()
@@ -131,6 +133,22 @@ def test_push_is_done_when_a_killed_client_or_server_comes_back(model_store: Mod
     assert client.communicate()[1] is not None  # it has tried again by itself
     assert client.returncode == 0
     assert push(large, model_store.url, "digits", "1.0.0").was_there
+
+
+def test_killed_pull_leaves_no_file_and_continues(model_store: ModelStore, tmp_path: Path) -> None:
+    large, output = tmp_path / "large.zip", tmp_path / "out" / "large.zip"
+    large.write_bytes(os.urandom(2**20) * 300)
+    push(large, model_store.url, "digits", "1.0.0")
+    client = start(PULL, output, model_store.url, "1.0.0")
+    go(client)
+    wait_for(lambda: any(path.stat().st_size > 2**20 for path in output.parent.glob(".*.partial")))
+    client.kill()
+    client.communicate()
+    assert not output.exists()
+    pull(model_store.url, "digits", lambda stored: output)
+    assert file_sha256(output) == file_sha256(large)
+    assert list(output.parent.iterdir()) == [output]
+    assert '"GET /models/digits/1.0.0 HTTP/1.1" 206' in model_store.log.read_text()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

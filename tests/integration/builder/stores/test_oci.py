@@ -6,11 +6,15 @@ import base64
 import hashlib
 import json
 import tarfile
+import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import jwt
 import pytest
 
 from builder.packages import install_package, write_package
@@ -18,6 +22,7 @@ from builder.stores import base
 from builder.stores.transfer import pull, push
 from tests.errors import raises
 from tests.oci_registry import OciRegistry
+from tests.web import ANY_PORT, Quiet, listening
 from tritonkit.errors import ArtifactError, ExternalError, InputError, TokenError
 from tritonkit.system.files import file_sha256
 
@@ -127,30 +132,77 @@ def test_image_of_others_is_no_package(address: str, pets: Path, registry: OciRe
     assert pull(address, "pets@1.0.0", lambda stored: tmp_path / "out.zip").package.version == "1.0.0"
 
 
+class TokenSite(Quiet, BaseHTTPRequestHandler):
+    """A token server, as Docker Hub, GitHub and Harbor have one: it gives exactly what is asked for, to one user."""
+
+    server: Any
+
+    def do_GET(self) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        known = f"Basic {base64.b64encode(b'known:s3cret').decode()}"
+        if self.headers.get("Authorization") != known:
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        access = []
+        for scope in query.get("scope", []):
+            kind, name, actions = scope.split(":")
+            access.append({"type": kind, "name": name, "actions": actions.split(",")})
+        self.server.scopes.append(query.get("scope"))
+        now, folder = int(time.time()), self.server.registry.folder
+        claims = {"iss": "tests", "sub": "known", "aud": "store", "iat": now, "nbf": now - 5, "exp": now + 60}
+        lines = (folder / "token.pem").read_text().splitlines()
+        header = {"x5c": ["".join(line for line in lines if "CERTIFICATE" not in line)]}
+        key = (folder / "token.key").read_text()
+        token = jwt.encode({**claims, "jti": str(now), "access": access}, key, "ES256", header)
+        content = json.dumps({"token": token}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture(params=["password", "token"])
+def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OciRegistry]:
+    """A registry that knows one user: by the password itself, or by tokens for each repository and action."""
+    registry = OciRegistry(tmp_path / "registry")
+    site: Any = ThreadingHTTPServer(ANY_PORT, TokenSite)
+    site.registry, site.scopes = registry, []
+    with listening(site):
+        if request.param == "password":
+            registry.require_password()
+        else:
+            registry.require_tokens(f"http://127.0.0.1:{site.server_port}/token")
+        registry.start()
+        yield registry
+        registry.kill()
+        assert bool(site.scopes) == (request.param == "token")
+
+
 def test_registry_with_users_takes_those_of_docker_login(
-    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    guarded: OciRegistry, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry = OciRegistry(tmp_path / "registry", needs_password=True)
-    registry.start()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     (tmp_path / "docker").mkdir()
-    config = tmp_path / "docker" / "config.json"
-    try:
-        for password in (None, "wr0ng", "s3cret"):
-            if password is not None:
-                auth = base64.b64encode(f"known:{password}".encode()).decode()
-                config.write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
-            if password == "s3cret":
-                push(pets, f"oci://{registry.host}", "pets", "1.0.0")
-                continue
-            with raises(TokenError, "store.token", f"docker login {registry.host}") as caught:
-                push(pets, f"oci://{registry.host}", "pets", "1.0.0")
-            assert "wr0ng" not in str(caught.value)
-        pulled = pull(f"oci://{registry.host}", "pets@1.0.0", lambda stored: tmp_path / "out.zip")
-        assert pulled.path.read_bytes() == pets.read_bytes()
-    finally:
-        registry.kill()
+    config, address = tmp_path / "docker" / "config.json", f"oci://{guarded.host}/team"
+    for password in (None, "wr0ng"):
+        if password is not None:
+            log_in(config, guarded.host, password)
+        with raises(TokenError, "store.token", f"docker login {guarded.host}") as caught:
+            push(pets, address, "pets", "1.0.0")
+        assert "wr0ng" not in str(caught.value)
+    log_in(config, guarded.host, "s3cret")
+    assert not push(pets, address, "pets", "1.0.0").was_there
+    assert push(pets, address, "pets", "1.0.0").was_there
+    assert pull(address, "pets@^1", lambda stored: tmp_path / "out.zip").path.read_bytes() == pets.read_bytes()
+
+
+def log_in(config: Path, host: str, password: str) -> None:
+    """Write what `docker login` writes."""
+    auth = base64.b64encode(f"known:{password}".encode()).decode()
+    config.write_text(json.dumps({"auths": {host: {"auth": auth}}}))
 
 
 @pytest.mark.parametrize(
