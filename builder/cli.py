@@ -12,6 +12,7 @@ from builder.commands.index import index
 from builder.commands.optimize import optimize
 from builder.commands.packages import install, package, sign
 from builder.commands.pipeline import pipeline
+from builder.commands.stores import pull, push
 from builder.commands.versions import promote, rollback, versions
 from builder.request import VerifyRequest
 from tritonkit.options import options_of
@@ -40,6 +41,8 @@ app.command("package")(package)
 app.command("install")(install)
 app.command("sign")(sign)
 app.command("pipeline")(pipeline)
+app.command("push")(push)
+app.command("pull")(pull)
 app.command("versions")(versions)
 app.command("promote")(promote)
 app.command("rollback")(rollback)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from builder.semantic import is_semantic_version
 from tritonkit.errors import InputError
 from tritonkit.export_options import RepositoryOptions, RetentionOptions
 from tritonkit.options import options_of
@@ -57,10 +58,11 @@ def versions(
         print_json({**listing.model_dump(mode="json"), "retention": removed})
         return
     table(
-        ["version", "created", "format", "verdict", "MB", "served", "marked"],
+        ["version", "semantic", "created", "format", "verdict", "MB", "served", "marked"],
         [
             [
                 str(version.version),
+                " ".join(version.semantic),
                 f"{version.created:%Y-%m-%d %H:%M}" if version.created else "",
                 " ".join(filter(None, (version.format, version.precision))),
                 version.verdict,
@@ -90,7 +92,9 @@ class PromotionOptions(RepositoryOptions):
 def promote(
     options: PromotionOptions,
     model: ModelArgument,
-    version: Annotated[str, typer.Argument(help="A version's number, or `latest`: the newest, now and later.")],
+    version: Annotated[
+        str, typer.Argument(help="A version's number, its semantic version, or `latest`: the newest, now and later.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Pin the version of a model that Triton serves, or follow the newest one again.
@@ -102,18 +106,27 @@ def promote(
 
     * builder promote digits 3
 
+    * builder promote digits 1.2.0
+
     * builder promote digits latest
     """
-    if version != LATEST and not (version.isdecimal() and int(version)):
+    if version != LATEST and not (version.isdecimal() and int(version)) and not is_semantic_version(version):
         raise InputError(
-            f"{version}: expected the number of a version, or {LATEST}; list them with: builder versions {model}",
+            f"{version}: expected the number of a version, a semantic version such as 1.2.0, or {LATEST}; list them "
+            f"with: builder versions {model}",
             code="option.version",
         )
     from builder.repository import promote as promotion
+    from builder.repository.semantic_versions import SemanticVersions
     from builder.repository.versions import find_model
 
-    number = None if version == LATEST else int(version)
-    _print_promotion(promotion.promote(find_model(model, options.repository), number, options.force), as_json)
+    folder = find_model(model, options.repository)
+    number: int | None
+    if is_semantic_version(version):
+        number = SemanticVersions.of(folder).number_of(version, folder)
+    else:
+        number = None if version == LATEST else int(version)
+    _print_promotion(promotion.promote(folder, number, options.force), as_json)
 
 
 @reports_errors

@@ -10,6 +10,7 @@ import shutil
 import stat
 import zipfile
 from pathlib import Path
+from typing import IO
 
 from builder.packages.content import check_content, check_verdict, spec_of
 from builder.packages.files import link_or_copy, link_shared_files, link_tree, scratch_folder
@@ -81,11 +82,17 @@ def zip_package(root: Path, package: Package, path: Path) -> None:
     """Write an unpacked package as a zip file, atomically."""
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name in (package.path, *sorted(package.files)):
-            info = zipfile.ZipInfo(name, _DATE)
-            info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16  # as on Unix
-            info.file_size = (root / name).stat().st_size  # tells zipfile whether it needs 64-bit sizes
-            with (root / name).open("rb") as content, archive.open(info, "w") as entry:
-                shutil.copyfileobj(content, entry, 2**20)
+            with (root / name).open("rb") as content:
+                add_entry(archive, name, content, (root / name).stat().st_size)
+
+
+def add_entry(archive: zipfile.ZipFile, name: str, content: IO[bytes], size: int) -> None:
+    """Add a file of `size` bytes to a package: the same content always gives the same bytes."""
+    info = zipfile.ZipInfo(name, _DATE)
+    info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16  # as on Unix
+    info.file_size = size  # tells zipfile whether it needs 64-bit sizes
+    with archive.open(info, "w") as entry:
+        shutil.copyfileobj(content, entry, 2**20)
 
 
 def _stage(model: Path, number: int, root: Path, scratch: Path) -> None:

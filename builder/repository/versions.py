@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from builder.repository.publish import staging
+from builder.repository.semantic_versions import SemanticVersions
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.repository.artifact_files import MARK_FILE
 from tritonkit.repository.file import RepositoryFile
@@ -35,6 +36,8 @@ class Version(Frozen):
     """One version of a published model."""
 
     version: int
+    semantic: tuple[str, ...] = ()
+    """The semantic versions under which it was pushed to or pulled from a store."""
     created: datetime | None = None
     format: str | None = None
     precision: str | None = None
@@ -70,13 +73,14 @@ def model_versions(folder: Path) -> Model:
     """Read the versions in a model's folder. Raises ArtifactError for a broken configuration."""
     config = read_config(folder)
     numbers = versions_of(folder)
-    served = versions_loaded(config, numbers)
+    served, semantic = versions_loaded(config, numbers), SemanticVersions.of(folder)
     versions = []
     for version in (VersionFolder(folder / str(number)) for number in numbers):
         manifest, verdict = version.manifest, version.verdict
         versions.append(
             Version(
                 version=version.number,
+                semantic=semantic.names_of(version.number),
                 created=manifest and manifest.created,
                 format=verdict and verdict.format,
                 precision=verdict and verdict.precision,
