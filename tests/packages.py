@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from tritonkit.repository.artifact_files import artifact_sha256
 from tritonkit.repository.manifest import FileEntry, Manifest
+from tritonkit.repository.verdict import Verdict
 
 Contents = dict[str, bytes]
 """The files of a package by path."""
@@ -31,6 +34,21 @@ def rehash(files: Contents, version: str = "pets/1") -> Contents:
     listed = {name: entry_of(files[f"{version}/{name}"]) for name in manifest.files if f"{version}/{name}" in files}
     renewed = manifest.model_copy(update={"files": listed}).model_dump_json(indent=2).encode()
     return {**files, f"{version}/manifest.json": renewed}
+
+
+def with_code(files: Contents) -> Contents:
+    """Add Python code to `pets` as if it had been exported with it: verdict and manifest fit."""
+    files = {**files, "pets/1/more.py": b"import os\n"}
+    verdict = Verdict.model_validate_json(files["pets/1/verdict.json"])
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("model.onnx", "more.py"):
+            (Path(folder) / name).write_bytes(files[f"pets/1/{name}"])
+        digest = artifact_sha256(Path(folder).iterdir())
+    files["pets/1/verdict.json"] = verdict.model_copy(update={"artifact_sha256": digest}).model_dump_json().encode()
+    manifest = Manifest.model_validate_json(files["pets/1/manifest.json"])
+    listed = {**manifest.files, "more.py": entry_of(b"")}
+    files["pets/1/manifest.json"] = manifest.model_copy(update={"files": listed}).model_dump_json().encode()
+    return rehash(files)
 
 
 def write(path: Path, files: Mapping[str, bytes], relist: bool = True, method: int = zipfile.ZIP_STORED) -> Path:

@@ -6,11 +6,11 @@ import hashlib
 import io
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO
+from pathlib import Path
 
 from builder.packages.package import MAX_ENTRIES, Package, is_safe_path
 from tritonkit.errors import ArtifactError, InputError
@@ -26,8 +26,8 @@ _ENCRYPTED = 1
 """The flag of an encrypted entry."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """The dictionary of LZMA may need gigabytes of memory."""
-_FAULTS = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, UnicodeError)
-"""What `zipfile` raises for a damaged or unusual file; zlib.error is added below."""
+_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
+"""What `zipfile` raises for a damaged or unusual file."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,9 @@ class _BoundedFile(io.FileIO):
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Translate the errors of `zipfile`."""
-    import zlib
-
     try:
         yield
-    except (*_FAULTS, zlib.error) as error:
+    except _FAULTS as error:
         raise ArtifactError(
             f"{path}: cannot be read as a zip file ({error}); fetch the package again, or write it with "
             "`builder package`",
@@ -121,12 +119,9 @@ def _check_entries(path: Path, infos: list[zipfile.ZipInfo]) -> None:
                 "deflate; expected plain files",
                 code="package.special_file",
             )
-        if name.casefold() in seen:
+        if name.casefold() in seen:  # some file systems ignore the case
             raise ArtifactError(f"{path}: entry {name} occurs twice", code="package.duplicate")
         seen.add(name.casefold())
-    files = {info.filename.casefold() for info in infos if not info.is_dir()}
-    if both := [name for name in files if files & {str(parent) for parent in PurePosixPath(name).parents}]:
-        raise ArtifactError(f"{path}: {both[0]} lies below a file", code="package.duplicate")
 
 
 def _read_package(path: Path, archive: zipfile.ZipFile, files: dict[str, zipfile.ZipInfo]) -> Package:
@@ -139,7 +134,8 @@ def _read_package(path: Path, archive: zipfile.ZipFile, files: dict[str, zipfile
             code="package.metadata",
         )
     with _readable(path), archive.open(found[0]) as content:
-        text = _read_bounded(content)
+        if len(text := content.read(_MAX_DIRECTORY + 1)) > _MAX_DIRECTORY:
+            raise ValueError(f"{Package.FILE} has more than {_MAX_DIRECTORY:,} bytes")
     package = Package.parse(text, path / found[0].filename)
     if found[0].filename != package.path:
         raise ArtifactError(
@@ -147,13 +143,6 @@ def _read_package(path: Path, archive: zipfile.ZipFile, files: dict[str, zipfile
             code="package.metadata",
         )
     return package
-
-
-def _read_bounded(content: IO[bytes]) -> bytes:
-    text = content.read(_MAX_DIRECTORY + 1)
-    if len(text) > _MAX_DIRECTORY:
-        raise ValueError(f"{Package.FILE} has more than {_MAX_DIRECTORY:,} bytes")
-    return text
 
 
 def _check_sizes(path: Path, package: Package, files: dict[str, zipfile.ZipInfo]) -> None:

@@ -13,9 +13,10 @@ from builder.config.encoded import ONE_PROCESS_BACKEND
 from builder.packages.package import VERSION, Package
 from tritonkit.errors import ArtifactError, CheckFailedError, Problem
 from tritonkit.repository.artifact_files import MARK_FILE, SIGNATURE_FILE, SIGNED_FILE
-from tritonkit.repository.lint import SHARED_FOLDERS, LintScope, lint
+from tritonkit.repository.lint import LintScope, lint
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.model_folder import ModelFolder
+from tritonkit.repository.signing.signed_files import shared_files
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import known_formats
 from tritonkit.spec import METADATA_KEY, ModelSpec
@@ -100,13 +101,14 @@ def _own_code() -> frozenset[str]:
 
 
 def _folder_problems(model: Path) -> Iterator[Problem]:
-    """A companion without its model, and folders that a package does not have."""
+    """A companion without its model, and files that neither Triton nor a client reads."""
     owner = ModelFolder.read(model).owner
     if owner and (model.name not in companions_of(owner) or not (model.parent / owner).is_dir()):
         yield Problem("package.companion", f"{model}: belongs to {owner!r}, which is not in the package")
-    for folder in sorted(path for path in model.iterdir() if path.is_dir()):
-        if folder.name not in (VERSION, *SHARED_FOLDERS):
-            yield Problem("package.unlisted_file", f"{folder}: a model of a package has only the version {VERSION}")
+    known = {CONFIG_FILE, Package.FILE, *shared_files(model)}
+    for path in sorted(path for path in model.rglob("*") if path.is_file()):
+        if path.parent != model / VERSION and path.relative_to(model).as_posix() not in known:
+            yield Problem("package.unlisted_file", f"{path}: is no file of version {VERSION}, nor shared by versions")
 
 
 def version_problems(version: Path) -> Iterator[Problem]:

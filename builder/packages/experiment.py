@@ -46,7 +46,8 @@ class ExperimentMeta(RepositoryFile):
     model: str
     metrics: dict[str, float]
     """Of the best epoch."""
-    labels: tuple[str, ...]
+    labels: dict[str, tuple[str, ...]]
+    """By head; of a model with one task under its name."""
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
     files: dict[str, ExperimentFile] = {}
@@ -97,7 +98,7 @@ def package_experiment(
         finished=datetime.fromtimestamp(run.finished, UTC),
         model=run.spec.name,
         metrics=run.spec.lineage.metrics,
-        labels=run.spec.labels,
+        labels={name: task.labels for name, task in (run.spec.heads or {run.spec.task: run.spec}).items()},
         input=run.spec.input,
         outputs=run.spec.outputs,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tritonkit.errors import ArtifactError
 from tritonkit.repository.signing.check import PYTHON_CACHE
+from tritonkit.repository.signing.signed_files import shared_files
 from tritonkit.repository.staging import locked
 
 
@@ -48,3 +49,10 @@ def link_tree(source: Path, target: Path, *left_out: str) -> None:
     """Link or copy a folder with all its files into another one, which may exist; without caches of Python."""
     ignored = shutil.ignore_patterns(PYTHON_CACHE, *left_out)
     shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True, ignore=ignored)
+
+
+def link_shared_files(source: Path, target: Path) -> None:
+    """Link or copy the files that all versions of a model share into another folder of it, without config.pbtxt."""
+    for name in shared_files(source):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(source / name, target / name)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builder.packages.archive import open_archive
 from builder.packages.content import check_content, check_verdict, has_own_code, spec_of
-from builder.packages.files import link_tree, scratch_folder
+from builder.packages.files import link_shared_files, link_tree, scratch_folder
 from builder.packages.package import VERSION, Package
 from builder.packages.renaming import rename_model
 from builder.packages.writing import packaged_config
@@ -77,7 +77,7 @@ def install_package(
         owners = _owners(root, package)
         if public_key is not None:
             check_signed(root, package.models, public_key)
-        if foreign := [owner for owner in owners if not has_own_code(root / owner)]:
+        elif foreign := [owner for owner in owners if not has_own_code(root / owner)]:
             raise ArtifactError(
                 f"{path}: {', '.join(foreign)} has Python code that this tritonkit does not ship; install it with "
                 "--require-signed KEY, or package it with this version of tritonkit",
@@ -168,7 +168,7 @@ def _write_shared_files(staged: Path, prepared: Publication, name: str, warnings
     shared.write(model)
     if shared is not added:
         return shared.config
-    link_tree(staged, model, CONFIG_FILE, Package.FILE, VERSION)  # as they are, for a signature covers them
+    link_shared_files(staged, model)  # as they are, for a signature covers them
     if (model / TuningRecord.FILE).exists():
         (model / TuningRecord.FILE).unlink()
         warnings.append(f"the tuned settings of {name} were replaced by those of the package")

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import IO
 
 from builder.packages.content import check_content, check_verdict, spec_of
-from builder.packages.files import link_tree, scratch_folder
+from builder.packages.files import link_or_copy, link_shared_files, link_tree, scratch_folder
 from builder.packages.package import VERSION, Package, PackagedVerdict
 from builder.repository.encoded import has_encoded, update_companions
 from builder.repository.publish import CompanionModels
-from builder.repository.semantic_versions import SemanticVersions
 from builder.repository.shared_files import shared_files_for, shared_version
 from builder.repository.versions import version_folder
 from tritonkit.errors import InputError
 from tritonkit.repository.artifact_files import MARK_FILE, SIGNATURE_FILE
 from tritonkit.repository.manifest import FileEntry
-from tritonkit.repository.tuning.record import TuningRecord
 from tritonkit.system.files import atomic_write, file_sha256
 from tritonkit.triton.backends import ModelConfig
 from tritonkit.triton.companions import companions_of
@@ -33,13 +31,10 @@ from tritonkit.triton.model_config import (
     config_to_text,
     is_published,
     read_config,
-    versions_of,
 )
 
 _DATE = (1980, 1, 1, 0, 0, 0)
 """The earliest date of a zip entry."""
-_LEFT_OUT = (TuningRecord.FILE, Package.FILE, SemanticVersions.FILE)
-"""Files of a model's folder that describe this repository, not the model."""
 
 
 def write_package(model_folder: Path, version: int, output: Path) -> Path:
@@ -105,8 +100,9 @@ def _stage(model: Path, number: int, root: Path, scratch: Path) -> None:
     repository, folder, staged = model.parent, version_folder(model, number), root / model.name
     if staged.exists():
         return
-    link_tree(model, staged, *_LEFT_OUT, *map(str, versions_of(model)))
     link_tree(folder, staged / VERSION, MARK_FILE)
+    link_shared_files(model, staged)
+    link_or_copy(model / CONFIG_FILE, staged / CONFIG_FILE)
     encoded, is_shared = has_encoded(repository, model.name), shared_version(model) == number
     if not is_shared:  # the configuration, labels and warm-up of the model are those of another version
         shared_files_for(model, number).write(staged)

@@ -23,7 +23,7 @@ from builder.packages.archive import MAX_RATIO
 from builder.repository.lint import check_repository
 from tests.errors import error_codes, raises
 from tests.fixture_types import Command, MakeNetwork
-from tests.packages import Contents, contents, entry_of, flip, rehash, write
+from tests.packages import Contents, contents, entry_of, flip, rehash, with_code, write
 from tests.serving import options_for, serving
 from tests.web import ANY_PORT, Quiet, listening
 from tritonkit.errors import ArtifactError, CheckFailedError, InputError, TritonkitError
@@ -185,7 +185,6 @@ DAMAGES: dict[str, tuple[Callable[[Contents], Contents], bool, str]] = {
     "a file outside the manifest": (lambda files: {**files, "pets/1/extra": b"x"}, True, "package.unlisted_file"),
     "a second version": (lambda files: {**files, "pets/2/model.onnx": b"x"}, True, "package.unlisted_file"),
     "names that differ by case": (lambda files: {**files, "pets/LABELS.txt": b"x"}, True, "package.duplicate"),
-    "a file below a file": (lambda files: {**files, "pets/labels.txt/x": b"x"}, True, "package.duplicate"),
     "no verdict": (
         lambda files: rehash({name: data for name, data in files.items() if name != VERDICT}),
         True,
@@ -237,6 +236,7 @@ DAMAGES: dict[str, tuple[Callable[[Contents], Contents], bool, str]] = {
         True,
         "package.unsafe_path",
     ),
+    "code of a model": (with_code, True, "package.foreign_code"),
     "a decoder of nobody": (
         lambda files: with_config(
             files,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from builder.repository.promote import promote
 from server.process import start
 from tests.errors import error_codes, raises
 from tests.fixture_types import Command, Ports
-from tests.packages import contents, flip, rehash, write
+from tests.packages import contents, flip, rehash, with_code, write
 from tests.serving import options_for
 from tritonkit.errors import ArtifactError, CheckFailedError, InputError
 from tritonkit.repository.manifest import FileEntry, Manifest
@@ -223,6 +224,20 @@ def test_signed_code_of_another_tritonkit_is_installed_as_it_is(package: Path, k
     install_package(changed, repository, public_key=keys / "model.pub")
     assert (repository / "pets_decode" / "1" / "decoder.py").read_text().endswith("# of another version\n")
     check_signed(repository, (), keys / "model.pub")
+
+
+def test_code_of_a_model_is_installed_only_signed(package: Path, keys: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(write(tmp_path / "p.zip", with_code(contents(package)))) as archive:
+        archive.extractall(tmp_path / "root")
+    version = tmp_path / "root" / "pets" / "1"
+    signer = signing.Config().use_elliptic_key_signer(private_key=keys / "model.pem")
+    signer.set_hashing_config(hashing_config()).sign(version, tmp_path / "new.sig")
+    (tmp_path / "new.sig").replace(version / "model.sig")
+    coded = write_package(tmp_path / "root" / "pets", 1, tmp_path)
+    with raises(ArtifactError, "package.foreign_code"):
+        install_package(coded, tmp_path / "repository")
+    installed = install_package(coded, tmp_path / "repository", public_key=keys / "model.pub")
+    assert (installed.folder / "more.py").is_file()
 
 
 def test_sign_reads_the_password_from_the_environment(

@@ -17,7 +17,7 @@ from tritonkit.repository.model_folder import ModelFolder, VersionFolder
 from tritonkit.repository.signing.signed_files import SignedFiles
 from tritonkit.system.files import file_sha256
 from tritonkit.triton.companions import companions_of
-from tritonkit.triton.model_config import misread_versions, versions_of
+from tritonkit.triton.model_config import holds_model, misread_versions, versions_of
 
 PYTHON_CACHE = "__pycache__"
 """Triton's Python backend writes it beside the code of a model, and runs it instead of code with the same time."""
@@ -35,7 +35,7 @@ def check_signed(repository: Path, models: Iterable[str], public_key: Path) -> N
     other content, or has no passed verdict; InputError for an unusable key.
     """
     check_public_key(public_key)
-    pending = [*models] or sorted(path.name for path in repository.iterdir() if path.is_dir() and versions_of(path))
+    pending = [*models] or sorted(path.name for path in repository.iterdir() if _may_load(path))
     problems, checked = list[Problem](), set[str]()
     while pending:
         name = pending.pop(0)
@@ -66,6 +66,11 @@ def delete_python_caches(repository: Path) -> None:
                 f"{cache}: may contain code that is not signed, and cannot be deleted; delete it",
                 code="signature.python_cache",
             )
+
+
+def _may_load(folder: Path) -> bool:
+    """Whether Triton might find a model in a folder of the repository, hidden folders too."""
+    return folder.is_dir() and bool(holds_model(folder) or versions_of(folder))
 
 
 def check_public_key(public_key: Path) -> None:

@@ -35,16 +35,11 @@ class SignedFiles(RepositoryFile):
     @classmethod
     def of(cls, model: Path) -> SignedFiles:
         """The files of a model's folder as they are now. Raises ArtifactError for a config.pbtxt that is not one."""
-        config = read_config(model)
-        labels = (output.label_filename for output in config.output)
-        paths = [model / name for name in (ModelSpec.FILE, *filter(None, labels))]
-        paths += [path for folder in SHARED_FOLDERS for path in (model / folder).rglob("*")]
         files = {
-            path.relative_to(model).as_posix(): FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
-            for path in sorted(set(paths))
-            if path.is_file()
+            name: FileEntry(sha256=file_sha256(model / name), bytes=(model / name).stat().st_size)
+            for name in shared_files(model)
         }
-        return cls(model=model.name, config=config_to_text(_without_versions(config)), files=files)
+        return cls(model=model.name, config=config_to_text(_without_versions(read_config(model))), files=files)
 
     def differences(self, current: SignedFiles) -> list[str]:
         """The names of what is signed otherwise than it is now."""
@@ -55,6 +50,14 @@ class SignedFiles(RepositoryFile):
             *([] if same else [CONFIG_FILE]),
             *sorted(names),
         ]
+
+
+def shared_files(model: Path) -> list[str]:
+    """The files of a model's folder that all versions share, by path: spec, labels, SHARED_FOLDERS; no config.pbtxt."""
+    labels = {output.label_filename for output in read_config(model).output}
+    paths = [model / name for name in {ModelSpec.FILE, *labels} if name and "/" not in name]
+    paths += [path for folder in SHARED_FOLDERS for path in (model / folder).rglob("*")]
+    return sorted(path.relative_to(model).as_posix() for path in paths if path.is_file())
 
 
 def _without_versions(config: ModelConfig) -> ModelConfig:
