@@ -70,7 +70,10 @@ def read_provenance(path: Path) -> Provenance:
 
 
 def write_table(path: Path, provenance: Provenance, images: Iterable[Mapping[str, Any]], **further: Any) -> None:
-    """Write a table and its provenance as one JSON object. Raises OSError."""
-    document = {PROVENANCE: provenance.model_dump(mode="json", exclude_none=True), **further, IMAGES: list(images)}
+    """Write a table and its provenance as one JSON object, with a line for each image. Raises OSError."""
+    header = {PROVENANCE: provenance.model_dump(mode="json", exclude_none=True), **further}
+    fields = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items()]
+    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in images)
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        text = ",\n".join([*fields, f'"{IMAGES}": [\n{rows}\n]'])
+        temporary.write_text(f"{{\n{text}\n}}\n", encoding="utf-8")
