@@ -19,12 +19,14 @@ from sqlalchemy import create_engine, text
 
 from builder.pipeline import export
 from builder.request import ExportRequest
+from tests.collection_server import Collection, CollectionServer
 from tests.errors import error_codes
 from tests.fixture_types import Command
 from tests.integration.train.conftest import WriteConfig
 from tests.postgres import PostgresServer
 from tests.serving import options_for, serving
 from tests.tiny_graphs import colour_spec, save_brightness_mask, save_colour_graph
+from tests.web import listening
 from train.config.loading import load_config
 from train.data.splits import read_splits
 from train.databases import parse_database_url
@@ -92,36 +94,36 @@ def address_of(backend: str, folder: Path, postgres: PostgresServer) -> str:
     return postgres.create_database() if backend == "postgresql" else f"sqlite:///{folder}/{backend}.db"
 
 
-def test_crops_are_what_serving_would_cut_and_checkpoints_know_how(
+def test_crops_of_a_collection_are_what_serving_would_cut_and_checkpoints_know_how(
     photos_of_people: Path, model: Path, tmp_path: Path, command: Command, write_config: WriteConfig
 ) -> None:
-    result = segmented(command, photos_of_people, "--with", model)
+    collected, crops = tmp_path / "collected", tmp_path / "crops"
+    with listening(CollectionServer(Collection(photos_of_people))) as server:
+        words = ("--url", server.url, "--group", "street", "--output", collected)
+        assert command("train", "collect", *words).exit_code == 0
+    result = segmented(command, collected, "--with", model)
     assert (result["segmented"], result["objects"], result["skipped"], result["failed"]) == (20, 46, 0, {})
-    options = ("--output", tmp_path / "crops", "--margin", 0.2, "--background", "remove")
-    done = command("train", "crop", photos_of_people, *options)
+    done = command("train", "crop", collected, "--output", crops, "--margin", 0.2, "--background", "remove")
     assert done.exit_code == 0, done.output
     settings = CropSettings(margin=0.2, background="remove")
-    table = json.loads((tmp_path / "crops" / "images.json").read_text())
-    cut = {row["image_path"]: row for row in table["images"]}
-    assert len(cut) == 46
-    runner, equal = open_artifact(model), 0
-    for picture in sorted(photos_of_people.rglob("*.png")):
+    rows = json.loads((crops / "images.json").read_text())["images"]
+    assert len(rows) == 46
+    runner = open_artifact(model)
+    for row in json.loads((collected / "images.json").read_text())["images"]:
+        picture = collected / row["image_path"]
         pixels, geometry = load_file(picture, runner.spec.preprocess)
         objects = objects_of(runner.infer(pixels[None])["mask"][0], geometry, 1, settings.min_share)
-        name = str(picture.relative_to(photos_of_people))
-        rows = [row for row in cut.values() if row["picture"] == name]
-        assert [tuple(row["box"]) for row in rows] == [found.box for found in objects]
-        for row, found in zip(rows, objects, strict=True):
+        cut = [crop for crop in rows if crop["picture"] == row["image_path"]]
+        assert [(crop["label"], tuple(crop["box"])) for crop in cut] == [(row["label"], found.box) for found in objects]
+        for crop, found in zip(cut, objects, strict=True):
             served = crop_object(decode_image(picture.read_bytes()), found, settings)
-            np.testing.assert_array_equal(Image.open(tmp_path / "crops" / row["image_path"]), served)
-            assert row["label"] == picture.parent.name
-            equal += 1
-    assert equal == 46
+            np.testing.assert_array_equal(Image.open(crops / crop["image_path"]), served)
 
-    config = write_config(tmp_path / "config.yaml", tmp_path / "crops")
+    config = write_config(tmp_path / "config.yaml", crops)
     fitted = command("train", "fit", config, "--json")
     assert fitted.exit_code == 0, fitted.output
-    assert read_spec(Path(json.loads(fitted.stdout)["checkpoint"])).crop == settings
+    trained = read_spec(Path(json.loads(fitted.stdout)["checkpoint"]))
+    assert (trained.crop, trained.lineage.group) == (settings, "street")
     loaded = load_config(config)
     splits = read_splits(loaded.data, training_task(loaded), seed=1)
     pictures = [{sample.group for sample in part} for part in (splits.train, splits.val, splits.test)]
