@@ -193,14 +193,19 @@ class MaskDatabase:
             ) from error
 
 
-def mask_database(option: str | None, folder: Path) -> MaskDatabase:
+def mask_database(option: str | None, folder: Path | None) -> MaskDatabase:
     """Open the database of the option, else of the environment or `.env`, else a SQLite file in the folder.
 
     Raises InputError for an address that cannot be used, ExternalError if the database does not answer.
     """
     text = option or settings_with_prefix(VARIABLE).get(VARIABLE)
+    if folder is None and not text:
+        raise InputError(
+            f"the pictures are at an address, so masks cannot lie next to them; set --database or {VARIABLE}",
+            code="people.database_missing",
+        )
     try:
-        address = parse_database_url(text) if text else URL.create(SQLITE, database=str(folder / SQLITE_FILE))
+        address = parse_database_url(text) if text else URL.create(SQLITE, database=f"{folder}/{SQLITE_FILE}")
     except ValueError as error:
         raise InputError(f"--database: {error}", code="people.database_address") from error
     if address.drivername == POSTGRESQL and find_spec("psycopg") is None:

@@ -15,7 +15,7 @@ from tritonkit.evaluation.readers import read_table
 from tritonkit.evaluation.samples.sample import IMAGE, LABEL
 from tritonkit.images.picture_files import PictureSearch, pictures_below
 from tritonkit.images.preprocess import read_picture
-from tritonkit.remotes import local_path
+from tritonkit.remotes import is_address, local_path
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Picture:
 class PictureSet:
     """Pictures with their folder and their provenance."""
 
-    folder: Path
+    folder: Path | None
+    """None for pictures at an address: what lies in the cache is not the user's."""
     pictures: tuple[Picture, ...]
     provenance: Provenance
 
@@ -61,7 +62,7 @@ def read_pictures(source: str) -> PictureSet:
         found = [_of_row(row, folder) for _, row in table.rows]
     if not found:
         raise InputError(f"{source}: has no pictures", code="people.no_pictures")
-    return PictureSet(folder, tuple(found), read_provenance(path))
+    return PictureSet(None if is_address(source) else folder, tuple(found), read_provenance(path))
 
 
 def _of_row(row: Mapping[str, Any], folder: Path) -> Picture:

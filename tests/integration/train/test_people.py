@@ -198,6 +198,11 @@ def test_segment_refuses_what_cannot_work(
     assert not (photos_of_people / "masks.db").exists()
 
 
+def test_pictures_at_an_address_need_a_database(photos_of_people: Path, model: Path, command: Command) -> None:
+    done = command("train", "segment", f"file://{photos_of_people}", "--with", model, "--json")
+    assert (done.exit_code, error_codes(done)) == (2, {"people.database_missing"})
+
+
 def test_crop_refuses_what_would_mislead(photos_of_people: Path, model: Path, tmp_path: Path, command: Command) -> None:
     def crop_codes(pictures: Path, *arguments: object) -> set[str]:
         done = command("train", "crop", pictures, "--output", tmp_path / "crops", *arguments, "--json")
