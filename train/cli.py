@@ -15,6 +15,7 @@ from train.commands.embed import embed
 from train.commands.folds import folds
 from train.commands.lr import lr
 from train.commands.output import print_fit_result, print_metrics
+from train.commands.people import collect, crop, segment
 from train.commands.quantize import quantize
 from train.commands.report import report
 from train.commands.run_argument import run_path
@@ -33,11 +34,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 app = application("Train an image model from a folder of images, and measure its quality.")
 
 app.command("autolabel")(autolabel)
+app.command("collect")(collect)
 app.command("compress")(compress)
+app.command("crop")(crop)
 app.command("embed")(embed)
 app.command("folds")(folds)
 app.command("quantize")(quantize)
 app.command("report")(report)
+app.command("segment")(segment)
 app.command("sync")(sync)
 
 Overrides = Annotated[

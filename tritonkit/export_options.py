@@ -534,6 +534,8 @@ class ForeignModelOptions(Options):
         Layout | None, BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
     ] = None
     """A graph's input axes: NCHW or NHWC, where the shape is ambiguous."""
+    graph_output: str | None = None
+    """A graph's output to use, where it has several."""
     task: ForeignTask | None = None
     """What the model predicts; default: multiclass."""
     activation: Literal["softmax", "sigmoid", "none"] | None = None

@@ -37,7 +37,7 @@ def pretrained_source(source: str, foreign: ForeignModelOptions, rename: str | N
         title = PREFIX + name
     else:
         return None
-    foreign.refuse(("--model", "--layout", "--activation"), f"{title} names the network")
+    foreign.refuse(("--model", "--layout", "--activation", "--graph-output"), f"{title} names the network")
     if source.startswith(TORCHVISION_PREFIX):
         weights = torchvision_weights(name)
         labels = weights.meta["categories"]

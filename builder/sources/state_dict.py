@@ -25,7 +25,9 @@ def source_from_state_dict(path: Path, foreign: ForeignModelOptions, name: str |
 
     Raises CheckpointError, SpecError, InputError.
     """
-    foreign.refuse(("--layout", "--activation"), f"{path.name} is a state dict, whose network is built here")
+    foreign.refuse(
+        ("--layout", "--activation", "--graph-output"), f"{path.name} is a state dict, whose network is built here"
+    )
     if foreign.model is not None:
         recipe_of(foreign.model)  # reports a wrong name before a large file is read
     weights = read_foreign(path)

@@ -105,7 +105,9 @@ def read_autolabel_data(config: Config, unlabelled: Path, calibration: float, de
     truths = {part: [sample.truth for sample in samples] for part, samples in parts.items()}
     # Decisions, and a calibration part of whole groups, may have taken all images of a class.
     raise_if_any(origin, task.validate_splits(truths, splits.task_spec, minimum=1))
-    checked = CheckedData(origin, parts, splits.task_spec, digests, thumbnails, splits.group)
+    checked = CheckedData(
+        origin, parts, splits.task_spec, digests, thumbnails, splits.group, "picture", splits.provenance
+    )
     chosen = checked.splits(parts, task)
     roles = {**{part: getattr(chosen, part) for part in PARTS}, "calibration": parts["calibration"]}
     lines = [f"{part}\t{s.truth}\t{s.path.absolute()}\t{digests[s.path]}" for part in roles for s in roles[part]]

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from train.config.sections import DataConfig
-from train.data.splits import CheckedData, Splits, read_checked, split_unit
+from train.data.splits import CheckedData, Splits, read_checked
 from train.data.splitting import split_parts
 from train.tasks.base import TrainingTask
 from tritonkit.errors import DataError, Problem
@@ -37,7 +37,7 @@ def read_folds(
     """
     checked = read_checked(config, task, val_in_train=True)
     samples = sorted(checked.parts["train"], key=lambda sample: sample.path)
-    unit = split_unit(config, task)
+    unit = checked.unit
     keys = _keys(samples, unit, task, checked)
     raise_if_any(checked.origin, _count_problems(samples, keys, unit, task, count))
     pool = list(zip(samples, _fold_numbers(samples, keys, unit, task, seed, count), strict=True))

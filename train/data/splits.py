@@ -28,8 +28,10 @@ from tritonkit.evaluation.labelled_images import (
     read_data,
     show_notes,
 )
+from tritonkit.evaluation.provenance import PROVENANCE, UNKNOWN, Provenance, read_provenance
 from tritonkit.evaluation.samples.part_names import PARTS
 from tritonkit.evaluation.samples.sample import IMAGE, Sample, Truth, listed
+from tritonkit.remotes import local_path
 from tritonkit.remotes.addresses import public_name
 from tritonkit.spec import TaskSpec
 from tritonkit.system.console import warn
@@ -49,6 +51,7 @@ class Splits:
     """sha256 over the sorted truths and image contents: equal for equal data, independent of its location."""
     group: str | None = None
     """The column that defines groups; a group stays in one part."""
+    provenance: Provenance = UNKNOWN
 
     def save(self, folder: Path, task: TrainingTask) -> None:
         """Write a CSV with absolute paths for each part that has images, and `data.json` with a summary."""
@@ -69,6 +72,10 @@ class Splits:
         if self.group is not None:
             counts = {part: len({sample.group for sample in getattr(self, part)}) for part in PARTS}
             summary |= {"group": self.group, "groups": counts}
+        if self.provenance != UNKNOWN:
+            # The tables of the parts do not have the column.
+            kept = self.provenance.model_copy(update={"keep_together": None})
+            summary[PROVENANCE] = kept.model_dump(mode="json", exclude_none=True)
         (folder / SUMMARY_FILE).write_text(json.dumps(summary, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
@@ -85,6 +92,9 @@ class CheckedData:
     """The sha256 of each image."""
     thumbnails: Thumbnails
     group: str | None
+    unit: str
+    """What stays together in a split: `picture`, `group` or `class`."""
+    provenance: Provenance
 
     def splits(self, parts: Mapping[str, Sequence[Sample]], task: TrainingTask) -> Splits:
         """Return parts of these samples as splits."""
@@ -95,7 +105,13 @@ class CheckedData:
             for sample in part
         ]
         fingerprint = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-        return Splits(**ordered, task_spec=self.task_spec, fingerprint=fingerprint, group=self.group)
+        return Splits(
+            **ordered,
+            task_spec=self.task_spec,
+            fingerprint=fingerprint,
+            group=self.group,
+            provenance=self.provenance,
+        )
 
     def warn_of_near_duplicates(self, parts: Mapping[str, Sequence[Sample]]) -> None:
         """Print a warning on stderr that lists images which two of the parts show."""
@@ -113,15 +129,10 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     checked = read_checked(config, task, {part: ratio for part, ratio in ratios.items() if ratio})
     missing = {part: ratio for part, ratio in ratios.items() if ratio and not checked.parts[part]}
     parts = {part: list(checked.parts[part]) for part in PARTS}
-    parts |= split_parts(parts["train"], missing, task, split_unit(config, task), seed, checked.digests)
+    parts |= split_parts(parts["train"], missing, task, checked.unit, seed, checked.digests)
     raise_if_any(checked.origin, task.validate_splits(_truths(parts), checked.task_spec, minimum=1))
     checked.warn_of_near_duplicates(parts)
     return checked.splits(parts, task)
-
-
-def split_unit(config: DataConfig, task: TrainingTask) -> str:
-    """Return what stays together in a split: `picture`, `group` or `class`."""
-    return "group" if config.group is not None else config.split_by or task.split_by
 
 
 def read_checked(
@@ -131,6 +142,11 @@ def read_checked(
 
     val_in_train: the samples of `val` join those of `train`. Raises DataError that lists all problems.
     """
+    provenance = read_provenance(local_path(config.path))
+    unit = config.split_by or task.split_by
+    if config.group is None and config.split_by is None and unit == "picture":
+        config = config.model_copy(update={"group": provenance.keep_together})
+    unit = "group" if config.group is not None else unit
     data = read_data(config, task)
     data.problems += _option_problems(config, task)
     if val_in_train:
@@ -159,7 +175,7 @@ def read_checked(
     show_notes(origin, data.notes)
     if task_spec is None:
         raise DataError(f"{origin}: no training images", code="data.no_training_images")
-    return CheckedData(origin, data.samples, task_spec, digests, thumbnails, config.group)
+    return CheckedData(origin, data.samples, task_spec, digests, thumbnails, config.group, unit, provenance)
 
 
 def _option_problems(config: DataConfig, task: TrainingTask) -> Iterator[Problem]:

@@ -109,6 +109,7 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
         outputs=task_for(splits.task_spec).outputs(image),
         preprocess=config.image.preprocess,
         normalize=normalize_of(architecture),
+        crop=splits.provenance.crop,
     )
     network = Network(spec, pretrained=config.model.pretrained and not is_resumed)
     network.check_patch_multiple("image.size")

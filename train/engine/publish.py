@@ -59,6 +59,7 @@ def publish(
                 report.save(values)
     lineage = Lineage(
         data_fingerprint=splits.fingerprint,
+        group=splits.provenance.group,
         config=lineage.config,
         git_revision=git_revision(),
         seed=plan.config.seed,

@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 from sqlalchemy import URL
 
+from train.databases import public_address
 from train.experiments.child_run import fit_in_process, reported_error, start_process, stop_process
 from train.experiments.folder import ExperimentFolder
 from train.search.page import page_html
 from train.search.result import SearchResult, best_yaml, search_result
 from train.search.space import TrialSpace, load_search
-from train.search.storage import public_address, study_address, translate_storage_errors
+from train.search.storage import study_address, translate_storage_errors
 from train.search.study import SearchGoal, SearchStudy, search_options
 from train.search.worker import work
 from tritonkit.remotes import local_path

@@ -10,17 +10,15 @@ from pathlib import Path
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import URL, Engine, create_engine, make_url, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import URL, Engine, create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
+from train.databases import POSTGRESQL, SQLITE, parse_database_url, public_address, secret_keys
 from tritonkit.errors import ConfigError, ExternalError, first_line
-from tritonkit.remotes.addresses import has_secret
 from tritonkit.system.env_file import settings_with_prefix
 
 VARIABLE = "TRITONKIT_STUDY"
 SQLITE_FILE = "study.db"
-_SQLITE, _POSTGRESQL = "sqlite", "postgresql+psycopg"
-_DRIVERS = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL, "postgres": _POSTGRESQL, _POSTGRESQL: _POSTGRESQL}
 _CONNECT_S = 10
 _SQLITE_WAIT_S = 60.0
 _LOCK_CLASS = 0x7472
@@ -36,46 +34,23 @@ def study_address(option: str | None, folder: Path) -> URL:
     """
     storage = option or settings_with_prefix(VARIABLE).get(VARIABLE)
     if storage is None:
-        return URL.create(_SQLITE, database=str(folder.absolute() / SQLITE_FILE))
+        return URL.create(SQLITE, database=str(folder.absolute() / SQLITE_FILE))
     try:
-        address = make_url(storage)
-    except (ArgumentError, ValueError) as error:
-        raise ConfigError(
-            "the address of the study's database cannot be read; expected one such as postgresql://HOST/DATABASE or "
-            "sqlite:///study.db",
-            code="search.storage_address",
-        ) from error
-    if password := address.query.get("password"):  # where SQLAlchemy hides it
-        address = address.difference_update_query(["password"]).set(password=str(password))
-    if option is not None and (address.password or _secret_keys(address)):
+        address = parse_database_url(storage)
+    except ValueError as error:
+        raise ConfigError(str(error), code="search.storage_address") from error
+    if option is not None and (address.password or secret_keys(address)):
         raise ConfigError(
             f"--storage {public_address(address)}: has a password, which other users of this machine can see; set "
             f"{VARIABLE} in the environment or in .env to the address",
             code="search.storage_password",
         )
-    driver = _DRIVERS.get(address.drivername)
-    if driver is None or not address.database:
-        raise ConfigError(
-            f"{public_address(address)}: is not a database for a study; expected postgresql://HOST/DATABASE or "
-            "sqlite:///FILE",
-            code="search.storage_address",
-        )
-    if driver == _POSTGRESQL and find_spec("psycopg") is None:
+    if address.drivername == POSTGRESQL and find_spec("psycopg") is None:
         raise ConfigError(
             "PostgreSQL needs the Python module psycopg; install it with: pip install 'tritonkit[search]'",
             code="install.missing_module",
         )
-    return address.set(drivername=driver)
-
-
-def public_address(address: URL) -> str:
-    """Write an address without its password and without other secrets in its query."""
-    return address.difference_update_query(_secret_keys(address)).render_as_string()
-
-
-def _secret_keys(address: URL) -> list[str]:
-    """Return the fields of the query that are secrets, such as `sslpassword`."""
-    return [key for key in address.query if has_secret(f"?{key}=")]
+    return address
 
 
 def open_storage(address: URL) -> RDBStorage:
@@ -83,7 +58,7 @@ def open_storage(address: URL) -> RDBStorage:
 
     Raises ExternalError if the database does not answer, ConfigError if the folder of a file cannot be written.
     """
-    if address.drivername == _SQLITE:
+    if address.drivername == SQLITE:
         options: dict[str, object] = {"connect_args": {"timeout": _SQLITE_WAIT_S}}
     else:
         options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": _CONNECT_S}}
@@ -114,7 +89,7 @@ def exclusive(engine: Engine, study_id: int) -> Iterator[None]:
 
     Raises ConfigError if the folder of a SQLite file cannot be written.
     """
-    if engine.name != _SQLITE:
+    if engine.name != SQLITE:
         with engine.begin() as connection:  # the lock ends with the transaction, or with this process
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, {study_id})"))
             yield

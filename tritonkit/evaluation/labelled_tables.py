@@ -9,6 +9,7 @@ from pathlib import Path
 from tritonkit.errors import Problem
 from tritonkit.evaluation.config import LabelledData
 from tritonkit.evaluation.label_checks import without_decimal_zeros
+from tritonkit.evaluation.provenance import table_of
 from tritonkit.evaluation.readers import READERS, read_table, subfolders
 from tritonkit.evaluation.samples.part_names import PARTS, is_split_column, misnamed_part_problems, part_of_name
 from tritonkit.evaluation.samples.sample import COLUMNS, MASK, Row, RowError, Table, parse_bool
@@ -64,6 +65,7 @@ def part_paths(path: Path, masks: Path | None = None) -> dict[str, Path]:
 
 def _tables(config: LabelledData, task: EvaluationTask, parts: Sequence[str]) -> dict[str, Table]:
     path = local_path(config.path)
+    path = path if config.reader else table_of(path)
     masks = None if config.masks is None else local_path(config.masks)
     if path.is_dir() and config.reader is None and (problems := _misnamed_part_problems(path, masks is not None)):
         return {WHOLE: Table(problems=problems)}

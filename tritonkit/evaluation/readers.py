@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tritonkit.errors import Problem, SpecError
+from tritonkit.evaluation.provenance import IMAGES
 from tritonkit.evaluation.samples.mask_pairs import pair_masks
 from tritonkit.evaluation.samples.part_names import class_folder_problems
 from tritonkit.evaluation.samples.sample import IMAGE, LABEL, MASK, Row, Table, listed, search_notes, summarized
@@ -138,9 +139,14 @@ def _read_json(path: Path) -> Table:
         document: Any = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise TableError(f"{path}: not readable JSON in UTF-8 ({error})", code="data.not_json") from error
+    if isinstance(document, dict):
+        document = document.get(IMAGES, document)
     if not isinstance(document, list) or not document:
         got = "an empty list" if document == [] else type(document).__name__
-        raise TableError(f"{path}: expected a list of objects with {IMAGE}, got {got}", code="data.not_a_list")
+        raise TableError(
+            f"{path}: expected a list of objects with {IMAGE}, or an object with this list as {IMAGES}, got {got}",
+            code="data.not_a_list",
+        )
     entries = [(f"entry {number}", entry) for number, entry in enumerate(document, start=1)]
     return _table_of(entries, f"entries of {path} that are not objects with {IMAGE}", code="data.not_an_object")
 

@@ -31,6 +31,16 @@ _PIXELS: dict[int, PixelType] = {
 }
 
 
+def with_output(model: onnx.ModelProto, path: Path, name: str) -> onnx.ModelProto:
+    """Return the part of a graph that computes one of its outputs. Raises InputError for an unknown name."""
+    names = [value.name for value in model.graph.output]
+    if name not in names:
+        raise InputError(f"{path}: has no output {name!r}; it has {', '.join(names)}", code="onnx.output_name")
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value.name for value in model.graph.input if value.name not in weights]
+    return onnx.utils.Extractor(model).extract_model(inputs, [name])
+
+
 def image_interface(model: onnx.ModelProto, path: Path, layout: Layout | None) -> GraphSignature:
     """Read the image input and the output of a graph. Raises InputError where it has others."""
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -39,7 +49,7 @@ def image_interface(model: onnx.ModelProto, path: Path, layout: Layout | None) -
         if len(values) != 1:
             raise InputError(
                 f"{path}: has {len(values)} {kind}s ({', '.join(value.name for value in values)}); expected one. "
-                "Export it with that one alone, or cut it with onnx.utils.extract_model",
+                + ("Choose one with --graph-output NAME" if kind == "output" else "Export it with that one alone"),
                 code="onnx.tensor_count",
             )
     tensor = inputs[0].type.tensor_type

@@ -13,7 +13,7 @@ from builder.sources.foreign_spec import decide_output, describe_graph, graph_sp
 from builder.sources.graph import ForeignGraphRunner, GraphSource
 from builder.sources.images import builtin_golden
 from builder.sources.onnx.batch import accepts_any_batch, check_batches, make_batch_dynamic
-from builder.sources.onnx.graph import graph_function, image_interface, reference_runner
+from builder.sources.onnx.graph import graph_function, image_interface, reference_runner, with_output
 from builder.sources.onnx.wrap import upgrade_opset, wrap_graph
 from builder.sources.published import recorded_golden
 from tritonkit.errors import ArtifactError
@@ -33,8 +33,10 @@ def source_from_onnx(path: Path, foreign: ForeignModelOptions, name: str | None 
         reference = reference_runner(model, path, spec)
         golden = recorded_golden(path, reference, reduced_or_quantized_precision(model))
         return GraphSource(path, golden, f"ONNX file {path.name}", reference, model)
+    if foreign.graph_output is not None:
+        model = with_output(model, path, foreign.graph_output)
     signature = image_interface(model, path, foreign.layout)
-    run = graph_function(model, path)
+    run = graph_function(model, path, changed=foreign.graph_output is not None)
     model, note = upgrade_opset(model)
     if (precision := reduced_or_quantized_precision(model)) in ("fp16", "bf16"):
         note += f", {precision} compared with the same graph in fp32"

@@ -82,6 +82,24 @@ def test_input_is_refused_when_it_is_no_image_or_ambiguous(
         open_source(tmp_path / "x.onnx", ForeignModelOptions(layout=layout), None)  # type: ignore[arg-type]
 
 
+def test_one_of_several_outputs_is_taken_by_its_name(graph: bytes, labels: Path, tmp_path: Path) -> None:
+    model = onnx.load_from_string(graph)
+    whole = tmp_path / "whole.onnx"
+    onnx.save(model, whole)
+    model.graph.node.append(helper.make_node("Neg", ["output"], ["opposite"]))
+    model.graph.output.append(helper.make_tensor_value_info("opposite", TensorProto.FLOAT, ["N", 3]))
+    path = tmp_path / "two.onnx"
+    onnx.save(model, path)
+    with raises(InputError, "onnx.tensor_count", "--graph-output"):
+        open_graph(path, labels)
+    with raises(InputError, "onnx.output_name", "output, opposite"):
+        open_source(path, ForeignModelOptions(labels=labels, graph_output="third"), None)
+    chosen = open_source(path, ForeignModelOptions(labels=labels, graph_output="output"), None)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    expected = open_graph(whole, labels).reference.infer(images)
+    np.testing.assert_array_equal(chosen.reference.infer(images)["probabilities"], expected["probabilities"])
+
+
 @pytest.mark.parametrize(
     ("foreign", "part", "code"),
     [

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.errors import raises
+from tritonkit.errors import DataError
+from tritonkit.evaluation.provenance import read_provenance
 from tritonkit.evaluation.readers import read_table
 from tritonkit.evaluation.samples.sample import IMAGE, MASK
 from tritonkit.plugins import load_plugins
@@ -51,6 +54,15 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.syspath_prepend(str(tmp_path))
     load_plugins(["own_readers"])
     return "own_readers"
+
+
+def test_table_with_a_provenance_is_refused_when_it_cannot_be_used(folder: Path, tmp_path: Path) -> None:
+    picture = str(next(folder.rglob("*.png")))
+    table = {"provenance": {"crop": {"margin": 9}}, "images": [{"image_path": picture, "label": "0"}]}
+    (tmp_path / "images.json").write_text(json.dumps(table))
+    assert len(read_table(tmp_path / "images.json").rows) == 1
+    with raises(DataError, "data.provenance", "margin"):
+        read_provenance(tmp_path)
 
 
 def test_folder_gives_a_row_for_each_picture_when_it_has_class_folders(folder: Path) -> None:

@@ -16,11 +16,12 @@ from sqlalchemy import make_url
 
 from train.config.loading import Config, load_config
 from train.config.search import SearchConfig
+from train.databases import public_address
 from train.experiments.child_run import ChildRun, OnEpoch
 from train.search.result import SearchResult, search_result
 from train.search.run import SearchOptions, search, write_result
 from train.search.space import TrialSpace, load_search
-from train.search.storage import public_address, study_address
+from train.search.storage import study_address
 from train.search.study import LostTrialError, SearchGoal, SearchStudy
 from train.search.worker import work
 from tritonkit.errors import CheckFailedError, ConfigError, DataError, ExternalError
