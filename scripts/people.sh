@@ -45,11 +45,14 @@ step "1. train a model that finds people"
 mask_model=$(train fit examples/people.yaml "output=$out/runs" | tee >(cat >&2) | tail -n 1)
 
 step "2. load two labelled groups from a collection service"
-python -m tests.collection_server "$data" --port "$collections" &
-services+=($!)
-wait_for "$collections"
 for group in walkers walkers_test; do
+  python -m tests.collection_server "$data/$group" --port "$collections" &
+  service=$!
+  services+=("$service")
+  wait_for "$collections"
   train collect --url "http://127.0.0.1:$collections" --group "$group" --output "$out/collections/$group"
+  kill "$service"
+  wait "$service" 2> /dev/null || true
 done
 
 step "3. segment the people into PostgreSQL, and cut them out"
@@ -65,9 +68,9 @@ for group in walkers walkers_test; do
 done
 
 step "4. train the classifier on the crops"
-classifier=$(train fit examples/walkers.yaml "data.path=$out/crops/walkers/crops.json" "output=$out/runs" \
+classifier=$(train fit examples/walkers.yaml "data.path=$out/crops/walkers" "output=$out/runs" \
   | tee >(cat >&2) | tail -n 1)
-train test "$classifier" --data "$out/crops/walkers_test/crops.json" --json > "$out/test.json"
+train test "$classifier" --data "$out/crops/walkers_test" --json > "$out/test.json"
 
 step "5. publish both models, and a pipeline of the two"
 builder export "$mask_model" --repository "$out/built"
@@ -85,8 +88,8 @@ wait_for "$store"
 builder push "$out/packages/people-1.zip" "http://127.0.0.1:$store" --name people --version 1.0.0
 
 step "7. pull, check the signature, and install"
-builder pull "http://127.0.0.1:$store" people@1.0.0 --output "$out/pulled.zip"
-builder install "$out/pulled.zip" --repository "$out/model_repository" --require-signed "$out/keys/public.pem"
+builder pull "http://127.0.0.1:$store" people@^1.0 --install --repository "$out/model_repository" \
+  --require-signed "$out/keys/public.pem"
 builder check "$out/model_repository"
 
 step "8. serve the pipeline, and infer"

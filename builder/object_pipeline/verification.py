@@ -40,7 +40,7 @@ from tritonkit.tasks import task_of
 LIMITS = Limits(max_abs=1e-5, relative=1e-3, decisions=1.0, quality=0.0)
 """Boxes and masks must be equal; the probabilities of a batch may differ from those of one image by rounding."""
 MAX_PICTURES = 12
-Answer = Callable[[bytes], Outputs]
+AnswerPicture = Callable[[bytes], Outputs]
 _EMPTY = "without objects.png"
 
 
@@ -70,7 +70,7 @@ def verdict_pictures(location: Path | str | None) -> tuple[dict[str, bytes], str
     return {**pictures, _EMPTY: grey.getvalue()}, f"{len(pictures)} {origin} and a grey one"
 
 
-def by_hand(members: Members, segmenter: Runner, classifier: Runner) -> Answer:
+def by_hand(members: Members, segmenter: Runner, classifier: Runner) -> AnswerPicture:
     """Return a function that answers a picture step after step, one object at a time."""
     masks, kinds = members.segmenter.spec, members.classifier.spec
     class_number = masks.labels.index(members.label)
@@ -191,7 +191,7 @@ def _compare_served(
 
 
 def _compare(
-    spec: ModelSpec, expected: Mapping[str, Outputs], pictures: Mapping[str, bytes], answer: Answer
+    spec: ModelSpec, expected: Mapping[str, Outputs], pictures: Mapping[str, bytes], answer: AnswerPicture
 ) -> tuple[list[Problem], Comparison | None]:
     """Compare the answers to all pictures; return problems, and the comparison if there is an answer."""
     task, problems = task_of(spec), list[Problem]()
