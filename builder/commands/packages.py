@@ -84,10 +84,10 @@ def package(options: PackageOptions, models: Sources = None, as_json: JsonOption
 
     written: dict[Path, Package] = {}
     folder = options.output or Path()
+    sources = [find_model(model, options.repository) for model in models or []]
     folder.mkdir(parents=True, exist_ok=True)
     with progress("packaging") as report:
-        for model in models or []:
-            source = find_model(model, options.repository)
+        for source in sources:
             report(f"packaging {source.name}")
             number = options.version or shared_version(source) or 0
             path = write_package(source, number, folder)
