@@ -149,8 +149,12 @@ def test_check_refuses_another_key_and_the_signature_of_another_version(
     install_package(newer, signed)  # with the signature of the version before
     with raises(CheckFailedError, "signature.other_version", "version 2"):
         check_signed(signed, (), keys / "model.pub")
-    sign_models(signed, ("pets",), keys / "model.pem")
-    check_signed(signed, (), keys / "model.pub")
+    again = Path(shutil.copytree(signed, tmp_path / "again" / "repository"))
+    sign_models(again, ("pets",), keys / "model.pem")
+    check_signed(again, (), keys / "model.pub")
+    change(signed / "pets" / "2" / "golden.npz")  # now its files are not those of its manifest either
+    with raises(CheckFailedError, "signature.changed_file", "golden.npz", "manifest.json", "verdict.html"):
+        check_signed(signed, (), keys / "model.pub")
 
 
 def test_check_refuses_a_signed_version_whose_verdict_did_not_pass(signed: Path, keys: Path) -> None:

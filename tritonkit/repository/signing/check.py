@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import base64
+import json
 import shutil
 from collections.abc import Iterable, Iterator
 from importlib import import_module
@@ -139,25 +140,34 @@ def _signature_problem(version: VersionFolder, name: str, public_key: Path) -> P
         message = str(error)
         if not message.startswith(_MISMATCH):
             return Problem("signature.invalid", f"{name}: its signature is not of this key, or damaged ({message})")
-        changed = re.findall(r"Hash mismatch for '([^']+)'", message)
-        changed += re.findall(r"(?:Extra|Missing) files [^:]*: ([^\"]+)", message)
-        files = {file.strip().partition("/")[0] for names in changed for file in names.split(",")}
-        return _mismatch(version, name, sorted(files))
+        return _mismatch(version, name)
     return None
 
 
-def _mismatch(version: VersionFolder, name: str, files: list[str]) -> Problem:
+def _mismatch(version: VersionFolder, name: str) -> Problem:
     """Tell a changed file from a signature that belongs to other content, such as an earlier version."""
+    present = {
+        path.relative_to(version.path).as_posix(): file_sha256(path)
+        for path in version.path.rglob("*")
+        if path.is_file() and path.name not in (SIGNATURE_FILE, MARK_FILE) and PYTHON_CACHE not in path.parts
+    }
+    changed = {file for file, _ in present.items() ^ _signed_digests(version.path / SIGNATURE_FILE).items()}
     entries = version.manifest.files if version.manifest is not None else {}
-    intact = bool(entries) and all(
-        (version.path / file).is_file() and file_sha256(version.path / file) == entry.sha256
-        for file, entry in entries.items()
-    )
-    if intact and Manifest.FILE in files:
+    if entries and Manifest.FILE in changed and all(present.get(file) == one.sha256 for file, one in entries.items()):
         return Problem(
             "signature.other_version", f"{name}: has the signature of other content, such as an earlier version"
         )
-    return Problem("signature.changed_file", f"{name}: was changed since it was signed: {', '.join(files)}")
+    return Problem("signature.changed_file", f"{name}: was changed since it was signed: {', '.join(sorted(changed))}")
+
+
+def _signed_digests(signature: Path) -> dict[str, str]:
+    """The SHA-256 of each file by its name, from a signature that has been verified: in-toto's statement, as JSON.
+
+    The library's own message about a difference is not made to be parsed.
+    """
+    envelope = json.loads(signature.read_text(encoding="utf-8"))["dsseEnvelope"]
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    return {resource["name"]: resource["digest"] for resource in statement["predicate"]["resources"]}
 
 
 def _unproven(version: VersionFolder) -> str | None:
