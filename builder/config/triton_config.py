@@ -94,16 +94,18 @@ def config_for(
     return config
 
 
-def tensors_of(entries: Any) -> tuple[TensorSpec, ...]:
+def tensors_of(entries: Any, variable_sizes: bool = False) -> tuple[TensorSpec, ...]:
     """Convert the `input` or `output` of a configuration to tensor specs.
 
-    Raises ArtifactError for a tensor without a type that image models use, or without fixed sizes.
+    variable_sizes: whether sizes may be -1, as in a pipeline. Raises ArtifactError for a tensor without a type that
+    image models use, or with other sizes.
     """
     tensors = []
     for entry in entries:
         dtype = model_config_pb2.DataType.Name(entry.data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
         try:
-            tensor = TensorSpec.model_validate({"name": entry.name, "dtype": dtype, "shape": list(entry.dims)})
+            sizes = [size if variable_sizes else max(size, 0) for size in entry.dims]
+            tensor = TensorSpec.model_validate({"name": entry.name, "dtype": dtype, "shape": sizes})
         except ValidationError as error:
             type_text = "no data_type" if dtype == "INVALID" else f"data_type {dtype}"
             raise ArtifactError(

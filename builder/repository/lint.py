@@ -58,7 +58,8 @@ def check_graphs(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
         return
     config, interface = model.config, None
     try:
-        interface = (tensors_of(config.input), tensors_of(config.output))
+        is_pipeline = pipeline_of(model.path) is not None
+        interface = (tensors_of(config.input), tensors_of(config.output, variable_sizes=is_pipeline))
         spec = ModelSpec.read(model.path)
         if spec is not None and (differs := describe_difference(interface, interface_of(spec), "its spec says")):
             yield error(model.path, f"{CONFIG_FILE} {differs}", EXPORT, code="repository.config_interface")
