@@ -63,7 +63,7 @@ if [[ -z ${DATABASE_URL:-} ]]; then
   DATABASE_URL=$(< "$out/database_url")
 fi
 for group in walkers walkers_test; do
-  train segment "$out/collections/$group" --with "$mask_model" --database "$DATABASE_URL" --min-share 0.004
+  train segment "$out/collections/$group" --with "$mask_model" --database "$DATABASE_URL" --min-share 0.0015
   train crop "$out/collections/$group" --database "$DATABASE_URL" --output "$out/crops/$group"
 done
 
@@ -94,8 +94,7 @@ builder check "$out/model_repository"
 
 step "8. serve the pipeline, and infer"
 server up --repository "$out/model_repository" "${ports[@]}" --require-signed "$out/keys/public.pem"
-client infer "$data/scenes" --model people --url "$url" --output "$out/scenes.jsonl" --gallery "$out/scenes.html" \
-  --overlays "$out/overlays"
+client infer "$data/scenes" --model people --url "$url" --output "$out/scenes.jsonl" --overlays "$out/overlays"
 
 step "9. check the answers, and write the page"
 python -m scripts.demo.people_page "$out" "$DATABASE_URL"

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from sqlalchemy import create_engine, text
 
 from benchmarks.studies.study import report_checks
@@ -31,7 +33,8 @@ def main(folder: Path, database: str) -> int:
     with create_engine(database).connect() as connection:
         masks = int(connection.execute(text("SELECT count(*) FROM masks")).scalar_one())
     lines = (folder / "scenes.jsonl").read_text(encoding="utf-8").splitlines()
-    answers = {Path(row["path"]).name: row["objects"] for row in map(json.loads, lines)}
+    rows = {Path(row["path"]).name: row for row in map(json.loads, lines)}
+    answers = {name: row["objects"] for name, row in rows.items()}
     frames = [found for name, found in answers.items() if name[0].isdigit() and len(name) == len("00.jpg")]
     people = sum(map(len, answers.values()))
     repository = folder / "model_repository"
@@ -53,8 +56,8 @@ def main(folder: Path, database: str) -> int:
         (f"{accuracy:.1%}", "accuracy of the direction"),
         (f"{people}", f"people in {len(answers)} pictures"),
     ]
-    gallery = (folder / "scenes.html").read_text(encoding="utf-8")
-    (folder / "index.html").write_text(page.render(facts=facts, models=models, gallery=gallery), encoding="utf-8")
+    pictures = [_picture(folder / "overlays", name, row["counts"]) for name, row in rows.items()]
+    (folder / "index.html").write_text(page.render(facts=facts, models=models, pictures=pictures), encoding="utf-8")
     return 0 if passed else 1
 
 
@@ -68,6 +71,15 @@ def _model(model: Path, folder: Path) -> dict[str, Any]:
         "signed": (version / "model.sig").is_file(),
         "page": version.relative_to(folder) / "verdict.html",
     }
+
+
+def _picture(overlays: Path, name: str, counts: dict[str, int]) -> dict[str, str]:
+    """The overlay of a picture as an address of itself, and its number of people by label."""
+    with Image.open(overlays / f"{Path(name).stem}.png") as overlay:
+        encoded = BytesIO()
+        overlay.convert("RGB").save(encoded, "JPEG", quality=85)
+    words = ", ".join(f"{count} {label}" for label, count in counts.items() if count) or "nobody"
+    return {"name": name, "image": pages.data_url(encoded.getvalue(), "jpeg"), "words": words}
 
 
 if __name__ == "__main__":
