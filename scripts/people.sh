@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # People in pictures, from a collection to a signed pipeline that a store delivers: collect, segment into PostgreSQL,
 # cut out, train, publish two models as one, package, sign, push, pull, install, serve, infer. Results are in people/.
-# DATABASE_URL: a PostgreSQL of your own; without it, one is started on a socket in the results' folder.
+# TRITONKIT_MASKS: the address of a PostgreSQL of your own; without it, one is started on a socket in the results' folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
@@ -56,15 +56,16 @@ for group in walkers walkers_test; do
 done
 
 step "3. segment the people into PostgreSQL, and cut them out"
-if [[ -z ${DATABASE_URL:-} ]]; then
-  python -m scripts.demo.postgres "$PWD/$out/postgres" > "$out/database_url" &
+if [[ -z ${TRITONKIT_MASKS:-} ]]; then
+  python -m scripts.demo.postgres "$PWD/$out/postgres" > "$out/database" &
   services+=($!)
-  until [[ -s $out/database_url ]]; do sleep 0.2; done
-  DATABASE_URL=$(< "$out/database_url")
+  until [[ -s $out/database ]]; do sleep 0.2; done
+  TRITONKIT_MASKS=$(< "$out/database")
 fi
+export TRITONKIT_MASKS # not an argument, which others on this machine could read
 for group in walkers walkers_test; do
-  train segment "$out/collections/$group" --with "$mask_model" --database "$DATABASE_URL" --min-share 0.0015
-  train crop "$out/collections/$group" --database "$DATABASE_URL" --output "$out/crops/$group"
+  train segment "$out/collections/$group" --with "$mask_model" --min-share 0.0015
+  train crop "$out/collections/$group" --output "$out/crops/$group"
 done
 
 step "4. train the classifier on the crops"
@@ -97,5 +98,5 @@ server up --repository "$out/model_repository" "${ports[@]}" --require-signed "$
 client infer "$data/scenes" --model people --url "$url" --output "$out/scenes.jsonl" --overlays "$out/overlays"
 
 step "9. check the answers, and write the page"
-python -m scripts.demo.people_page "$out" "$DATABASE_URL"
+python -m scripts.demo.people_page "$out"
 printf '\nIn %s s. Open %s/index.html in a browser.\n' "$SECONDS" "$out"

@@ -1,6 +1,6 @@
 """Check the results of scripts/people.sh against expected values, and write the HTML page that shows them.
 
-python -m scripts.demo.people_page people DATABASE_URL
+python -m scripts.demo.people_page people, with the address of the masks in TRITONKIT_MASKS
 
 Exits with 1 if a result is worse than expected.
 """
@@ -8,6 +8,7 @@ Exits with 1 if a result is worse than expected.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -26,11 +27,11 @@ MODELS = ("people_mask", "walkers", "people")
 LEAST_IOU, LEAST_ACCURACY = 0.75, 0.7
 
 
-def main(folder: Path, database: str) -> int:
+def main(folder: Path) -> int:
     """Print a line for each expectation, and write `index.html` into the folder that `scripts/people.sh` has filled."""
     iou = read_spec(folder / "runs" / "people_mask" / "1" / "best.safetensors").lineage.metrics["val_iou"]
     accuracy = json.loads((folder / "test.json").read_text())["metrics"]["accuracy"]
-    with create_engine(database).connect() as connection:
+    with create_engine(os.environ["TRITONKIT_MASKS"]).connect() as connection:
         masks = int(connection.execute(text("SELECT count(*) FROM masks")).scalar_one())
     lines = (folder / "scenes.jsonl").read_text(encoding="utf-8").splitlines()
     rows = {Path(row["path"]).name: row for row in map(json.loads, lines)}
@@ -83,4 +84,4 @@ def _picture(overlays: Path, name: str, counts: dict[str, int]) -> dict[str, str
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1])))
