@@ -194,6 +194,21 @@ def test_store_with_a_token_refuses_others(
         store.kill()
 
 
+@pytest.mark.parametrize("token", ["s3cret\r", "s3cr\u00e9t\u20ac", "s3cret token"])
+@pytest.mark.parametrize(
+    ("address", "variable"),
+    [("http://127.0.0.1:9", "TRITONKIT_STORE_TOKEN"), ("mlflow://x", "MLFLOW_TRACKING_TOKEN")],
+)
+def test_token_that_no_header_can_hold_is_refused_and_not_shown(
+    address: str, variable: str, token: str, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv(variable, token)
+    with raises(TokenError, "store.token", variable) as caught:
+        push(package, address, "digits", "1.0.0")
+    assert "s3cr" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
