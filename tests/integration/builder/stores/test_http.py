@@ -227,6 +227,24 @@ def test_server_refuses_bad_fields(model_store: ModelStore, fields: dict[str, st
     assert [path for path in model_store.folder.rglob("*") if path.is_file()] == []
 
 
+def test_server_refuses_a_form_with_two_files(model_store: ModelStore) -> None:
+    files = [("src_file", ("x", b"one")), ("src_file", ("x", b"two"))]
+    fields: Any = [("model_name", "digits"), ("model_version", "1.0.0"), *files]
+    assert send_form(model_store.url, fields)[0] == 400
+    assert [path for path in model_store.folder.rglob("*") if path.is_file()] == []
+
+
+def test_server_answers_numbers_that_are_too_long(model_store: ModelStore, package: Path) -> None:
+    push(package, model_store.url, "digits", "1.0.0")
+    digits = "9" * 5000
+    for part in (f"{digits}-", f"0-{digits}"):
+        headers = {"Range": f"bytes={part}"}
+        answer = urllib3.request("GET", f"{model_store.url}/models/digits/1.0.0", headers=headers, retries=False)
+        assert answer.status == 416
+    fields = {"model_name": "digits", "model_version": "1.1.0", "src_file": ("x", b"content")}
+    assert send_form(model_store.url, fields, **{"Content-Length": digits})[0] == 400
+
+
 @pytest.mark.parametrize("path", ["models/../digits", "models/digits/..%2f..", "models/digits/1.0.0/x", "etc", ""])
 def test_server_refuses_other_paths(model_store: ModelStore, path: str) -> None:
     assert urllib3.request("GET", f"{model_store.url}/{path}", retries=False).status == 404
