@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -88,7 +89,7 @@ class MlflowStore(Store):
         with self._translated(), scratch_folder(path) as scratch:
             file = f"{stored.name}-{stored.version}.zip"
             copy = self._client.download_artifacts(str(found and found.run_id), file, str(scratch))
-            Path(copy).replace(path)
+            shutil.copyfile(copy, path)  # the file that `pull` has locked stays the same
         advance(path.stat().st_size)
 
     def _number(self, name: str, version: str) -> ModelVersion | None:

@@ -151,6 +151,17 @@ def test_killed_pull_leaves_no_file_and_continues(model_store: ModelStore, tmp_p
     assert '"GET /models/digits/1.0.0 HTTP/1.1" 206' in model_store.log.read_text()
 
 
+def test_pulls_of_one_version_wait_for_each_other(model_store: ModelStore, package: Path, tmp_path: Path) -> None:
+    push(package, model_store.url, "digits", "1.0.0")
+    output = tmp_path / "out" / "out.zip"
+    for _ in range(5):
+        with ThreadPoolExecutor(4) as pool:
+            pulls = [pool.submit(pull, model_store.url, "digits", lambda stored: output) for _ in range(4)]
+        assert {each.result().path for each in pulls} == {output}
+        assert output.read_bytes() == package.read_bytes()
+    assert list(output.parent.iterdir()) == [output]
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not condition():
