@@ -281,6 +281,8 @@ if __name__ == "__main__":
     parser.add_argument("--max-bytes", type=int, default=2**36, help="the largest upload; default: 64 GiB")
     arguments = parser.parse_args()
     token = os.environ.get("TRITONKIT_STORE_TOKEN")
+    if token and not re.fullmatch("[!-~]+", token):
+        parser.error("TRITONKIT_STORE_TOKEN has a character that a header cannot hold")
     with StoreServer(Storage(arguments.folder), arguments.port, token, arguments.max_bytes) as store:
         print(f"http://127.0.0.1:{store.server_port}", flush=True)
         store.serve_forever()
