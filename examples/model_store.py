@@ -31,6 +31,8 @@ from typing import Any
 CHUNK = 2**20
 MAX_FIELD = 4096
 """Bytes of a form's field, and of the headers of a part."""
+MAX_DIGITS = 18
+"""Digits of a number of bytes; Python refuses to read very long ones."""
 MAX_DRAINED = 2**26
 """Bytes that are still read after a refusal, so that the client reads the answer and not a broken connection."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -195,6 +197,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, path: Path, size: int) -> None:
         part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if part and max(map(len, part.groups())) > MAX_DIGITS:
+            raise RefusedError(416, f"the package has {size} bytes")
         start, end = (int(part[1]), min(int(part[2] or size) + 1, size)) if part else (0, size)
         if part and start >= end:
             raise RefusedError(416, f"the package has {size} bytes")
@@ -216,6 +220,8 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(404, "no such page")
         if not size.isdecimal() or boundary is None:
             raise RefusedError(411, "expected a multipart form with a Content-Length")
+        if len(size) > MAX_DIGITS:
+            raise RefusedError(400, "the Content-Length is too long")
         if int(size) > self.server.max_bytes:
             raise RefusedError(413, f"the largest upload is {self.server.max_bytes} bytes")
         upload = self.server.storage.new_upload()
@@ -234,6 +240,8 @@ class Handler(BaseHTTPRequestHandler):
             if key != "src_file":
                 fields[key] = short_text(content)
                 continue
+            if file.exists():
+                raise RefusedError(400, "the form has more than one src_file")
             with file.open("wb") as output:
                 for chunk in content:
                     output.write(chunk)
@@ -273,6 +281,8 @@ if __name__ == "__main__":
     parser.add_argument("--max-bytes", type=int, default=2**36, help="the largest upload; default: 64 GiB")
     arguments = parser.parse_args()
     token = os.environ.get("TRITONKIT_STORE_TOKEN")
+    if token and not re.fullmatch("[!-~]+", token):
+        parser.error("TRITONKIT_STORE_TOKEN has a character that a header cannot hold")
     with StoreServer(Storage(arguments.folder), arguments.port, token, arguments.max_bytes) as store:
         print(f"http://127.0.0.1:{store.server_port}", flush=True)
         store.serve_forever()

@@ -17,6 +17,7 @@ import urllib3
 
 from builder.stores.base import CHUNK, Advance, PackageFile, Result, Store, StoredVersion, append, repeat, unconfirmed
 from tritonkit.errors import ExternalError, InputError, TokenError, TritonkitError
+from tritonkit.remotes.tokens import token_problem
 
 TOKEN_VARIABLE = "TRITONKIT_STORE_TOKEN"  # noqa: S105 - its name
 _PAUSE_S = 0.5
@@ -40,6 +41,8 @@ class HttpStore(Store):
             expected = f"expected http(s)://HOST[:PORT][/PATH], and its token in ${TOKEN_VARIABLE}"
             raise InputError(f"{self.public_name}: {expected}", code="store.address")
         token = os.environ.get(TOKEN_VARIABLE)
+        if problem := token_problem(TOKEN_VARIABLE, token):
+            raise TokenError(problem, code="store.token")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=False)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,11 +20,13 @@ from builder.packages.files import link_or_copy, scratch_folder
 from builder.stores.base import Advance, PackageFile, Store, StoredVersion, unconfirmed
 from tritonkit.errors import ExternalError, InputError, TokenError, TritonkitError, first_line
 from tritonkit.remotes.addresses import public_name, public_text
+from tritonkit.remotes.tokens import token_problem
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 URI = "MLFLOW_TRACKING_URI"
+_TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105 - its name
 _VERSION, _SHA256, _SIZE = "tritonkit.version", "tritonkit.sha256", "tritonkit.size"
 """Tags of a version."""
 _REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED")
@@ -41,6 +44,8 @@ class MlflowStore(Store):
                 "http://127.0.0.1:5000",
                 code="store.address",
             )
+        if problem := token_problem(_TOKEN, os.environ.get(_TOKEN)):
+            raise TokenError(problem, code="store.token")
         self._server = public_name(os.environ[URI])
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow.tracking import MlflowClient
@@ -84,7 +89,7 @@ class MlflowStore(Store):
         with self._translated(), scratch_folder(path) as scratch:
             file = f"{stored.name}-{stored.version}.zip"
             copy = self._client.download_artifacts(str(found and found.run_id), file, str(scratch))
-            Path(copy).replace(path)
+            shutil.copyfile(copy, path)  # the file that `pull` has locked stays the same
         advance(path.stat().st_size)
 
     def _number(self, name: str, version: str) -> ModelVersion | None:

@@ -11,12 +11,13 @@ import re
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from oras.oci import NewLayer
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from builder.packages.files import scratch_folder
-from builder.stores.base import Advance, PackageFile, Store, StoredVersion, unconfirmed
+from builder.stores.base import Advance, PackageFile, Sha256, Store, StoredVersion, unconfirmed
 from builder.stores.image_layer import restore_package, write_layer
 from builder.stores.registry import AbsentError, Registry
 from tritonkit.errors import ArtifactError, ExternalError, InputError
@@ -29,6 +30,29 @@ _SHA256, _SIZE, _CREATED = "tritonkit.package.sha256", "tritonkit.package.size",
 """Annotations of the manifest."""
 _PATH = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*")
 """A part of a repository's name, as the distribution specification has it."""
+
+
+class _Notes(BaseModel):
+    """The annotations of an image."""
+
+    sha256: Sha256 = Field(alias=_SHA256)
+    size: NonNegativeInt | None = Field(None, alias=_SIZE)
+    created: datetime | None = Field(None, alias=_CREATED)
+
+
+class _Layer(BaseModel):
+    """The descriptor of a layer."""
+
+    media_type: Literal["application/vnd.oci.image.layer.v1.tar"] = Field(alias="mediaType")
+    digest: str = Field(pattern="^sha256:[0-9a-f]{64}$")
+    size: NonNegativeInt
+
+
+class _Manifest(BaseModel):
+    """The manifest of an image that is a package. Unknown fields are ignored."""
+
+    annotations: _Notes
+    layers: tuple[_Layer]
 
 
 class OciStore(Store):
@@ -48,9 +72,16 @@ class OciStore(Store):
     def versions(self, name: str) -> list[str]:
         """Return the tags of the repository."""
         try:
-            return list(self._registry.repeat(lambda: self._registry.get_tags(self._image(name))))
+            tags = self._registry.repeat(lambda: self._registry.get_tags(self._image(name)))
         except AbsentError:
             return []
+        except (AttributeError, TypeError) as error:  # of oras, for JSON of another form
+            raise ExternalError(
+                f"{self.public_name}: gave an unexpected answer for the tags of {name}; is this the address of a "
+                "registry?",
+                code="store.answer",
+            ) from error
+        return [str(tag) for tag in tags]
 
     def find(self, name: str, version: str) -> StoredVersion | None:
         """Read the annotations of an image."""
@@ -58,13 +89,7 @@ class OciStore(Store):
         manifest = self._manifest(image)
         if manifest is None:
             return None
-        notes = manifest.get("annotations") or {}
-        if _SHA256 not in notes or [layer.get("mediaType") for layer in manifest.get("layers", ())] != [_LAYER]:
-            raise ArtifactError(
-                f"{image}: is an image that `builder push` did not write; choose another version", code="store.record"
-            )
-        record = {"sha256": notes[_SHA256], "size": notes.get(_SIZE), "created": notes.get(_CREATED)}
-        return StoredVersion.read(name, version, record, image)
+        return StoredVersion(name=name, version=version, location=image, **manifest.annotations.model_dump())
 
     def upload(self, package: PackageFile, advance: Advance) -> StoredVersion:
         """Send the layer and the configuration, then the manifest, which makes the version visible."""
@@ -99,20 +124,37 @@ class OciStore(Store):
 
     def download(self, stored: StoredVersion, path: Path, advance: Advance) -> None:
         """Read the layer, from where an earlier attempt stopped, and make the package from it."""
-        manifest, layer = self._manifest(stored.location) or {"layers": [{}]}, path.with_suffix(".layer")
-        descriptor = manifest["layers"][0]
-        self._registry.repeat(lambda: self._registry.read_blob(stored.location, descriptor, layer, advance))
-        if f"sha256:{file_sha256(layer)}" != descriptor["digest"]:
+        manifest, layer = self._manifest(stored.location), path.with_suffix(".layer")
+        if manifest is None:
+            raise InputError(
+                f"{stored.location}: was deleted from the registry meanwhile; choose another version",
+                code="store.no_version",
+            )
+        digest, size = manifest.layers[0].digest, manifest.layers[0].size
+        try:
+            self._registry.repeat(lambda: self._registry.read_blob(stored.location, digest, size, layer, advance))
+        except AbsentError as error:
+            layer.unlink()
+            raise ArtifactError(
+                f"{stored.location}: its layer is missing in the registry; push this version again", code="store.record"
+            ) from error
+        if f"sha256:{file_sha256(layer)}" != digest:
             layer.unlink()
             raise ExternalError(f"{stored.location}: came with other content; pull it again", code="store.digest")
         restore_package(layer, path)
         layer.unlink()
 
-    def _manifest(self, image: str) -> dict[str, Any] | None:
+    def _manifest(self, image: str) -> _Manifest | None:
+        """Read the manifest of a package. Raises ArtifactError for another image."""
         try:
-            return dict(self._registry.repeat(lambda: self._registry.get_manifest(image)))
+            return _Manifest.model_validate(self._registry.repeat(lambda: self._registry.get_manifest(image)))
         except AbsentError:
             return None
+        except ValidationError as error:
+            raise ArtifactError(
+                f"{image}: is an image that `builder push` did not write, or a damaged one; choose another version",
+                code="store.record",
+            ) from error
 
     def _image(self, name: str, version: str = "any") -> str:
         """Return HOST/PATH/NAME:VERSION. Raises InputError if the name cannot be that of a repository."""

@@ -50,5 +50,5 @@ def install_pulled(
     SemanticVersions.of(model).check(version, model, sha256=sha256)
     installed = install_package(pulled.path, repository, public_key=public_key, force=force, report=report)
     record_version(model, version, installed.version, sha256)
-    pulled.path.unlink()
+    pulled.path.unlink(missing_ok=True)  # another pull of this version may have deleted it
     return installed

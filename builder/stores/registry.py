@@ -87,16 +87,16 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         url = oras.utils.append_url_params(self._get_location(session, container), {"digest": layer["digest"]})
         return self.do_request(url, "PUT", _Blob(blob, self.advance), {"Content-Type": "application/octet-stream"})
 
-    def read_blob(self, image: str, descriptor: dict[str, Any], path: Path, advance: Advance) -> None:
+    def read_blob(self, image: str, digest: str, size: int, path: Path, advance: Advance) -> None:
         """Append to a file what it lacks of a blob."""
-        url = f"{self.prefix}://{self.get_container(image).get_blob_url(descriptor['digest'])}"
+        url = f"{self.prefix}://{self.get_container(image).get_blob_url(digest)}"
         with path.open("ab") as file:
             headers = {"Range": f"bytes={file.tell()}-"} if file.tell() else {}
             with self.do_request(url, headers=headers, stream=True) as response:
                 if response.status_code == 200:  # the registry ignores ranges
                     file.truncate(0)
                 if response.status_code != 416:  # no byte is missing
-                    append(file, response.iter_content(CHUNK), descriptor["size"], advance)
+                    append(file, response.iter_content(CHUNK), size, advance)
 
     def _token_error(self, reason: str) -> TokenError:
         login = f"docker login {self.hostname}"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
 from builder.semantic import LATEST, SemanticVersion, choose_version, is_semantic_version
 from builder.stores.base import PackageFile, Store, StoredVersion, check_name
 from tritonkit.errors import ExternalError, InputError
-from tritonkit.remotes.addresses import is_address, public_name
+from tritonkit.remotes.addresses import is_address
 from tritonkit.remotes.progress import transfer_progress
 from tritonkit.spec import Frozen
 from tritonkit.system.files import check_can_write, file_sha256
+from tritonkit.system.standard_streams import warn
 
 _KINDS = {
     "http": ("http", "HttpStore"),
@@ -88,8 +92,8 @@ def pull(address: str, reference: str, output_of: Callable[[StoredVersion], Path
     """Download the package that NAME[@VERSION] means to the path that `output_of` returns.
 
     The file gets its name when its SHA-256 is checked. A transfer that stops leaves a hidden `.partial` file, which
-    the next pull continues. Raises InputError if there is no such version, ExternalError if the store cannot be
-    reached or the content is another than the store's record says.
+    the next pull continues; a second pull of the same content waits for the first. Raises InputError if there is no
+    such version, ExternalError if the store cannot be reached or the content is another than the store's record says.
     """
     store = open_store(address)
     stored = find_version(store, reference)
@@ -98,17 +102,48 @@ def pull(address: str, reference: str, output_of: Callable[[StoredVersion], Path
     output.parent.mkdir(parents=True, exist_ok=True)
     # Of one content: the name of its digest, so that it can be continued.
     partial = output.with_name(f".{output.name}.{stored.sha256 or 'unknown':.16}.partial")
-    if stored.sha256 is None:
-        partial.unlink(missing_ok=True)
-    with transfer_progress(f"fetching {stored.name} {stored.version}", stored.size) as advance:
-        store.download(stored, partial, advance)
-    found = file_sha256(partial)
-    if found != (stored.sha256 or found):
-        partial.unlink()
-        raise ExternalError(
-            f"{public_name(address)}: {stored.name} {stored.version} came with the SHA-256 {found}, but the store's "
-            f"record says {stored.sha256}; pull it again, and if that does not help, the store is damaged",
-            code="store.digest",
-        )
-    partial.replace(output)
+    with _locked(partial):
+        if stored.sha256 is None:
+            os.truncate(partial, 0)
+        with transfer_progress(f"fetching {stored.name} {stored.version}", stored.size) as advance:
+            store.download(stored, partial, advance)
+        found = file_sha256(partial)
+        if found != (stored.sha256 or found):
+            partial.unlink()
+            raise ExternalError(
+                f"{store.public_name}: {stored.name} {stored.version} came with the SHA-256 {found}, but the store's "
+                f"record says {stored.sha256}; pull it again, and if that does not help, the store is damaged",
+                code="store.digest",
+            )
+        partial.replace(output)
     return Pulled(store=store.public_name, package=stored.model_copy(update={"sha256": found}), path=output)
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """Create a file if it is missing, and wait until no other pull writes it; an empty one is deleted at the end.
+
+    Stores must write to the file itself, and not replace it: the lock is on its content, not on its name.
+    """
+    while True:
+        with partial.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                warn(f"{partial}: waiting for another pull that writes it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _has_name(file.fileno(), partial):  # the other pull has renamed or deleted it
+                continue
+            try:
+                yield
+            finally:
+                if not os.fstat(file.fileno()).st_size and _has_name(file.fileno(), partial):
+                    partial.unlink()
+            return
+
+
+def _has_name(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has this name."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from tritonkit.errors import ExternalError, InputError, first_line
 from tritonkit.images.preprocess import MAX_BYTES
 from tritonkit.remotes.addresses import has_secret, is_web, public_name
+from tritonkit.remotes.tokens import token_problem
 from tritonkit.spec import validation_problems
 from tritonkit.system.env_file import settings_with_prefix
 from tritonkit.triton.retry import RetryPolicy
@@ -63,6 +64,8 @@ class CollectionService:
             )
         self.url, self.policy = url.rstrip("/"), RetryPolicy(retry_s)
         token = settings_with_prefix(TOKEN_VARIABLE).get(TOKEN_VARIABLE)
+        if problem := token_problem(TOKEN_VARIABLE, token):
+            raise InputError(problem, code="collection.token")
         self._headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
         self._pool = urllib3.PoolManager(maxsize=threads, timeout=_TIMEOUT, retries=_RETRIES)
 

@@ -191,6 +191,10 @@ def test_wrong_use_is_one_clear_error(
 
     service.collection.token = "s3cret"
     assert error_codes(collect()) == {"collection.token"}
+    monkeypatch.setenv(TOKEN_VARIABLE, "s3cret\r")
+    unusable = collect()
+    assert (unusable.exit_code, error_codes(unusable)) == (2, {"collection.token"})
+    assert "s3cret" not in unusable.output
     monkeypatch.setenv(TOKEN_VARIABLE, "s3cret")
     assert collect().exit_code == 0
     with listening(CollectionServer(Collection(service.collection.folder / ".." / "other"))) as other:

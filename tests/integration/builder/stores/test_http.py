@@ -151,6 +151,17 @@ def test_killed_pull_leaves_no_file_and_continues(model_store: ModelStore, tmp_p
     assert '"GET /models/digits/1.0.0 HTTP/1.1" 206' in model_store.log.read_text()
 
 
+def test_pulls_of_one_version_wait_for_each_other(model_store: ModelStore, package: Path, tmp_path: Path) -> None:
+    push(package, model_store.url, "digits", "1.0.0")
+    output = tmp_path / "out" / "out.zip"
+    for _ in range(5):
+        with ThreadPoolExecutor(4) as pool:
+            pulls = [pool.submit(pull, model_store.url, "digits", lambda stored: output) for _ in range(4)]
+        assert {each.result().path for each in pulls} == {output}
+        assert output.read_bytes() == package.read_bytes()
+    assert list(output.parent.iterdir()) == [output]
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not condition():
@@ -194,6 +205,21 @@ def test_store_with_a_token_refuses_others(
         store.kill()
 
 
+@pytest.mark.parametrize("token", ["s3cret\r", "s3cr\u00e9t\u20ac", "s3cret token"])
+@pytest.mark.parametrize(
+    ("address", "variable"),
+    [("http://127.0.0.1:9", "TRITONKIT_STORE_TOKEN"), ("mlflow://x", "MLFLOW_TRACKING_TOKEN")],
+)
+def test_token_that_no_header_can_hold_is_refused_and_not_shown(
+    address: str, variable: str, token: str, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv(variable, token)
+    with raises(TokenError, "store.token", variable) as caught:
+        push(package, address, "digits", "1.0.0")
+    assert "s3cr" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
@@ -210,6 +236,24 @@ def test_server_refuses_bad_fields(model_store: ModelStore, fields: dict[str, st
     assert send_form(model_store.url, {**fields, "src_file": ("x", b"content")})[0] == status
     assert {path.name for path in model_store.folder.parent.iterdir()} == {"store", "store.log"}
     assert [path for path in model_store.folder.rglob("*") if path.is_file()] == []
+
+
+def test_server_refuses_a_form_with_two_files(model_store: ModelStore) -> None:
+    files = [("src_file", ("x", b"one")), ("src_file", ("x", b"two"))]
+    fields: Any = [("model_name", "digits"), ("model_version", "1.0.0"), *files]
+    assert send_form(model_store.url, fields)[0] == 400
+    assert [path for path in model_store.folder.rglob("*") if path.is_file()] == []
+
+
+def test_server_answers_numbers_that_are_too_long(model_store: ModelStore, package: Path) -> None:
+    push(package, model_store.url, "digits", "1.0.0")
+    digits = "9" * 5000
+    for part in (f"{digits}-", f"0-{digits}"):
+        headers = {"Range": f"bytes={part}"}
+        answer = urllib3.request("GET", f"{model_store.url}/models/digits/1.0.0", headers=headers, retries=False)
+        assert answer.status == 416
+    fields = {"model_name": "digits", "model_version": "1.1.0", "src_file": ("x", b"content")}
+    assert send_form(model_store.url, fields, **{"Content-Length": digits})[0] == 400
 
 
 @pytest.mark.parametrize("path", ["models/../digits", "models/digits/..%2f..", "models/digits/1.0.0/x", "etc", ""])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
 import tarfile
 import time
 import urllib.request
@@ -19,7 +20,7 @@ import pytest
 
 from builder.packages import install_package, write_package
 from builder.stores import base
-from builder.stores.transfer import pull, push
+from builder.stores.transfer import find_version, open_store, pull, push
 from tests.errors import raises
 from tests.oci_registry import OciRegistry
 from tests.web import ANY_PORT, Quiet, listening
@@ -130,6 +131,62 @@ def test_image_of_others_is_no_package(address: str, pets: Path, registry: OciRe
     with raises(ArtifactError, "store.record", "pets:2.0.0"):
         pull(address, "pets", lambda stored: tmp_path / "out.zip")
     assert pull(address, "pets@1.0.0", lambda stored: tmp_path / "out.zip").package.version == "1.0.0"
+
+
+def test_image_that_vanishes_before_the_download_is_named(
+    address: str, pets: Path, registry: OciRegistry, tmp_path: Path
+) -> None:
+    push(pets, address, "pets", "1.0.0")
+    store = open_store(address)
+    stored = find_version(store, "pets")
+    data = registry.folder / "data" / "docker" / "registry" / "v2"
+    shutil.rmtree(data / "repositories" / address.removeprefix(f"oci://{registry.host}/") / "pets" / "_layers")
+    with raises(ArtifactError, "store.record", "pets:1.0.0"):
+        store.download(stored, tmp_path / "out.zip", lambda size: None)
+    assert list(tmp_path.iterdir()) == []
+    shutil.rmtree(data / "repositories" / address.removeprefix(f"oci://{registry.host}/") / "pets" / "_manifests")
+    with raises(InputError, "store.no_version", "pets:1.0.0"):
+        store.download(stored, tmp_path / "out.zip", lambda size: None)
+
+
+class DamagedRegistry(Quiet, BaseHTTPRequestHandler):
+    """A registry whose answers the test chooses."""
+
+    server: Any
+
+    def do_GET(self) -> None:
+        tags, manifest = self.server.answers
+        content = json.dumps(tags if self.path.partition("?")[0].endswith("/tags/list") else manifest).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+_TAGS = {"tags": ["1.0.0", 7, None]}
+_NOTES = {"tritonkit.package.sha256": "0" * 64}
+_LAYER = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": f"sha256:{'0' * 64}", "size": 5}
+
+
+@pytest.mark.parametrize(
+    ("tags", "manifest", "error", "code"),
+    [
+        (_TAGS, {"annotations": _NOTES, "layers": None}, ArtifactError, "store.record"),
+        (_TAGS, {"annotations": _NOTES, "layers": [None]}, ArtifactError, "store.record"),
+        (_TAGS, {"annotations": _NOTES, "layers": [{**_LAYER, "digest": "../up"}]}, ArtifactError, "store.record"),
+        (_TAGS, {"annotations": _NOTES, "layers": [{**_LAYER, "size": "many"}]}, ArtifactError, "store.record"),
+        (_TAGS, {"annotations": ["x"], "layers": [_LAYER]}, ArtifactError, "store.record"),
+        (_TAGS, [1], ArtifactError, "store.record"),
+        ({"tags": 5}, {}, ExternalError, "store.answer"),
+        (["1.0.0"], {}, ExternalError, "store.answer"),
+    ],
+)
+def test_damaged_answers_are_named(tags: Any, manifest: Any, error: Any, code: str, tmp_path: Path) -> None:
+    server: Any = ThreadingHTTPServer(ANY_PORT, DamagedRegistry)
+    server.answers = tags, manifest
+    with listening(server), raises(error, code):
+        pull(f"oci://127.0.0.1:{server.server_port}/x", "pets", lambda stored: tmp_path / "out.zip")
+    assert list(tmp_path.iterdir()) == []
 
 
 class TokenSite(Quiet, BaseHTTPRequestHandler):
