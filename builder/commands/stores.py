@@ -44,18 +44,14 @@ def push(options: PushOptions, as_json: JsonOption = False) -> None:
 
     * builder push digits oci://registry.example/models --version 1.2.0
     """
-    from builder.packages.archive import open_archive
     from builder.repository.versions import find_model
-    from builder.stores.published import push_model
-    from builder.stores.transfer import push as push_file
+    from builder.stores.published import push_model, push_package
 
     path = Path(options.package).expanduser()
     if path.is_file() or path.suffix == ".zip":
         if options.number is not None:
             raise InputError("--number: is for a published model, not for a package", code="option.no_effect")
-        with open_archive(path) as archive:
-            name = options.name or archive.package.name
-        pushed = push_file(path, options.store, name, options.version)
+        pushed = push_package(path, options.store, options.name, options.version)
     else:
         folder = find_model(options.package, options.repository)
         pushed = push_model(folder, options.number, options.store, options.name or folder.name, options.version)

@@ -67,7 +67,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
         raise InputError(f"{path}: no such file; expected a package of `builder package`", code="package.not_found")
     with _BoundedFile(path) as file:
         with _readable(path):
-            archive = zipfile.ZipFile(file)
+            archive = _zip_file(file)
         with archive:
             infos = archive.infolist()
             _check_entries(path, infos)
@@ -84,6 +84,13 @@ class _BoundedFile(io.FileIO):
         if size is not None and size > _MAX_DIRECTORY:
             raise ValueError(f"its list of entries has {size:,} bytes, more than {_MAX_DIRECTORY:,}")
         return super().read(_MAX_DIRECTORY if size is None or size < 0 else size) or b""
+
+
+def _zip_file(file: io.FileIO) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except OSError as error:  # a damaged offset is a seek before the file
+        raise ValueError(str(error)) from error
 
 
 @contextmanager

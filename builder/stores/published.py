@@ -8,6 +8,7 @@ from pathlib import Path
 
 from builder.packages import InstalledPackage, install_package, write_package
 from builder.packages.archive import open_archive
+from builder.packages.content import check_content
 from builder.packages.files import scratch_folder
 from builder.repository.semantic_versions import SemanticVersions, record_version
 from builder.repository.shared_files import shared_version
@@ -15,6 +16,18 @@ from builder.stores.transfer import Pulled, Pushed, pull, push
 from tritonkit.remotes.cache import cache_folder
 
 Report = Callable[[str], None]
+
+
+def push_package(path: Path, address: str, name: str | None, version: str) -> Pushed:
+    """Check a package as `builder install` does, and push it. name: in the store; None is that of the model.
+
+    A package that was forced can be pushed. Raises what `open_archive`, `check_content` and `push` raise.
+    """
+    with open_archive(path) as archive, scratch_folder(path.parent) as scratch:
+        archive.unpack(scratch)
+        check_content(scratch, archive.package, force=True)
+        name = name or archive.package.name
+    return push(path, address, name, version)
 
 
 def push_model(folder: Path, number: int | None, address: str, name: str, version: str) -> Pushed:

@@ -80,11 +80,8 @@ def find_version(store: Store, reference: str) -> StoredVersion:
     chosen = choose_version(known, wanted or LATEST)
     stored = store.find(name, chosen) if chosen else None
     if stored is None:
-        raise InputError(
-            f"{store.public_name}: has no version of {name} for {wanted or LATEST}; it has "
-            f"{', '.join(known[-10:]) or 'none'}",
-            code="store.no_version",
-        )
+        problem = f"has no version {wanted} of {name}; it has {', '.join(known[-10:])}" if known else f"has no {name}"
+        raise InputError(f"{store.public_name}: {problem}", code="store.no_version")
     return stored
 
 

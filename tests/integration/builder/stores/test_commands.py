@@ -139,3 +139,16 @@ def test_bad_words_are_one_error(command: Command, tiny_repository: Path, words:
     assert result.exit_code == 2
     assert error_codes(result) == {code}
     assert not (tiny_repository / "pets" / SemanticVersions.FILE).exists()
+
+
+def test_damaged_package_is_not_pushed(
+    command: Command, tiny_repository: Path, model_store: ModelStore, tmp_path: Path
+) -> None:
+    package = write_package(tiny_repository / "pets", 1, tmp_path)
+    content = bytearray(package.read_bytes())
+    content[len(content) // 2] ^= 1
+    package.write_bytes(content)
+    result = command("builder", "push", package, model_store.url, "--version", "1.0.0", "--json")
+    assert (result.exit_code, len(error_codes(result) & {"package.changed_file", "package.not_a_zip"})) == (2, 1)
+    missing = command("builder", "pull", model_store.url, "pets", "--json")
+    assert error_codes(missing) == {"store.no_version"}
