@@ -53,23 +53,26 @@ def doctor(
 def check_before_start(options: Options, force: bool = False) -> None:
     """Run the checks before a start. Warnings go to stderr; errors raise CheckFailedError, unless `force` is set.
 
+    `force` does not start a repository that is not signed as the options require.
+
     Does not check ports, addresses and TLS, which `start` checks. Raises InputError without a repository.
     """
     from server.doctor.diagnosis import diagnose
     from server.doctor.machine import inspect_machine
 
     findings = diagnose(options, inspect_machine(options.runtime))
-    errors = [finding for finding in findings if finding.severity == "error"]
-    for finding in findings if force else [finding for finding in findings if finding not in errors]:
-        print(f"warning: {_finding_text(finding)}", file=sys.stderr)
-    if errors and not force:
+    unsigned = [finding for finding in findings if finding.code.startswith("signature.")]
+    errors = unsigned if force else [finding for finding in findings if finding.severity == "error"]
+    for finding in findings:
+        if finding not in errors:
+            print(f"warning: {_finding_text(finding)}", file=sys.stderr)
+    if errors:
         lines = [f"  {_finding_text(finding)}" for finding in errors]
+        hint = "" if unsigned else "; --force starts it anyway"
         raise CheckFailedError(
-            "\n".join(
-                [f"{options.repository}: not started because of these errors; --force starts it anyway:", *lines]
-            ),
+            "\n".join([f"{options.repository}: not started because of these errors{hint}:", *lines]),
             {"findings": findings},
-            code="doctor.errors",
+            code=unsigned[0].code if unsigned else "doctor.errors",
             problems=[Problem(finding.code, _finding_text(finding)) for finding in errors],
         )
 

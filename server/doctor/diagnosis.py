@@ -54,7 +54,7 @@ def _signature_findings(options: Options) -> list[Finding]:
     try:
         check_signed(options.repository, options.models, options.require_signed)
     except CheckFailedError as failed:
-        fix = "sign it again with `builder sign`, or install it again"
+        fix = "sign it with `builder sign`, or install a signed package"
         return [error(options.repository, problem.message, fix, code=problem.code) for problem in failed.problems]
     return []
 
