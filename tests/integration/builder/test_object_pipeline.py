@@ -121,7 +121,17 @@ def test_verdict_says_so_when_triton_cannot_be_started(
     result = publish_pipeline(PipelineRequest(config=write_config(tmp_path), repository=repository))
     assert result.version == 2
     assert result.verdict.passed
-    assert "in this process, because Triton could not serve" in (result.verdict.proven_by or "")
+    assert "in this process, because there is no Triton here" in (result.verdict.proven_by or "")
+
+
+def test_verdict_fails_when_triton_refuses_a_member(repository: Path, tmp_path: Path, command: Command) -> None:
+    with (repository / "kinds" / "config.pbtxt").open("a") as config:
+        config.write("instance_group { kind: KIND_GPU gpus: [0] }\n")
+    result = command("builder", "pipeline", write_config(tmp_path), "--repository", repository, "--json")
+    assert result.exit_code == 1
+    assert error_codes(result) == {"verdict.failed", "pipeline.member_not_served"}
+    assert "kinds needs a GPU" in json.loads(result.stdout)["error"]["problems"][0]["message"]  # the whole reason
+    assert not (repository / "people" / "2").exists()
 
 
 def test_pictures_without_objects_are_no_proof_unless_forced(
