@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from train.config.document import Document
 from train.config.loading import Config, resolve_config
 from train.config.pruning_functions import CHANNELS
 from train.data import SPLIT_FILES, SPLITS, SUMMARY_FILE
@@ -22,6 +21,7 @@ from tritonkit.remotes.addresses import public_name
 from tritonkit.repository.artifact_files import local_artifact
 from tritonkit.spec import ModelSpec
 from tritonkit.system.console import warn
+from tritonkit.yaml_document import Document
 
 _KEYS_OF_SPLITS = ("labels", "mask_values", "ignore_index", "per_class", "sampling")
 """Keys of `data` that also hold for the tables in a run's splits folder."""

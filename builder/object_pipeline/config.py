@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tritonkit.errors import ConfigError, Problem
@@ -13,6 +12,7 @@ from tritonkit.export_options import RepositoryOptions
 from tritonkit.images.crops import CropSettings
 from tritonkit.options import CommandLine, InputPath
 from tritonkit.spec import Name
+from tritonkit.yaml_document import Document
 
 
 class PipelineConfig(BaseModel):
@@ -38,25 +38,15 @@ class PipelineConfig(BaseModel):
     @classmethod
     def read(cls, path: Path) -> PipelineConfig:
         """Read a YAML file. Raises ConfigError that lists all problems."""
+        document = Document.read(path, "; docs/pipelines.md has an example")
+        problems = list(document.duplicates)
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigError(f"{path}: not a readable text file ({error})", code="config.unreadable") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not YAML: {error}", code="config.not_yaml") from error
-        if not isinstance(values, dict):
-            raise ConfigError(
-                f"{path}: expected `key: value` pairs such as `name: people`, got {type(values).__name__}",
-                code="config.not_a_mapping",
-            )
-        try:
-            return cls.model_validate(values)
+            config = cls.model_validate(document.values)
         except ValidationError as error:
-            problems = [
-                _problem(details["loc"], details["type"], details["msg"], details["input"])
-                for details in error.errors(include_url=False)
-            ]
-        raise config_error(path, problems)
+            problems += [document.describe(details, cls) for details in error.errors(include_url=False)]
+        if problems:
+            raise config_error(path, problems)
+        return config
 
 
 class PipelineRequest(RepositoryOptions):
@@ -74,15 +64,3 @@ def config_error(path: Path, problems: list[Problem]) -> ConfigError:
     """The error for all problems of a configuration."""
     lines = "".join(f"\n  {problem}" for problem in problems)
     return ConfigError(f"{path}: {len(problems)} problem(s):{lines}", code="config.invalid", problems=problems)
-
-
-def _problem(place: tuple[int | str, ...], kind: str, message: str, value: object) -> Problem:
-    key = ".".join(map(str, place))
-    match kind:
-        case "missing":
-            return Problem("config.missing_key", f"{key}: is required")
-        case "extra_forbidden" | "unexpected_keyword_argument":
-            known = ", ".join(CropSettings.__dataclass_fields__ if len(place) > 1 else PipelineConfig.model_fields)
-            return Problem("config.unknown_key", f"{key}: unknown key; known keys: {known}")
-    text = message.removeprefix("Value error, ").replace("Input should be", "expected", 1)
-    return Problem("config.value", f"{key}: {text} (got {value!r:.60})")

@@ -19,7 +19,7 @@ from PIL import Image
 from builder.object_pipeline.members import Members
 from builder.sources.images import PHOTOS
 from tritonkit.comparison import Comparison, Limits
-from tritonkit.errors import CheckFailedError, DataError, Problem, TritonkitError, first_line
+from tritonkit.errors import CheckFailedError, DataError, Problem, TritonkitError
 from tritonkit.images.crops import crop_object
 from tritonkit.images.objects import objects_of, to_rle
 from tritonkit.images.picture_files import pictures_below
@@ -41,6 +41,15 @@ LIMITS = Limits(max_abs=1e-5, relative=1e-3, decisions=1.0, quality=0.0)
 """Boxes and masks must be equal; the probabilities of a batch may differ from those of one image by rounding."""
 MAX_PICTURES = 12
 AnswerPicture = Callable[[bytes], Outputs]
+NO_TRITON = {
+    "docker.no_image",
+    "docker.no_sdk",
+    "docker.unreachable",
+    "install.missing_command",
+    "server.broken_environment",
+    "server.no_triton",
+}
+"""Codes of `server up` on a machine that has no Triton to start."""
 _EMPTY = "without objects.png"
 
 
@@ -143,16 +152,18 @@ def verify(
         except TritonkitError as error:
             if started:
                 raise
-            proven_by = (
-                "the code of the pipeline in this process, because Triton could not serve its models here: "
-                f"{first_line(error)}"
-            )
-            steps = Pipeline(
-                settings.model_dump(mode="json"),
-                lambda batch: segmenter.infer(batch)["mask"],
-                lambda batch: kinds.infer(batch)["probabilities"],
-            )
-            problems, comparison = _compare(spec, expected, pictures, lambda data: decode_text(steps.answer(data)))
+            if {problem.code for problem in error.problems or (error,)} <= NO_TRITON:
+                proven_by = f"the code of the pipeline in this process, because there is no Triton here: {error}"
+                steps = Pipeline(
+                    settings.model_dump(mode="json"),
+                    lambda batch: segmenter.infer(batch)["mask"],
+                    lambda batch: kinds.infer(batch)["probabilities"],
+                )
+                problems, comparison = _compare(spec, expected, pictures, lambda data: decode_text(steps.answer(data)))
+            else:
+                proven_by, comparison = "nothing, because Triton does not serve both models", None
+                message = f"Triton does not serve both models, so the pipeline cannot answer: {error}"
+                problems = [Problem("pipeline.member_not_served", message)]
     counts = [len(outputs["boxes"]) for outputs in expected.values()]
     if not any(counts):
         message = (

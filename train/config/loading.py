@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PlainValidator, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from train.config.document import Document
 from train.config.pruning import Prunings
 from train.config.pruning_functions import CHANNELS
 from train.config.search import SearchConfig
@@ -33,6 +32,7 @@ from tritonkit.export_options import ExportOptions
 from tritonkit.options import UserPath, option_error
 from tritonkit.remotes.addresses import addresses_with_secrets
 from tritonkit.spec import AUXILIARY_TASK, Name
+from tritonkit.yaml_document import Document
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Lightning's names for the precision of a training step."""
@@ -238,6 +238,10 @@ class Config(HeadConfig):
         return next((tracker for tracker in self.trackers if isinstance(tracker, TensorBoardTracker)), None)
 
 
+NO_FILE = "; start from examples/digits.yaml or from `train config`"
+"""What to do without a configuration."""
+
+
 def _conflict(augment: AugmentConfig, operation: str) -> str:
     """Say which random change of images hides an operation; empty if none does."""
     if not augment.enabled:
@@ -258,7 +262,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Relative paths in the file start from the working directory. Raises ConfigError that lists all problems.
     """
-    return resolve_config(Document.read(path), overrides, str(path))
+    return resolve_config(Document.read(path, NO_FILE), overrides, str(path))
 
 
 def resolve_config(document: Document, overrides: Sequence[str], origin: str) -> Config:

@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from train.config.document import Document
 from train.engine.run_folder import RunFolder
 from train.export import PUBLISHED_FILE, SERVED_FOLDER
 from train.reports import run_page
@@ -31,6 +30,7 @@ from tritonkit.repository.verdict import Verdict
 from tritonkit.spec import Frozen, ModelSpec
 from tritonkit.system.console import warn
 from tritonkit.system.files import atomic_write, file_sha256
+from tritonkit.yaml_document import Document
 
 _MAX_IMAGE_BYTES = 400_000
 _IMAGE_WIDTH = 1440

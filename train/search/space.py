@@ -19,10 +19,10 @@ from optuna.distributions import (
 )
 from pydantic import JsonValue, ValidationError
 
-from train.config.document import Document, set_value
-from train.config.loading import Config, resolve_config
+from train.config.loading import NO_FILE, Config, resolve_config
 from train.config.search import SearchConfig, SearchParameter
 from tritonkit.errors import ConfigError, Problem
+from tritonkit.yaml_document import Document, set_value
 
 TrialValues = Mapping[str, CategoricalChoiceType]
 """The values of a trial as Optuna stores them, by dotted key."""
@@ -67,7 +67,7 @@ def load_search(path: Path, overrides: Sequence[str] = ()) -> TrialSpace:
 
     Each choice and each end of a range is tried as the value of its key.
     """
-    document = Document.read(path)
+    document = Document.read(path, NO_FILE)
     config = resolve_config(document, overrides, str(path))
     if config.search is None:
         raise ConfigError(

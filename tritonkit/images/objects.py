@@ -37,21 +37,35 @@ def objects_of(mask: ImageArray, geometry: Geometry, class_number: int, min_shar
 
 
 def to_rle(found: MaskedObject, size: tuple[int, int]) -> str:
-    """Return the mask of the whole image as COCO's compressed RLE (`counts`). size: width and height of the image."""
-    left, top, right, bottom = found.box
-    whole = np.zeros((size[1], size[0]), np.uint8, order="F")
-    whole[top:bottom, left:right] = found.mask
-    counts: bytes = coco.encode(whole)["counts"]
+    """Return the mask of the whole image as COCO's compressed RLE (`counts`). size: width and height of the image.
+
+    Only the pixels of the box are read, so a small object in a large image costs little.
+    """
+    (left, top, right, bottom), height = found.box, size[1]
+    columns = np.zeros((right - left, bottom - top + 2), np.bool_)  # a clear pixel above and below each
+    columns[:, 1:-1] = found.mask.T
+    pixels = columns.ravel()
+    column, row = np.divmod(np.flatnonzero(pixels[1:] != pixels[:-1]), bottom - top + 2)
+    edges = (left + column) * height + top + row  # a run starts, ends, starts, ...
+    # A run that ends at the bottom goes on where the next column starts at the top.
+    joined = np.flatnonzero(edges[1:-1:2] == edges[2::2]) * 2 + 1
+    edges = np.delete(edges, np.concatenate([joined, joined + 1]))
+    runs = np.diff(np.concatenate([[0], edges, [size[0] * height]]))
+    if len(runs) > 1 and not runs[-1]:
+        runs = runs[:-1]
+    counts: bytes = coco.frPyObjects({"counts": runs, "size": [height, size[0]]}, height, size[0])["counts"]
     return counts.decode("ascii")
 
 
 def from_rle(counts: str, size: tuple[int, int]) -> MaskedObject:
     """Return the object whose mask `to_rle` encoded. Raises ValueError for a mask without pixels."""
-    whole = coco.decode({"counts": counts.encode("ascii"), "size": [size[1], size[0]]})
-    places = ndimage.find_objects(whole)
-    if not places or places[0] is None:
+    encoded = {"counts": counts.encode("ascii"), "size": [size[1], size[0]]}
+    left, top, width, height = map(int, coco.toBbox(encoded))
+    if not width:
         raise ValueError("the mask has no pixels")
-    return _object_at(places[0], whole, 1)
+    right, bottom = left + width, top + height
+    mask = coco.decode(encoded)[top:bottom, left:right].astype(np.bool_)
+    return MaskedObject((left, top, right, bottom), mask)
 
 
 def _object_at(place: Any, regions: NDArray[Any], number: int) -> MaskedObject:

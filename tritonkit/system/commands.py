@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tritonkit.errors import CheckFailedError, ExternalError, InputError, TritonkitError
+from tritonkit.errors import CheckFailedError, ExternalError, InputError, Problem, TritonkitError
 
 _EXTRAS = {"server": "client", "bench": "bench", "builder": "builder"}
 """The extra of tritonkit that a command needs."""
@@ -42,8 +42,8 @@ def check_commands(*names: str, advice: str = "") -> None:
 def run_command(name: str, *arguments: object, environment: Mapping[str, str] | None = None) -> Any:
     """Run a command with `--json` and return its document.
 
-    environment: of the process; None is that of this one. Raises the error that the command reports: CheckFailedError
-    for exit code 1, InputError for 2, ExternalError for any other.
+    environment: of the process; None is that of this one. Raises the error that the command reports, with its code
+    and its list of problems. It is a CheckFailedError for exit code 1, InputError for 2, ExternalError for any other.
     """
     command = [str(find_command(name)), *map(str, arguments), "--json"]
     process = subprocess.run(  # noqa: S603 - our own command
@@ -51,12 +51,15 @@ def run_command(name: str, *arguments: object, environment: Mapping[str, str] | 
     )
     if process.returncode == 0:
         return json.loads(process.stdout)
+    error_class, failed = _ERRORS.get(process.returncode, ExternalError), f"`{name} {arguments[0]}` failed"
     try:
-        reason = json.loads(process.stdout)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
+        reported = json.loads(process.stdout)["error"]
+        reason, code = reported["message"], reported["code"]
+        problems = [Problem(**problem) for problem in reported.get("problems", ())]
+    except (ValueError, KeyError, TypeError) as error:
         reason = process.stderr.strip() or f"exit code {process.returncode}"
-    error_class = _ERRORS.get(process.returncode, ExternalError)
-    raise error_class(f"`{name} {arguments[0]}` failed: {reason}", code="command.failed")
+        raise error_class(f"{failed}: {reason}", code="command.failed") from error
+    raise error_class(f"{failed}: {reason}", code=code, problems=problems)
 
 
 @contextmanager

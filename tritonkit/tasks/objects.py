@@ -21,6 +21,8 @@ from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Geometries, T
 from tritonkit.tasks.multiclass import Multiclass, top_labels
 
 _MAX_CLASS = 255
+_MAX_BITS = 35
+"""Of a number in an RLE: seven characters, as many as a signed number of 32 bits needs."""
 
 
 class Objects(Task):
@@ -125,6 +127,8 @@ def _runs_of_rle(counts: str, pixels: int) -> Iterator[tuple[int, int]]:
         value |= (code & 31) << shift
         shift += 5
         if code & 32:
+            if shift > _MAX_BITS:  # the shifts of an endless number would take quadratic time
+                break
             continue
         value -= (1 << shift) if code & 16 else 0
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
@@ -134,5 +138,7 @@ def _runs_of_rle(counts: str, pixels: int) -> Iterator[tuple[int, int]]:
         if len(runs) % 2 == 0:
             yield position, position + runs[-1]
         position += runs[-1]
-    if position != pixels:
-        raise AnswerError(f"the runs of a mask do not add up to the {pixels:,} pixels of its image", code="answer.mask")
+    else:
+        if position == pixels and not shift:
+            return
+    raise AnswerError(f"the runs of a mask do not add up to the {pixels:,} pixels of its image", code="answer.mask")

@@ -121,7 +121,17 @@ def test_verdict_says_so_when_triton_cannot_be_started(
     result = publish_pipeline(PipelineRequest(config=write_config(tmp_path), repository=repository))
     assert result.version == 2
     assert result.verdict.passed
-    assert "in this process, because Triton could not serve" in (result.verdict.proven_by or "")
+    assert "in this process, because there is no Triton here" in (result.verdict.proven_by or "")
+
+
+def test_verdict_fails_when_triton_refuses_a_member(repository: Path, tmp_path: Path, command: Command) -> None:
+    with (repository / "kinds" / "config.pbtxt").open("a") as config:
+        config.write("instance_group { kind: KIND_GPU gpus: [0] }\n")
+    result = command("builder", "pipeline", write_config(tmp_path), "--repository", repository, "--json")
+    assert result.exit_code == 1
+    assert error_codes(result) == {"verdict.failed", "pipeline.member_not_served"}
+    assert "kinds needs a GPU" in json.loads(result.stdout)["error"]["problems"][0]["message"]  # the whole reason
+    assert not (repository / "people" / "2").exists()
 
 
 def test_pictures_without_objects_are_no_proof_unless_forced(
@@ -142,11 +152,23 @@ def test_pictures_without_objects_are_no_proof_unless_forced(
 
 def test_all_problems_of_a_configuration_are_reported_at_once(repository: Path, tmp_path: Path) -> None:
     config = tmp_path / "people.yaml"
-    config.write_text("name: a b\nsegmenter: masks\nclasifier: kinds\ncrop: {margin: -1}\ninstances: 0\n")
+    config.write_text(
+        "name: a b\nsegmenter: masks\nclasifier: kinds\ncrop: {margin: -1}\ninstances: 0\nlabel: 2026-01-01\nname: a/b"
+    )
     with raises(ConfigError, "config.invalid") as caught:
         PipelineConfig.read(config)
-    places = {problem.message.partition(":")[0] for problem in caught.value.problems}
-    assert places == {"name", "clasifier", "classifier", "crop", "instances"}
+    assert {(problem.code, problem.message.partition(":")[0]) for problem in caught.value.problems} == {
+        ("config.duplicate_key", "line 7, name"),
+        ("config.name_pattern", "line 7, name"),
+        ("config.unknown_key", "line 3, clasifier"),
+        ("config.missing_key", "classifier"),
+        ("config.rule", "line 4, crop"),
+        ("config.value", "line 5, instances"),
+        ("config.needs_quotes", "line 6, label"),
+    }
+    config.write_text("name: a\nsegmenter: masks\nclassifier: kinds\ncrop: {margn: 1}\n")
+    with raises(ConfigError, "config.unknown_key", "line 4, crop.margn: unknown key; did you mean crop.margin?"):
+        PipelineConfig.read(config)
     config.write_text("name: kinds\nsegmenter: kinds\nclassifier: nobody\nlabel: thing\n")
     with raises(ConfigError, "config.invalid") as caught:
         publish_pipeline(PipelineRequest(config=config, repository=repository))
@@ -164,13 +186,24 @@ def test_crops_and_label_must_be_those_of_the_members(repository: Path, tmp_path
     assert [problem.code for problem in caught.value.problems] == ["pipeline.label", "pipeline.crop"]
 
 
-@pytest.mark.parametrize("text", ["- a list", "name: [", "\0"])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, command: Command, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (None, "config.not_found"),
+        ("", "config.not_a_mapping"),
+        ("- a list", "config.not_a_mapping"),
+        ("name: [", "config.not_yaml"),
+        ("\0", "config.not_yaml"),
+        ("label: 2020-13-45", "config.not_yaml"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, command: Command, text: str | None, code: str) -> None:
     config = tmp_path / "people.yaml"
-    config.write_text(text)
+    if text is not None:
+        config.write_text(text)
     result = command("builder", "pipeline", config, "--repository", tmp_path / "none", "--json")
     assert result.exit_code == 2
-    assert error_codes(result) <= {"config.not_a_mapping", "config.not_yaml"}
+    assert error_codes(result) == {code}
     assert not (tmp_path / "none").exists()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 
 from tritonkit.images.crops import CropSettings, MaskedObject, crop_object
 from tritonkit.images.objects import from_rle, objects_of, to_rle
@@ -60,6 +63,33 @@ def test_rle_restores_box_and_mask() -> None:
     restored = from_rle(to_rle(found, SIZE), SIZE)
     assert restored.box == found.box
     np.testing.assert_array_equal(restored.mask, found.mask)
+
+
+def test_rle_is_that_of_pycocotools_for_any_box() -> None:
+    numbers = np.random.default_rng(0)
+    for _ in range(500):
+        width, height = map(int, numbers.integers(1, 9, 2))
+        left, top = int(numbers.integers(width)), int(numbers.integers(height))
+        right, bottom = int(numbers.integers(left, width)) + 1, int(numbers.integers(top, height)) + 1
+        mask = numbers.random((bottom - top, right - left)) < numbers.choice([0.1, 0.5, 1])
+        whole = np.zeros((height, width), np.uint8, order="F")
+        whole[top:bottom, left:right] = mask
+        counts = to_rle(MaskedObject((left, top, right, bottom), mask), (width, height))
+        assert counts == coco.encode(whole)["counts"].decode()
+        if mask.any():
+            rows, columns = np.nonzero(whole)
+            restored = from_rle(counts, (width, height))
+            assert restored.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            left, top, right, bottom = restored.box
+            np.testing.assert_array_equal(restored.mask, whole[top:bottom, left:right])
+
+
+def test_many_small_objects_of_the_largest_image_are_encoded_quickly() -> None:
+    size, mask = (10_000, 10_000), np.ones((5, 5), np.bool_)
+    started = time.process_time()
+    for number in range(2000):
+        to_rle(MaskedObject((number, number, number + 5, number + 5), mask), size)
+    assert time.process_time() - started < 5  # 140 s if each wrote the whole image
 
 
 def test_rle_without_pixels_is_refused() -> None:

@@ -21,6 +21,10 @@ SIZE = (31, 17)
 WHOLE = Geometry(SIZE, (0.0, 0.0, 31.0, 17.0), (0.0, 0.0, 31.0, 17.0))
 
 
+RUNS = "0_`0"
+"""All 527 pixels of the image."""
+
+
 def outputs(*found: tuple[MaskedObject, int], **changes: Any) -> dict[str, NDArray[Any]]:
     probabilities = np.full((len(found), 2), 0.25, np.float32)
     for row, (_, number) in enumerate(found):
@@ -78,6 +82,9 @@ def test_an_image_without_objects_has_an_answer() -> None:
         {"masks": np.array(["~~~~~~~"])},
         {"masks": np.array([""])},
         {"masks": np.array(["0~~~~~~~1"])},
+        {"masks": np.array(["_" * 1_000_000])},
+        {"masks": np.array([f"{RUNS}_"])},
+        {"masks": np.array([f"{RUNS}1"])},
     ],
 )
 def test_impossible_answers_are_refused(changes: dict[str, Any]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
@@ -31,14 +32,12 @@ class Document:
     """The value of each key as written, before YAML parses it."""
 
     @classmethod
-    def read(cls, path: Path) -> Document:
-        """Read a YAML mapping. Raises ConfigError."""
+    def read(cls, path: Path, advice: str = "") -> Document:
+        """Read a YAML mapping. advice: what to do without the file, for its error. Raises ConfigError."""
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError as error:
-            raise ConfigError(
-                f"{path}: no such file; start from examples/digits.yaml or from `train config`", code="config.not_found"
-            ) from error
+            raise ConfigError(f"{path}: no such file{advice}", code="config.not_found") from error
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not a readable text file ({error})", code="config.unreadable") from error
         try:
@@ -170,7 +169,7 @@ def _describe_value(details: ErrorDetails, key: Key, schema: type[BaseModel]) ->
     match details["type"]:
         case "missing":
             return Problem("config.missing_key", "is required")
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             return Problem("config.unknown_key", f"unknown key{_suggestion(key, schema)}")
         case "value_error":
             return Problem("config.rule", details["msg"].removeprefix("Value error, "))
@@ -181,7 +180,7 @@ def _describe_value(details: ErrorDetails, key: Key, schema: type[BaseModel]) ->
             )
         case code if "." in code:  # of an option of the export
             return Problem(code, details["msg"])
-        case "model_type":
+        case "model_type" | "dataclass_type":
             return Problem("config.not_a_section", f"expected a section with keys, {got}")
         case _:
             return Problem("config.value", f"{details['msg'].replace('Input should be', 'expected', 1)}, {got}")
@@ -198,8 +197,14 @@ def _suggestion(key: Key, schema: type[BaseModel]) -> str:
     return f"; known keys of this section: {', '.join(section)}" if section else ""
 
 
-def _known_keys(schema: type[BaseModel], parent: Key) -> Iterator[Key]:
-    for name, info in schema.model_fields.items():
-        yield (*parent, name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from _known_keys(info.annotation, (*parent, name))
+def _known_keys(schema: type, parent: Key) -> Iterator[Key]:
+    """Yield the keys of a section, which is a model or a dataclass, and of the sections in it."""
+    if issubclass(schema, BaseModel):
+        for name, info in schema.model_fields.items():
+            yield (*parent, name)
+            parts = get_args(info.annotation) if isinstance(info.annotation, UnionType) else (info.annotation,)
+            for part in parts:
+                if isinstance(part, type):
+                    yield from _known_keys(part, (*parent, name))
+    elif is_dataclass(schema):
+        yield from ((*parent, entry.name) for entry in fields(schema))
