@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from builder.object_pipeline.config import PipelineConfig
@@ -84,10 +85,12 @@ def find_members(config: PipelineConfig, repository: Path) -> Members | list[Pro
             message = f"label: expected a class of {config.segmenter}, {', '.join(foreground)}; {got}"
             problems.append(Problem("pipeline.label", message))
     trained = found["classifier"].spec.crop if "classifier" in found else None
-    if None not in (trained, config.crop) and trained != config.crop:
+    if trained is not None and config.crop is not None and trained != config.crop:
+        names = [field.name for field in fields(CropSettings)]
+        differing = [name for name in names if getattr(trained, name) != getattr(config.crop, name)]
         message = (
-            f"crop: {config.classifier} was trained on objects cut out with {_text(trained)}, so with "
-            f"{_text(config.crop)} it would give other answers; remove `crop`"
+            f"crop: {config.classifier} was trained on objects cut out with {_text(trained, differing)}, so with "
+            f"{_text(config.crop, differing)} it would give other answers; remove `crop`"
         )
         problems.append(Problem("pipeline.crop", message))
     if problems:
@@ -118,5 +121,5 @@ def _is_pipeline(folder: Path) -> bool:
     return spec is not None and spec.pipeline is not None
 
 
-def _text(crop: CropSettings | None) -> str:
-    return "" if crop is None else ", ".join(f"{name} {getattr(crop, name)}" for name in crop.__dataclass_fields__)
+def _text(crop: CropSettings, names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {getattr(crop, name)}" for name in names)
