@@ -22,6 +22,7 @@ from tritonkit.images.preprocess import (
     load_image,
     read_picture,
 )
+from tritonkit.system.files import as_unicode
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,3 @@ def picture_of_file(path: Path, relative_path: PurePath) -> Picture:
 def name_digest(name: str) -> bytes:
     """Return 16 bytes for a name, so that a set of a million names stays small."""
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def as_unicode(path: PurePath | str) -> str:
-    """Return a path in valid Unicode. JSON requires valid Unicode, file names do not."""
-    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
 from client.infer import Row
-from client.picture import Picture, as_unicode, name_digest
+from client.picture import Picture, name_digest
 from tritonkit.errors import InputError
 from tritonkit.images.picture_files import pictures_below
 from tritonkit.images.preprocess import ImageError, decode_image, read_picture
 from tritonkit.pages.contact_sheet import draw_objects, foreground, overlay, paletted, thumbnail
-from tritonkit.system.files import atomic_write, check_can_write
+from tritonkit.system.files import as_unicode, atomic_write, check_can_write
 from tritonkit.tasks import Answer
 
 SUFFIX = ".png"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from client.picture import as_unicode
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import ImageError
 from tritonkit.remotes.addresses import is_address
+from tritonkit.system.files import as_unicode
 from tritonkit.system.tables import TableError, table_rows
 
 IMAGE_COLUMNS = ("image_path", "path", "image", "file", "filename", "file_name", "filepath", "image_name", "url")

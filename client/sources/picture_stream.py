@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from textwrap import indent
 from typing import BinaryIO
 
-from client.picture import Picture, as_unicode, name_digest
+from client.picture import Picture, name_digest
 from client.sources.containers import (
     ContainerTypes,
     check_container,
@@ -32,6 +32,7 @@ from tritonkit.errors import InputError, Problem
 from tritonkit.images.picture_files import PictureSearch, SkippedFiles
 from tritonkit.images.preprocess import ImageError
 from tritonkit.remotes.addresses import address_path, is_address, is_web, public_name
+from tritonkit.system.files import as_unicode
 from tritonkit.system.tables import path_of as path_of_cell
 
 STDIN = "-"

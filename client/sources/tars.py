@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import IO, Any, BinaryIO, TypeAlias, cast
 
-from client.picture import Picture, as_unicode
+from client.picture import Picture
 from client.sources.content import FailedContent, FileSlice, SharedFile, SpillBuffer
 from client.sources.naming import is_picture_member, safe_relative_path
 from tritonkit.errors import first_line
 from tritonkit.images.picture_files import SkippedFiles
 from tritonkit.images.preprocess import MAX_BYTES, ImageError
+from tritonkit.system.files import as_unicode
 
 _DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\x1f\x8b": gzip.open,

@@ -13,11 +13,12 @@ from pathlib import PurePath
 from typing import BinaryIO
 from weakref import finalize
 
-from client.picture import Picture, as_unicode
+from client.picture import Picture
 from client.sources.naming import is_picture_member, safe_relative_path
 from tritonkit.errors import first_line
 from tritonkit.images.picture_files import SkippedFiles
 from tritonkit.images.preprocess import MAX_BYTES, ImageError
+from tritonkit.system.files import as_unicode
 
 _ENCRYPTED = 1
 """Bit 0 of the general purpose flags (APPNOTE.TXT, 4.4.4)."""

@@ -63,7 +63,7 @@ DatabaseOption = Annotated[
     typer.Option(
         metavar="ADDRESS",
         help="The database of masks: sqlite:///FILE or postgresql://HOST/DATABASE; default: TRITONKIT_MASKS, else "
-        "masks.db in the folder of the pictures. Keep passwords in TRITONKIT_MASKS or ~/.pgpass.",
+        "masks.db in the folder of the pictures. An address with a password belongs into TRITONKIT_MASKS.",
     ),
 ]
 PicturesArgument = Annotated[

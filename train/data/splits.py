@@ -58,7 +58,14 @@ class Splits:
         folder.mkdir(parents=True, exist_ok=True)
         for part in PARTS:
             samples: tuple[Sample, ...] = getattr(self, part)
-            rows = [{IMAGE: str(s.path.absolute()), **task.row(s.truth, self.task_spec)} for s in samples]
+            rows = [
+                {
+                    IMAGE: str(s.path.absolute()),
+                    **({} if self.group is None else {self.group: s.group}),
+                    **task.row(s.truth, self.task_spec),
+                }
+                for s in samples
+            ]
             if rows:
                 with (folder / f"{part}.csv").open("w", newline="", encoding="utf-8") as file:
                     writer = csv.DictWriter(file, list(rows[0]))
@@ -72,10 +79,10 @@ class Splits:
         if self.group is not None:
             counts = {part: len({sample.group for sample in getattr(self, part)}) for part in PARTS}
             summary |= {"group": self.group, "groups": counts}
-        if self.provenance != UNKNOWN:
-            # The tables of the parts do not have the column.
-            kept = self.provenance.model_copy(update={"keep_together": None})
-            summary[PROVENANCE] = kept.model_dump(mode="json", exclude_none=True)
+        # The tables of the parts have this column; other columns of the data are not kept.
+        provenance = self.provenance.model_copy(update={"keep_together": self.group})
+        if provenance != UNKNOWN:
+            summary[PROVENANCE] = provenance.model_dump(mode="json", exclude_none=True)
         (folder / SUMMARY_FILE).write_text(json.dumps(summary, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 

@@ -75,10 +75,11 @@ def collect(options: CollectOptions) -> CollectedGroup:
     pictures = options.output / PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
     delete_partial_files(pictures.glob(".*.partial"))
-    entries, rejected = _without_contradictions(listed)
+    by_content, rejected = _without_contradictions(listed)
+    entries = [same[0] for same in by_content.values()]
     stored = {path.stem: path for path in pictures.iterdir() if not path.name.startswith(".")}
     broken = _rejected_before(table)
-    missing = [entry for entry in entries if entry.sha256 not in stored and entry.sha256 not in broken]
+    missing = [same for content, same in by_content.items() if content not in stored and content not in broken]
     for entry, path, reason in _fetch_all(service, missing, pictures, options.threads):
         if path is not None:
             stored[entry.sha256] = path
@@ -90,7 +91,7 @@ def collect(options: CollectOptions) -> CollectedGroup:
     rejected |= {entry.id: broken[entry.sha256] for entry in entries if entry.sha256 in broken}
     rows = [_row(entry, stored[entry.sha256]) for entry in entries if entry.sha256 in stored]
     write_table(table, provenance, rows, **({_REJECTED: broken} if broken else {}))
-    fetched = [entry.bytes for entry in missing if entry.sha256 in stored]
+    fetched = [entry.bytes for entry, *_ in missing if entry.sha256 in stored]
     return CollectedGroup(
         group=options.group,
         table=table,
@@ -111,18 +112,19 @@ def _check_same_group(table: Path, provenance: Provenance) -> None:
         )
 
 
-def _without_contradictions(listed: Iterable[PictureEntry]) -> tuple[list[PictureEntry], dict[str, str]]:
-    """Return one entry for each content, in the order of their ids, and reasons for those with two truths."""
+def _without_contradictions(listed: Iterable[PictureEntry]) -> tuple[dict[str, list[PictureEntry]], dict[str, str]]:
+    """Return the entries by content, in the order of their ids, and reasons for those with two truths."""
     by_content: dict[str, list[PictureEntry]] = {}
     for entry in sorted(listed, key=lambda entry: entry.id):
         by_content.setdefault(entry.sha256, []).append(entry)
     rejected: dict[str, str] = {}
     for content, entries in list(by_content.items()):
-        if len({(entry.label, entry.labels) for entry in entries}) > 1:
+        # The order of labels says nothing.
+        if len({(entry.label, None if entry.labels is None else frozenset(entry.labels)) for entry in entries}) > 1:
             ids = ", ".join(entry.id for entry in entries)
             rejected |= {entry.id: f"{ids} are the same picture with different labels" for entry in entries}
             del by_content[content]
-    return [entries[0] for entries in by_content.values()], rejected
+    return by_content, rejected
 
 
 def _rejected_before(table: Path) -> dict[str, str]:
@@ -133,19 +135,27 @@ def _rejected_before(table: Path) -> dict[str, str]:
 
 
 def _fetch_all(
-    service: CollectionService, entries: list[PictureEntry], folder: Path, threads: int
+    service: CollectionService, missing: list[list[PictureEntry]], folder: Path, threads: int
 ) -> Iterable[tuple[PictureEntry, Path | None, Exception | None]]:
-    """Fetch pictures in several threads; yield each with its path, or with the reason why it was not stored."""
+    """Fetch pictures in several threads; yield each with its path, or with the reason why it was not stored.
 
-    def store(entry: PictureEntry) -> tuple[PictureEntry, Path | None, Exception | None]:
-        try:
-            return entry, _store(service.content(entry), entry, folder), None
-        except (ImageError, ContentError) as error:
-            return entry, None, error
+    missing: for each content, the entries that have it; the next one is tried where one is gone.
+    """
+
+    def store(same: list[PictureEntry]) -> tuple[PictureEntry, Path | None, Exception | None]:
+        reasons: list[Exception] = []
+        for entry in same:
+            try:
+                return entry, _store(service.content(entry), entry, folder), None
+            except ContentError as error:
+                reasons.append(error)
+            except ImageError as error:
+                return entry, None, error
+        return same[0], None, reasons[0]
 
     with ThreadPoolExecutor(threads) as pool:
         try:
-            yield from track_progress(pool.map(store, entries), "fetching pictures", len(entries))
+            yield from track_progress(pool.map(store, missing), "fetching pictures", len(missing))
         finally:  # also after an error or Ctrl-C
             service.policy.stopped.set()
             pool.shutdown(cancel_futures=True)

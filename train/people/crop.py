@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from train.people.database import MaskDatabase, MaskSettings, StoredPicture, mask_database
 from train.people.pictures import Picture, read_pictures
 from tritonkit.errors import DataError, InputError
 from tritonkit.evaluation.provenance import TABLE_FILE, write_table
-from tritonkit.evaluation.samples.sample import IMAGE, LABEL, LABELS
+from tritonkit.evaluation.samples.sample import IMAGE, LABEL, LABELS, MASK
 from tritonkit.images.crops import CropSettings, crop_object
 from tritonkit.images.preprocess import ImageError, decode_image
 from tritonkit.spec import Frozen
@@ -21,8 +24,10 @@ from tritonkit.system.console import track_progress
 
 CROPS = "crops"
 """The folder of the crops, next to their table."""
-PICTURE = "picture"
-"""The column with the picture that a crop was cut out of."""
+PICTURE, BOX = "picture", "box"
+"""The columns with the picture that a crop was cut out of, and where."""
+_ONLY_OF_PICTURES = {"sha256", MASK}
+"""Columns that are not true of a crop."""
 _DIGEST_LENGTH = 16
 _THREADS = 4
 
@@ -71,10 +76,9 @@ class _Cropper:
         """Write the crops of a picture; return their rows, or why there are none."""
         try:
             data, digest = picture.read()
-            stored = self.database.pictures([digest]).get(digest)
+            stored, objects = self.database.read(digest)
             if (reason := _not_segmented(stored)) or stored is None:
                 return ImageError(reason)
-            objects = self.database.masks(digest)
             image = decode_image(data) if objects else None
         except ImageError as error:
             return error
@@ -83,8 +87,7 @@ class _Cropper:
             name = f"{digest[:_DIGEST_LENGTH]}-{number}.png"
             if image is not None:
                 crop_object(image, found, self.settings).save(self.folder / name, compress_level=3)
-            columns = {column: value for column, value in picture.columns.items() if column != "sha256"}
-            rows.append({**columns, IMAGE: f"{CROPS}/{name}", PICTURE: picture.name, "box": found.box})
+            rows.append({**_columns(picture), IMAGE: f"{CROPS}/{name}", PICTURE: picture.name, BOX: found.box})
         return CutPicture(digest, stored.settings, rows)
 
 
@@ -93,17 +96,16 @@ def crop(options: CropOptions) -> CropResult:
 
     Raises InputError, DataError for copies of a picture with different labels, ExternalError, OSError.
     """
-    if options.output.exists():
-        raise InputError(
-            f"{options.output}: already exists; name a new folder, or delete this one", code="output.exists"
-        )
+    _check_is_new(options.output)
     found = read_pictures(options.pictures)
+    if found.is_searched and found.folder and options.output.resolve().is_relative_to(found.folder.resolve()):
+        raise InputError(
+            f"--output {options.output}: lies in {options.pictures}, so the crops would become its pictures; name a "
+            "folder outside of it",
+            code="people.output_in_pictures",
+        )
     database = mask_database(options.database, found.folder)
-    parent = options.output.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{options.output.name}.", dir=parent) as temporary:
-        partial = Path(temporary) / "complete"
-        (partial / CROPS).mkdir(parents=True)
+    with _partial_folder(options.output) as partial:
         cut = _Cut()
         cropper = _Cropper(partial / CROPS, database, options.settings)
         for picture, result in track_progress(_crop_all(cropper, found.pictures), "cutting", len(found.pictures)):
@@ -128,6 +130,40 @@ def crop(options: CropOptions) -> CropResult:
     )
 
 
+def _check_is_new(output: Path) -> None:
+    if output.exists():
+        raise InputError(f"{output}: already exists; name a new folder, or delete this one", code="output.exists")
+
+
+@contextmanager
+def _partial_folder(output: Path) -> Iterator[Path]:
+    """Yield a folder with an empty folder of crops, to be renamed to the output.
+
+    What a killed command left there is deleted. Raises InputError if another command is at work on this output.
+    """
+    folder = output.absolute().with_name(f".{output.name}.partial")
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel releases it when this process ends
+        except BlockingIOError as error:
+            raise InputError(
+                f"{output}: another `train crop` is writing it; wait for it, or name another folder",
+                code="people.output_in_use",
+            ) from error
+        _check_is_new(output)  # one that has just finished
+        partial = folder / "complete"
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / CROPS).mkdir(parents=True)
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(folder)
+    finally:
+        os.close(descriptor)
+
+
 @dataclass
 class _Cut:
     """What was cut so far."""
@@ -143,12 +179,12 @@ class _Cut:
     def add(self, picture: Picture, result: CutPicture | ImageError) -> None:
         """Add the crops of a picture, unless a copy of it was there. Raises DataError for a copy with another label."""
         if isinstance(result, ImageError):
-            self.left_out[str(picture.path)] = str(result)
+            self.left_out[picture.shown] = str(result)
             return
         first = self.first_copies.setdefault(result.sha256, picture)
-        if any(first.columns.get(column) != picture.columns.get(column) for column in (LABEL, LABELS)):
+        if _truth(first) != _truth(picture):
             raise DataError(
-                f"{picture.path}: is a copy of {first.path}, but has another label; correct one of them",
+                f"{picture.shown}: is a copy of {first.shown}, but has another label; correct one of them",
                 code="people.contradicting_labels",
             )
         if first is picture:
@@ -169,6 +205,18 @@ class _Cut:
                 code="people.mixed_masks",
             )
         return next(iter(self.made_with))
+
+
+def _columns(picture: Picture) -> dict[str, Any]:
+    """Return the columns of a picture that its crops have too; those named like ours get a prefix."""
+    columns = {column: value for column, value in picture.columns.items() if column not in _ONLY_OF_PICTURES}
+    return {f"meta.{column}" if column in (PICTURE, BOX) else column: value for column, value in columns.items()}
+
+
+def _truth(picture: Picture) -> tuple[Any, Any]:
+    """Return what the copies of a picture must have in common; the order of labels says nothing."""
+    labels = picture.columns.get(LABELS)
+    return picture.columns.get(LABEL), frozenset(map(str, labels)) if isinstance(labels, list) else labels
 
 
 def _crop_all(cropper: _Cropper, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, CutPicture | ImageError]]:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +23,7 @@ from sqlalchemy import (
     ForeignKey,
     Integer,
     MetaData,
+    Row,
     String,
     Table,
     Text,
@@ -36,11 +36,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
-from train.databases import POSTGRESQL, SQLITE, parse_database_url, public_address
+from train.databases import SQLITE, database_address, public_address
 from tritonkit.errors import ExternalError, InputError, first_line
 from tritonkit.images.crops import MaskedObject
 from tritonkit.images.objects import from_rle, to_rle
-from tritonkit.system.env_file import settings_with_prefix
 from tritonkit.system.files import check_can_write
 
 VARIABLE = "TRITONKIT_MASKS"
@@ -132,23 +131,18 @@ class MaskDatabase:
         """Return the rows of these pictures that exist, by SHA-256."""
         with self._transaction() as connection:
             rows = connection.execute(select(PICTURES).where(PICTURES.c.sha256.in_(digests))).all()
-        return {
-            row.sha256: StoredPicture(
-                sha256=row.sha256,
-                is_done=row.status == "done",
-                error=row.error,
-                settings=MaskSettings(row.model, row.label, row.min_share),
-                time=row.time,
-            )
-            for row in rows
-        }
+        return {row.sha256: _stored_picture(row) for row in rows}
 
-    def masks(self, digest: str) -> list[MaskedObject]:
-        """Return the objects of a picture in the order of their numbers."""
-        query = select(MASKS.c.counts, PICTURES.c.width, PICTURES.c.height).join(PICTURES)
+    def read(self, digest: str) -> tuple[StoredPicture | None, list[MaskedObject]]:
+        """Return the row of a picture, if it exists, and its objects in the order of their numbers.
+
+        One query reads both, so they are of one model also while `train segment` replaces them.
+        """
+        query = select(PICTURES, MASKS.c.counts).outerjoin(MASKS).where(PICTURES.c.sha256 == digest)
         with self._transaction() as connection:
-            rows = connection.execute(query.where(MASKS.c.sha256 == digest).order_by(MASKS.c.number)).all()
-        return [from_rle(row.counts, (row.width, row.height)) for row in rows]
+            rows = connection.execute(query.order_by(MASKS.c.number)).all()
+        objects = [from_rle(row.counts, (row.width, row.height)) for row in rows if row.counts is not None]
+        return (_stored_picture(rows[0]) if rows else None), objects
 
     def save(self, pictures: Iterable[PictureMasks], settings: MaskSettings) -> None:
         """Replace the rows and masks of pictures in one transaction.
@@ -196,28 +190,31 @@ class MaskDatabase:
 def mask_database(option: str | None, folder: Path | None) -> MaskDatabase:
     """Open the database of the option, else of the environment or `.env`, else a SQLite file in the folder.
 
-    Raises InputError for an address that cannot be used, ExternalError if the database does not answer.
+    Raises InputError for an address that cannot be used, and for a password in the option; ExternalError if the
+    database does not answer.
     """
-    text = option or settings_with_prefix(VARIABLE).get(VARIABLE)
-    if folder is None and not text:
+    address = database_address(option, "--database", VARIABLE, "people")
+    if address is None and folder is None:
         raise InputError(
             f"the pictures are at an address, so masks cannot lie next to them; set --database or {VARIABLE}",
             code="people.database_missing",
         )
-    try:
-        address = parse_database_url(text) if text else URL.create(SQLITE, database=f"{folder}/{SQLITE_FILE}")
-    except ValueError as error:
-        raise InputError(f"--database: {error}", code="people.database_address") from error
-    if address.drivername == POSTGRESQL and find_spec("psycopg") is None:
-        raise InputError(
-            "PostgreSQL needs the Python module psycopg; install it with: pip install 'tritonkit[people]'",
-            code="install.missing_module",
-        )
+    address = address or URL.create(SQLITE, database=f"{folder}/{SQLITE_FILE}")
     if address.drivername == SQLITE:
         file = Path(str(address.database))
         check_can_write(file)
         file.parent.mkdir(parents=True, exist_ok=True)
     return MaskDatabase(address)
+
+
+def _stored_picture(row: Row[Any]) -> StoredPicture:
+    return StoredPicture(
+        sha256=row.sha256,
+        is_done=row.status == "done",
+        error=row.error,
+        settings=MaskSettings(row.model, row.label, row.min_share),
+        time=row.time,
+    )
 
 
 def _picture_row(picture: PictureMasks, settings: MaskSettings) -> dict[str, Any]:

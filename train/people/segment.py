@@ -16,7 +16,7 @@ from train.people.database import MaskDatabase, MaskSettings, PictureMasks, Stor
 from train.people.pictures import Picture, read_pictures
 from tritonkit.errors import InputError
 from tritonkit.images.objects import objects_of
-from tritonkit.images.preprocess import Geometry, ImageArray, ImageError, load_image
+from tritonkit.images.preprocess import Geometry, ImageArray, ImageError, decode_image, fit_image
 from tritonkit.repository.artifact_files import local_artifact
 from tritonkit.runtimes import Runner, open_artifact
 from tritonkit.runtimes.formats import format_of
@@ -160,7 +160,7 @@ def segment(options: SegmentOptions) -> SegmentationResult:
             if result is None:
                 skipped += 1
             elif result.error is not None:
-                failed[str(picture.path)] = result.error
+                failed[picture.shown] = result.error
             else:
                 segmented, objects = segmented + 1, objects + len(result.objects)
     return SegmentationResult(
@@ -225,6 +225,7 @@ def _read(picture: Picture) -> tuple[bytes, str] | ImageError:
 
 def _load(data: bytes, spec: ModelSpec) -> tuple[ImageArray, Geometry] | ImageError:
     try:
-        return load_image(data, spec.preprocess)
+        # A pipeline decodes at full size, because crops need it; the decoder's reduction would change masks.
+        return fit_image(decode_image(data), spec.preprocess)
     except ImageError as error:
         return error

@@ -20,6 +20,8 @@ from tritonkit.triton.retry import RetryPolicy
 
 TOKEN_VARIABLE = "TRITONKIT_COLLECTION_TOKEN"  # noqa: S105 - the name of a variable
 _PAGE_BYTES = 2**25
+_MOST_PICTURES = 10_000_000
+"""Of a group. A listing must end."""
 _TIMEOUT = urllib3.Timeout(connect=10, read=30)
 _RETRIES = urllib3.Retry(total=3, connect=0, read=0, redirect=3, status=0, other=0, raise_on_status=False)
 """Only redirects; `RetryPolicy` repeats failed requests."""
@@ -71,7 +73,7 @@ class CollectionService:
 
     def pictures(self, group: str) -> Iterator[PictureEntry]:
         """Yield the pictures of all pages of a group. Raises InputError, ExternalError."""
-        path, page, seen = f"/groups/{quote(group, safe='')}/pictures", None, set[str | None]()
+        path, page, seen, count = f"/groups/{quote(group, safe='')}/pictures", None, set[str | None](), 0
         while page not in seen:
             seen.add(page)
             try:
@@ -88,6 +90,10 @@ class CollectionService:
             yield from answer.pictures
             if answer.next is None:
                 return
+            count += len(answer.pictures)
+            if not answer.pictures or count > _MOST_PICTURES:
+                problem = f"has more than {_MOST_PICTURES:,} pictures" if answer.pictures else "has a page of none"
+                raise self._protocol_error(f"{path} {problem}, and names a next page {answer.next!r:.100}")
             page = answer.next
         raise self._protocol_error(f"{path} names page {page!r} as the next one twice")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from optuna.exceptions import StorageInternalError
@@ -13,9 +12,8 @@ from optuna.storages import RDBStorage
 from sqlalchemy import URL, Engine, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from train.databases import POSTGRESQL, SQLITE, parse_database_url, public_address, secret_keys
+from train.databases import SQLITE, database_address, public_address
 from tritonkit.errors import ConfigError, ExternalError, first_line
-from tritonkit.system.env_file import settings_with_prefix
 
 VARIABLE = "TRITONKIT_STUDY"
 SQLITE_FILE = "study.db"
@@ -32,25 +30,8 @@ def study_address(option: str | None, folder: Path) -> URL:
 
     Raises ConfigError for an address that is no database that can be used, and for a password in the option.
     """
-    storage = option or settings_with_prefix(VARIABLE).get(VARIABLE)
-    if storage is None:
-        return URL.create(SQLITE, database=str(folder.absolute() / SQLITE_FILE))
-    try:
-        address = parse_database_url(storage)
-    except ValueError as error:
-        raise ConfigError(str(error), code="search.storage_address") from error
-    if option is not None and (address.password or secret_keys(address)):
-        raise ConfigError(
-            f"--storage {public_address(address)}: has a password, which other users of this machine can see; set "
-            f"{VARIABLE} in the environment or in .env to the address",
-            code="search.storage_password",
-        )
-    if address.drivername == POSTGRESQL and find_spec("psycopg") is None:
-        raise ConfigError(
-            "PostgreSQL needs the Python module psycopg; install it with: pip install 'tritonkit[search]'",
-            code="install.missing_module",
-        )
-    return address
+    address = database_address(option, "--storage", VARIABLE, "search")
+    return address or URL.create(SQLITE, database=str(folder.absolute() / SQLITE_FILE))
 
 
 def open_storage(address: URL) -> RDBStorage:

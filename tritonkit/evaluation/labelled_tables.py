@@ -9,7 +9,7 @@ from pathlib import Path
 from tritonkit.errors import Problem
 from tritonkit.evaluation.config import LabelledData
 from tritonkit.evaluation.label_checks import without_decimal_zeros
-from tritonkit.evaluation.provenance import table_of
+from tritonkit.evaluation.provenance import read_provenance, table_of
 from tritonkit.evaluation.readers import READERS, read_table, subfolders
 from tritonkit.evaluation.samples.part_names import PARTS, is_split_column, misnamed_part_problems, part_of_name
 from tritonkit.evaluation.samples.sample import COLUMNS, MASK, Row, RowError, Table, parse_bool
@@ -124,7 +124,9 @@ def _labelled(table: Table, config: LabelledData, task: EvaluationTask, part: st
                 "data.split_column: the data is already divided into parts; leave it out",
             )
         )
-    columns = [column for column in table.columns if column not in used.values()]
+    # The column of the groups is no label, also where the data is split in another way.
+    unused = {*used.values(), read_provenance(local_path(config.path)).keep_together}
+    columns = [column for column in table.columns if column not in unused]
     rows = [(place, {name: value for name, value in row.items() if name in columns}) for place, row in table.rows]
     for column in task.label_columns:
         rows = [(place, dict(row)) for place, row in without_decimal_zeros(rows, column)]

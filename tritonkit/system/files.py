@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from tritonkit.errors import InputError
 
@@ -73,3 +73,8 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 hex digest of a file's content."""
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def as_unicode(path: PurePath | str) -> str:
+    """Return a path in valid Unicode. JSON and databases require valid Unicode, file names do not."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")

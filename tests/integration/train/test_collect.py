@@ -122,6 +122,31 @@ def test_picture_is_stored_once_when_listed_under_two_ids_and_on_two_pages(
     assert max(service.collection.fetched.values()) == 1
 
 
+def test_picture_is_fetched_under_its_next_id_when_the_first_one_is_gone(
+    collect: Callable[..., Any], service: CollectionServer, tmp_path: Path
+) -> None:
+    entry, *_ = service.collection.entries()
+    same = {"sha256": entry["sha256"], "bytes": entry["bytes"], "labels": ["hat", "bag"]}
+    path = service.collection.folder / entry["id"]
+    write_labels(service.collection.folder, {"file": str(path), "id": "p2", "labels": ["bag", "hat"]})
+    service.collection.extra = [{"id": "p1"} | same]
+    done = collect()
+    assert done.exit_code == 0, done.output
+    (row,) = rows_of(tmp_path / "out")
+    assert (row["id"], row["labels"]) == ("p1", ["hat", "bag"])
+
+
+def test_listing_without_an_end_is_refused(
+    collect: Callable[..., Any], service: CollectionServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.people.service._MOST_PICTURES", 15)
+    for size in (-1, 10):  # -1: pages of none, each with another next page; 10: the second page has too many pictures
+        service.collection.page_size = size
+        done = collect()
+        assert (done.exit_code, error_codes(done)) == (2, {"collection.protocol"})
+        assert not (tmp_path / "out").exists()
+
+
 def test_what_is_no_picture_is_left_out_and_not_fetched_again(
     collect: Callable[..., Any], service: CollectionServer, tmp_path: Path
 ) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
+import os
 import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import pytest
 from onnx import helper
 from PIL import Image, ImageDraw
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from builder.pipeline import export
 from builder.request import ExportRequest
@@ -28,6 +33,7 @@ from tests.serving import options_for, serving
 from tests.tiny_graphs import colour_spec, save_brightness_mask, save_colour_graph
 from tests.web import listening
 from train.config.loading import load_config
+from train.data.folding import read_folds
 from train.data.splits import read_splits
 from train.databases import parse_database_url
 from train.people.segment import SegmentOptions, segment
@@ -35,6 +41,7 @@ from train.tasks import training_task
 from tritonkit.checkpoint import read_spec
 from tritonkit.images.crops import CropSettings, crop_object
 from tritonkit.images.objects import objects_of
+from tritonkit.images.pipeline import Pipeline
 from tritonkit.images.preprocess import decode_image, load_file
 from tritonkit.runtimes import open_artifact
 
@@ -90,6 +97,14 @@ def contents(address: str) -> list[tuple[Any, ...]]:
     return [*pictures, *rows_of(address, masks)]
 
 
+def stored_rows(address: str) -> int:
+    """The number of pictures and masks; 0 before their tables exist."""
+    with suppress(SQLAlchemyError):
+        ((count,),) = rows_of(address, "SELECT (SELECT count(*) FROM pictures) + (SELECT count(*) FROM masks)")
+        return int(count)
+    return 0
+
+
 def address_of(backend: str, folder: Path, postgres: PostgresServer) -> str:
     return postgres.create_database() if backend == "postgresql" else f"sqlite:///{folder}/{backend}.db"
 
@@ -128,6 +143,26 @@ def test_crops_of_a_collection_are_what_serving_would_cut_and_checkpoints_know_h
     splits = read_splits(loaded.data, training_task(loaded), seed=1)
     pictures = [{sample.group for sample in part} for part in (splits.train, splits.val, splits.test)]
     assert sum(map(len, pictures)) == len(set.union(*pictures)) == 20
+    assert command("train", "prepare", crops, tmp_path / "splits").exit_code == 0
+    prepared = loaded.data.model_copy(update={"path": tmp_path / "splits"})
+    folds, _ = read_folds(prepared, training_task(loaded), seed=1, count=2)
+    for fold in folds:
+        assert not {sample.group for sample in fold.train + fold.val} & {sample.group for sample in fold.test}
+    assert (folds[0].provenance.crop, folds[0].group) == (settings, "picture")
+
+
+def test_masks_of_a_large_jpeg_are_those_of_a_pipeline(tmp_path: Path, model: Path, command: Command) -> None:
+    folder, runner = tmp_path / "street", open_artifact(model)
+    folder.mkdir()
+    blots = np.random.default_rng(3).integers(64, 192, (96, 128, 3), dtype=np.uint8)
+    Image.fromarray(blots).resize((2048, 1536), Image.Resampling.BICUBIC).save(folder / "large.jpg", quality=90)
+    preprocess = {"preprocess": asdict(runner.spec.preprocess)}
+    settings = {"segmenter": preprocess, "classifier": preprocess | {"max_batch": 64}, "labels": ["worker"]}
+    settings |= {"crop": asdict(CropSettings(min_share=0.0005)), "class_number": 1}
+    pipeline = Pipeline(settings, lambda image: runner.infer(image)["mask"], lambda crops: np.ones((len(crops), 1)))
+    assert segmented(command, folder, "--with", model)["objects"] > 5
+    stored = rows_of(f"sqlite:///{folder}/masks.db", "SELECT counts FROM masks ORDER BY number")
+    assert [counts for (counts,) in stored] == pipeline.answer((folder / "large.jpg").read_bytes())["masks"].tolist()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -155,16 +190,21 @@ def test_broken_pictures_are_recorded_and_the_others_go_on(
 ) -> None:
     (photos_of_people / "worker" / "page.jpg").write_text("<html>")
     (photos_of_people / "worker" / "empty.png").touch()
+    latin = os.fsdecode(b"caf\xe9.png")
+    draw(photos_of_people / "worker" / latin, objects=1, seed=99)
+    (photos_of_people / "worker" / os.fsdecode(b"\xff.jpg")).write_text("<body>")
     shutil.copy(photos_of_people / "worker" / "0.png", photos_of_people / "worker" / "copy.png")
     result = segmented(command, photos_of_people, "--with", model, code=1)
-    assert {Path(path).name for path in result["failed"]} == {"page.jpg", "empty.png"}
-    assert (result["segmented"], result["skipped"]) == (20, 1)
+    assert {Path(path).name for path in result["failed"]} == {"page.jpg", "empty.png", "\\udcff.jpg"}
+    assert (result["segmented"], result["skipped"]) == (21, 1)
     failed = rows_of(f"sqlite:///{photos_of_people}/masks.db", "SELECT path FROM pictures WHERE status = 'failed'")
-    assert sorted(failed) == [("worker/empty.png",), ("worker/page.jpg",)]
+    assert sorted(failed) == [("worker/\\udcff.jpg",), ("worker/empty.png",), ("worker/page.jpg",)]
     done = command("train", "crop", photos_of_people, "--output", tmp_path / "crops", "--json")
     assert done.exit_code == 1
     cut = json.loads(done.stdout)
-    assert (cut["crops"], cut["pictures"], len(cut["left_out"])) == (46, 20, 2)
+    assert (cut["crops"], cut["pictures"], len(cut["left_out"])) == (47, 21, 3)
+    pictures = {row["picture"] for row in json.loads((tmp_path / "crops" / "images.json").read_text())["images"]}
+    assert "worker/caf\\udce9.png" in pictures
 
 
 @pytest.mark.parametrize(
@@ -174,8 +214,11 @@ def test_broken_pictures_are_recorded_and_the_others_go_on(
         (("--with", "MODEL", "--model", "people"), "people.which_model", 2),
         ((), "people.which_model", 2),
         (("--with", "MODEL", "--url", "127.0.0.1:1"), "option.no_effect", 2),
-        (("--with", "MODEL", "--database", "mysql://ada:secret@db/x"), "people.database_address", 2),
-        (("--with", "MODEL", "--database", "postgresql://ada:secret@127.0.0.1:1/x"), "people.database_failed", 3),
+        (("--with", "MODEL", "--database", "mysql://ada:secret@db/x"), "database.address", 2),
+        (("--with", "MODEL", "--database", "postgresql://ada:secret@127.0.0.1:1/x"), "database.password", 2),
+        (("--with", "MODEL", "--database", "postgresql://127.0.0.1:1/x?sslpassword=secret"), "database.password", 2),
+        (("--with", "MODEL", "--database", "sqlite:///:memory:"), "database.address", 2),
+        (("--with", "MODEL", "--database", "sqlite:///x.db?timeout=abc"), "database.address", 2),
         (("--with", "MODEL", "--database", "sqlite:///MODEL/x.db"), "output.not_writable", 2),
         (("--with", "COLOURS"), "people.not_segmentation", 2),
     ],
@@ -196,6 +239,42 @@ def test_segment_refuses_what_cannot_work(
     assert (done.exit_code, error_codes(done)) == (exit_code, {code})
     assert "secret" not in done.output
     assert not (photos_of_people / "masks.db").exists()
+
+
+def test_password_in_the_environment_is_used_and_not_printed(
+    photos_of_people: Path, model: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITONKIT_MASKS", "postgresql://ada:secret@127.0.0.1:1/x")
+    done = command("train", "segment", photos_of_people, "--with", model, "--json")
+    assert (done.exit_code, error_codes(done)) == (3, {"people.database_failed"})
+    assert "secret" not in done.output
+
+
+def test_folder_with_parts_is_refused(photos_of_people: Path, model: Path, tmp_path: Path, command: Command) -> None:
+    shutil.copytree(photos_of_people, tmp_path / "parts" / "train")
+    for name, *options in (("segment", "--with", model), ("crop", "--output", tmp_path / "crops")):
+        done = command("train", name, tmp_path / "parts", *options, "--json")
+        assert (done.exit_code, error_codes(done)) == (2, {"people.parts"})
+
+
+def test_columns_of_a_table_reach_its_crops(
+    photos_of_people: Path, model: Path, tmp_path: Path, command: Command
+) -> None:
+    rows = []
+    for labels in (["hat", "bag"], ["bag", "hat"]):  # the second file is a copy
+        name = f"{len(rows)}.png"
+        shutil.copy(photos_of_people / "worker" / "0.png", tmp_path / name)
+        Image.new("L", (160, 120)).save(tmp_path / "mask.png")
+        rows.append({"image_path": name, "mask_path": "mask.png", "labels": labels, "picture": "oil", "box": 7})
+    table = tmp_path / "pictures.json"
+    table.write_text(json.dumps(rows))
+    segmented(command, table, "--with", model)
+    done = command("train", "crop", table, "--output", tmp_path / "crops")
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads((tmp_path / "crops" / "images.json").read_text())["images"]
+    assert (row["picture"], row["meta.picture"], row["meta.box"], row["labels"]) == ("0.png", "oil", 7, ["hat", "bag"])
+    assert len(row["box"]) == 4
+    assert "mask_path" not in row
 
 
 def test_pictures_at_an_address_need_a_database(photos_of_people: Path, model: Path, command: Command) -> None:
@@ -220,7 +299,18 @@ def test_crop_refuses_what_would_mislead(photos_of_people: Path, model: Path, tm
     segmented(command, photos_of_people, "--with", model, *database)
     shutil.copy(photos_of_people / "worker" / "0.png", photos_of_people / "visitor" / "copy.png")
     assert crop_codes(photos_of_people, *database) == {"people.contradicting_labels"}
+    assert crop_codes(photos_of_people, "--output", photos_of_people / "new" / "crops") == {"people.output_in_pictures"}
     assert not list(tmp_path.glob(".crops*"))
+    (tmp_path / ".crops.partial" / "complete" / "crops").mkdir(parents=True)
+    (tmp_path / ".crops.partial" / "complete" / "crops" / "old.png").touch()
+    descriptor = os.open(tmp_path / ".crops.partial", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # as another `train crop` does
+    assert crop_codes(photos_of_people / "worker", *database) == {"people.output_in_use"}
+    os.close(descriptor)
+    done = command("train", "crop", photos_of_people / "worker", "--output", tmp_path / "crops", *database)
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in tmp_path.glob("*crops*")} == {"crops"}
+    assert not (tmp_path / "crops" / "crops" / "old.png").exists()
 
 
 @pytest.mark.drill
@@ -257,6 +347,8 @@ def test_four_killed_workers_lose_and_double_no_mask(
     undisturbed = address_of("sqlite", tmp_path / "street", postgres)
     _work(str(folder), str(model), undisturbed)
     address = address_of(backend, tmp_path, postgres)
+    expected = contents(undisturbed)
+    assert len(expected) == count + sum(number % 9 for number in range(count))
     chance, processes = random.Random(7), multiprocessing.get_context("fork")
 
     def started() -> Any:
@@ -264,19 +356,16 @@ def test_four_killed_workers_lose_and_double_no_mask(
         worker.start()
         return worker
 
-    workers, done = [started() for _ in range(4)], []
-    for _ in range(kills):
-        time.sleep(chance.uniform(0.05, 0.3))
+    workers = [started() for _ in range(4)]
+    for kill in range(1, kills + 1):
+        while stored_rows(address) < len(expected) * kill // (kills + 1):
+            assert any(worker.is_alive() for worker in workers)
+            time.sleep(0.01)
         number = chance.randrange(4)
         workers[number].kill()
         workers[number].join()
-        done.append(len(contents(address)) if workers[number].exitcode == -9 else None)
         workers[number] = started()
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
-    expected = contents(undisturbed)
-    assert len(expected) == count + sum(number % 9 for number in range(count))
     assert contents(address) == expected
-    # The kills met workers at work.
-    assert sum(rows is not None and rows < len(expected) for rows in done) >= kills // 2

@@ -101,6 +101,8 @@ def test_prepare_takes_columns_and_groups_as_named(
     patients = [{row["patient"] for row in rows if row["filename"] in part} for part in parts]
     assert sum(map(len, patients)) == len(set.union(*patients)) == 8
     assert json.loads((target / "data.json").read_text())["group"] == "patient"
+    multiclass = TRAINING_TASKS["multiclass"](HeadConfig(task="multiclass"))
+    assert {s.group for s in read_splits(DataConfig(path=target), multiclass, seed=0).test} == patients[2]
 
 
 def test_prepare_takes_masks_by_their_suffix_and_values_as_named(

@@ -55,7 +55,7 @@ def test_search_trains_each_trial_and_writes_the_best_configuration(
     [
         ({}, (), "search.missing_section"),
         ({"search": {"parameters": {"model.size": [1]}}}, (), "search.values"),
-        ({"search": GRID}, ("--storage", "postgresql://ada:secret@db/x"), "search.storage_password"),
+        ({"search": GRID}, ("--storage", "postgresql://ada:secret@db/x"), "database.password"),
         ({"search": GRID}, ("--storage", "postgresql://127.0.0.1:1/x"), "search.storage_failed"),
         ({"search": GRID}, ("--folder", ROOT), "experiment.folder_not_empty"),
     ],

@@ -325,11 +325,14 @@ def test_trial_of_a_worker_on_another_host_waits_again_when_its_heartbeat_stops(
 @pytest.mark.parametrize(
     ("storage", "code"),
     [
-        ("postgresql://ada:secret@db/studies", "search.storage_password"),
-        ("postgresql://db/studies?sslpassword=secret", "search.storage_password"),
-        ("mysql://db/studies", "search.storage_address"),
-        ("postgresql://db", "search.storage_address"),
-        ("nothing", "search.storage_address"),
+        ("postgresql://ada:secret@db/studies", "database.password"),
+        ("postgresql://db/studies?sslpassword=secret", "database.password"),
+        ("mysql://db/studies", "database.address"),
+        ("postgresql://db", "database.address"),
+        ("nothing", "database.address"),
+        ("sqlite:///:memory:", "database.address"),
+        ("sqlite:///study.db?timeout=abc", "database.address"),
+        ("sqlite:///file:study?mode=memory&uri=true", "database.address"),
     ],
 )
 def test_address_of_a_database_is_refused_when_it_cannot_be_used(storage: str, code: str, tmp_path: Path) -> None:
@@ -337,6 +340,11 @@ def test_address_of_a_database_is_refused_when_it_cannot_be_used(storage: str, c
         study_address(storage, tmp_path)
     assert caught.value.code == code
     assert "secret" not in str(caught.value)
+
+
+def test_address_with_an_empty_password_is_taken(tmp_path: Path) -> None:
+    address = study_address("postgresql://postgres:@/studies?host=/tmp/sockets", tmp_path)
+    assert (address.username, address.database, address.query["host"]) == ("postgres", "studies", "/tmp/sockets")
 
 
 def test_address_with_a_password_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
