@@ -104,7 +104,7 @@ def crop(options: CropOptions) -> CropResult:
             "folder outside of it",
             code="people.output_in_pictures",
         )
-    database = mask_database(options.database, found.folder)
+    database = mask_database(options.database, found.folder, create=False)
     with _partial_folder(options.output) as partial:
         cut = _Cut()
         cropper = _Cropper(partial / CROPS, database, options.settings)

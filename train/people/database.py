@@ -187,11 +187,11 @@ class MaskDatabase:
             ) from error
 
 
-def mask_database(option: str | None, folder: Path | None) -> MaskDatabase:
+def mask_database(option: str | None, folder: Path | None, create: bool = True) -> MaskDatabase:
     """Open the database of the option, else of the environment or `.env`, else a SQLite file in the folder.
 
-    Raises InputError for an address that cannot be used, and for a password in the option; ExternalError if the
-    database does not answer.
+    create: create a SQLite file that is missing. Raises InputError for an address that cannot be used, for a password
+    in the option, and for a missing file; ExternalError if the database does not answer.
     """
     address = database_address(option, "--database", VARIABLE, "people")
     if address is None and folder is None:
@@ -202,6 +202,10 @@ def mask_database(option: str | None, folder: Path | None) -> MaskDatabase:
     address = address or URL.create(SQLITE, database=f"{folder}/{SQLITE_FILE}")
     if address.drivername == SQLITE:
         file = Path(str(address.database))
+        if not create and not file.is_file():
+            raise InputError(
+                f"{file}: no such database of masks; `train segment` makes one", code="people.database_not_found"
+            )
         check_can_write(file)
         file.parent.mkdir(parents=True, exist_ok=True)
     return MaskDatabase(address)
