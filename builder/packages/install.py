@@ -216,7 +216,7 @@ def _write_shared_files(staged: Path, prepared: Publication, name: str, warnings
     shared.write(model)
     if shared is not added:
         return shared.config
-    for stale in sorted({*shared_files(model)} - {*shared_files(staged)}):
+    for stale in sorted({*shared_files(model)} - {*shared_files(staged), *shared.spec.label_files}):
         (model / stale).unlink()
         warnings.append(f"{name}/{stale}: was deleted, because the package does not have it")
     link_shared_files(staged, model)  # as they are, for a signature covers them

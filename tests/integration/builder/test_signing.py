@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -16,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from builder.packages import write_package
 from builder.packages.signing import PASSWORD_VARIABLE, sign_models, sign_package
 from builder.repository.promote import promote
-from server.process import start
+from server.process import running_servers, start
+from server.supervisor import REFUSED_PREFIX
 from tests.errors import error_codes, raises
 from tests.fixture_types import Command, Ports
 from tests.packages import contents, flip, install, rehash, with_code, with_labels, write
@@ -27,6 +29,7 @@ from tritonkit.repository.manifest import FileEntry, Manifest
 from tritonkit.repository.signing.check import check_signed
 from tritonkit.repository.verdict import Verdict
 from tritonkit.system.files import file_sha256
+from tritonkit.triton.connection import ADMIN_TOKEN_VARIABLE
 from tritonkit.triton.model_config import CONFIG_FILE, config_to_text, read_config
 
 PASSWORD = b"correct horse"
@@ -368,7 +371,7 @@ def test_tampered_package_is_not_signed(package: Path, keys: Path, tmp_path: Pat
 
 @pytest.mark.usefixtures("own_state")
 def test_server_starts_and_reloads_only_what_is_signed(
-    signed: Path, keys: Path, free_ports: Ports, command: Command
+    signed: Path, keys: Path, free_ports: Ports, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = free_ports()
     signature, arguments = signed / "pets/1/model.sig", ("--require-signed", keys / "model.pub", *ports, "--json")
@@ -387,6 +390,16 @@ def test_server_starts_and_reloads_only_what_is_signed(
     change(signed / "pets_decode" / "1" / "decoder.py")
     reloaded = command("server", "reload", "pets", "--grpc-port", grpc_port, "--json")
     assert (reloaded.exit_code, error_codes(reloaded)) == (1, {"signature.changed_file"})
+    [server] = running_servers(int(grpc_port))
+    monkeypatch.setenv(ADMIN_TOKEN_VARIABLE, server.tokens.admin or "")
+    by_address = command("server", "reload", "pets", "--url", f"localhost:{grpc_port}", "--json")
+    assert (by_address.exit_code, error_codes(by_address)) == (1, {"signature.changed_file"})
+    triton = next(child for child in psutil.Process(server.pid).children() if "tritonserver" in child.name())
+    triton.kill()
+    psutil.wait_procs([psutil.Process(server.pid)], timeout=30)
+    assert running_servers(int(grpc_port)) == []
+    assert REFUSED_PREFIX in server.log.read_text()
+    assert "decoder.py" in server.log.read_text()
 
 
 def test_start_in_python_checks_signatures_too(tiny_repository: Path, keys: Path) -> None:

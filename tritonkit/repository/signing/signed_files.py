@@ -54,7 +54,8 @@ class SignedFiles(RepositoryFile):
 
 def shared_files(model: Path) -> list[str]:
     """The files of a model's folder that all versions share, by path: spec, labels, SHARED_FOLDERS; no config.pbtxt."""
-    labels = {output.label_filename for output in read_config(model).output}
+    spec = ModelSpec.read(model)  # some label files are read by clients alone
+    labels = {*(output.label_filename for output in read_config(model).output), *(spec.label_files if spec else ())}
     paths = [model / name for name in {ModelSpec.FILE, *labels} if name and "/" not in name]
     paths += [path for folder in SHARED_FOLDERS for path in (model / folder).rglob("*")]
     return sorted(path.relative_to(model).as_posix() for path in paths if path.is_file())
