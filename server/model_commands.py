@@ -104,7 +104,20 @@ class ServerOptions(LocalServerOptions):
         if running is not None:
             return ModelManager.of(running, timeout_s)
         files = {name: getattr(self, name) for name in ("tls_ca", "tls_cert", "tls_key")}
-        return ModelManager(TritonClient(Connection(url=self.url or "", deadline_s=timeout_s, **files)), None)
+        return ModelManager(TritonClient(Connection(url=self.url or "", deadline_s=timeout_s, **files)), self._local())
+
+    def _local(self) -> Server | None:
+        """The server of this machine that `url` is the address of, with the options it was started with."""
+        from server.process import find_servers
+        from tritonkit.triton.connection import Connection
+
+        address = Connection(url=self.url or "").address
+        for server in find_servers()[0]:
+            if address.port in server.options.ports.values() and (
+                address.is_loopback or address.host == server.options.host
+            ):
+                return server
+        return None
 
 
 class LoadOptions(ServerOptions):

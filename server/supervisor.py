@@ -1,6 +1,7 @@
-"""Runs Triton and restarts it after a crash: `python supervisor.py READY PROGRAM ARGUMENT…`.
+"""Runs Triton and restarts it after a crash: `python supervisor.py READY CHECK PROGRAM ARGUMENT…`.
 
 READY: a file that exists once Triton was ready. If Triton ends before that, this process ends with the same exit code.
+CHECK: a command as a JSON list, which must succeed before each restart; an empty list for none.
 A client can crash Triton: release 24.10, which the pip runtime has, crashes when a gRPC request is cancelled at a
 certain moment (triton-inference-server/server, issue 7368). This file is run by its path, so it imports nothing of
 tritonkit.
@@ -9,6 +10,7 @@ tritonkit.
 from __future__ import annotations
 
 import ctypes
+import json
 import signal
 import subprocess
 import sys
@@ -19,6 +21,8 @@ from types import FrameType
 
 RESTART_PREFIX = "tritonkit: started again"
 """Start of the line in Triton's log that reports a restart."""
+REFUSED_PREFIX = "tritonkit: not started again"
+"""Start of the line in Triton's log that reports a restart which the check refused."""
 SUPERVISOR_FILE = Path(__file__)
 _PR_SET_PDEATHSIG = 1
 _FIRST_PAUSE_S = 1.0
@@ -30,8 +34,9 @@ _STABLE_UPTIME_S = 60.0
 class Supervisor:
     """Runs Triton until it exits normally or a signal stops it, and restarts it after a crash."""
 
-    def __init__(self, command: Sequence[str], ready_file: Path) -> None:
+    def __init__(self, command: Sequence[str], ready_file: Path, check: Sequence[str] = ()) -> None:
         self._command = command
+        self._check = check
         self._ready_file = ready_file
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopping = False
@@ -59,6 +64,9 @@ class Supervisor:
                 time.sleep(0.1)
             if self._is_stopping:
                 return 0
+            if self._check and (refused := subprocess.run(self._check, check=False).returncode):
+                print(f"{REFUSED_PREFIX}: the check before it ended with exit code {refused}", flush=True)
+                return refused
 
     def handle_signal(self, number: int, frame: FrameType | None) -> None:
         """Pass a stop signal on to Triton."""
@@ -78,7 +86,7 @@ def stop_with_parent() -> Callable[[], None]:
 
 def main() -> int:
     """Supervise the command of the command line."""
-    supervisor = Supervisor(sys.argv[2:], Path(sys.argv[1]))
+    supervisor = Supervisor(sys.argv[3:], Path(sys.argv[1]), json.loads(sys.argv[2]))
     signal.signal(signal.SIGTERM, supervisor.handle_signal)
     signal.signal(signal.SIGINT, supervisor.handle_signal)
     return supervisor.run()

@@ -6,12 +6,18 @@ import hashlib
 import json
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from builder.packages import InstalledPackage, install_package
+from builder.repository.lint import check_repository
 from tritonkit.repository.artifact_files import artifact_sha256
 from tritonkit.repository.manifest import FileEntry, Manifest
+from tritonkit.repository.signing.check import check_signed
 from tritonkit.repository.verdict import Verdict
+from tritonkit.spec import METADATA_KEY, ModelSpec
+from tritonkit.triton.model_config import CONFIG_FILE, config_from_text, config_to_text
 
 Contents = dict[str, bytes]
 """The files of a package by path."""
@@ -69,3 +75,23 @@ def flip(data: bytes, position: float = 0.5) -> bytes:
     """Flip one bit, at a share of the length."""
     at = int(len(data) * position)
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def install(path: Path, repository: Path, *, public_key: Path | None = None, **options: Any) -> InstalledPackage:
+    """Install a package; whatever is accepted leaves a repository without errors, and signed if that was asked."""
+    installed = install_package(path, repository, public_key=public_key, **options)
+    assert [finding for finding in check_repository(repository) if finding.severity == "error"] == []
+    if public_key is not None:
+        assert installed.signed, installed.warnings
+        check_signed(repository, (), public_key)
+    return installed
+
+
+def with_labels(read: Callable[[str], str], model: str = "pets") -> dict[str, str]:
+    """The three files outside the version folder that name the classes, with the labels in reverse."""
+    spec = ModelSpec.from_json(read(f"{model}/model.json"), model)
+    other = spec.model_copy(update={"labels": spec.labels[::-1]})
+    config = config_from_text(read(f"{model}/{CONFIG_FILE}"), model)
+    config.parameters[METADATA_KEY].string_value = other.public().to_json()
+    files = {CONFIG_FILE: config_to_text(config), ModelSpec.FILE: other.to_json(), **other.label_files}
+    return {f"{model}/{name}": text for name, text in files.items()}

@@ -10,11 +10,9 @@ from __future__ import annotations
 from tritonclient.grpc import model_config_pb2
 
 from tritonkit.triton.backends import ModelConfig
-from tritonkit.triton.companions import ENCODED_INPUT, ENCODED_OF, decoder_of, ensemble_of
+from tritonkit.triton.companions import ENCODED_INPUT, ENCODED_OF, ONE_PROCESS_BACKEND, decoder_of, ensemble_of
 from tritonkit.triton.model_config import fit_sizes
 
-ONE_PROCESS_BACKEND = "tritonkit_encoded"
-"""The folder in `server/backends`."""
 _LATEST = -1
 """Triton's number for the newest version that the policy of the model loads."""
 _CPU = model_config_pb2.ModelInstanceGroup.Kind.Value("KIND_CPU")

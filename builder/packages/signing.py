@@ -15,6 +15,8 @@ from builder.packages.content import (
     check_verdict,
     config_problems,
     has_own_code,
+    lint_problems,
+    other_companion,
     spec_of,
     version_problems,
 )
@@ -23,9 +25,8 @@ from builder.packages.writing import write_package_file, zip_package
 from builder.repository.publish import staging
 from tritonkit.errors import CheckFailedError, InputError, Problem, TritonkitError
 from tritonkit.repository.artifact_files import SIGNATURE_FILE
-from tritonkit.repository.lint import LintScope, lint
 from tritonkit.repository.model_folder import ModelFolder, find_models
-from tritonkit.repository.signing.check import delete_python_caches, hashing_config, signing_library
+from tritonkit.repository.signing.check import delete_python_caches, hashing_config, signing_library, unknown_entries
 from tritonkit.repository.signing.signed_files import SignedFiles
 from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write
@@ -101,12 +102,13 @@ def _sign(repository: Path, names: Iterable[str], signer: Any) -> list[SignedVer
 
 
 def _refusals(repository: Path, model: ModelFolder) -> Iterator[Problem]:
-    """Why a model is not signed: changed files, no passed verdict, or code that is not tritonkit's."""
-    findings = lint(LintScope(repository, models=(model.name,)))[1]
-    for finding in findings:
-        if finding.severity == "error":
-            yield Problem(finding.code, f"{finding.path}: {finding.message}")
+    """Why a model is not signed: changed files, no passed verdict, code or companions that are not tritonkit's."""
+    yield from lint_problems(repository, model.name)
     yield from config_problems(model.path)
+    for name in unknown_entries(model):
+        yield Problem("package.unlisted_file", f"{model.path / name}: is no version, nor shared by versions; move it")
+    if model.owner and (reason := other_companion(model)) is not None:
+        yield Problem("package.companion", f"{model.path}: {reason}; export {model.owner} again")
     for version in model.loaded_versions:
         yield from version_problems(version.path)
         if not has_own_code(version.path):

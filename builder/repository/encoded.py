@@ -19,13 +19,12 @@ from tritonkit.errors import ArtifactError, InputError
 from tritonkit.images import preprocess
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.signing.companions import PREPROCESS_FILE
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.triton.backends import ModelConfig
 from tritonkit.triton.companions import ONE_PROCESS, companion_owner, decoder_of, ensemble_of
 from tritonkit.triton.model_config import CONFIG_FILE, config_to_text, read_config
 
-PREPROCESS_FILE = "preprocess.json"
-"""The file with the model's `Preprocess` in the decoder's version folder."""
 _MODULES = (
     *("preprocess", "picture_decoding", "picture_formats", "picture_file", "jpeg_file", "png_file", "tiff_file"),
     *("pixel_budget", "decoder"),
@@ -79,6 +78,13 @@ class Companion:
             and (preprocess is None or content_of(folder / _VERSION / PREPROCESS_FILE) == preprocess)
         )
 
+    def has_same_configs(self, repository: Path) -> bool:
+        """Whether `is_compatible`, and the further configurations are the same or missing."""
+        folder = repository / self.name
+        return self.is_compatible(repository) and all(
+            content_of(folder / name) in (None, data) for name, data in self._config_files().items()
+        )
+
     def write(self, folder: Path) -> None:
         """Write the model into an empty folder."""
         version = folder / _VERSION
@@ -123,6 +129,17 @@ def has_encoded(repository: Path, model: str) -> bool:
     return _owner(repository / ensemble_of(model)) == model
 
 
+def companions_for(repository: Path, config: ModelConfig) -> tuple[Companion, Companion]:
+    """The decoder and the ensemble as they should be for a model's configuration; tuned settings stay."""
+    settings = ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, origin=config.name).preprocess
+    code = {name: path.read_bytes() for name, path in DECODER_MODULES.items()}
+    folders = [repository / name for name in (decoder_of(config.name), ensemble_of(config.name))]
+    current = [read_config(folder) if (folder / CONFIG_FILE).is_file() else None for folder in folders]
+    decoder = Companion(decoder_config(config, current[0]), {**code, PREPROCESS_FILE: preprocess_json(settings)})
+    ensemble = ensemble_config(config, current[1])
+    return decoder, Companion(ensemble, {}, {ONE_PROCESS: one_process_config(config, ensemble)})
+
+
 def update_companions(companions: CompanionModels, repository: Path, config: ModelConfig) -> None:
     """Rebuild the decoder and the ensemble if the new configuration makes them stale.
 
@@ -130,13 +147,7 @@ def update_companions(companions: CompanionModels, repository: Path, config: Mod
     ensemble is removed before the model changes: a killed builder would otherwise leave an ensemble that Triton does
     not load, or that sends wrong pixels.
     """
-    settings = ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, origin=config.name).preprocess
-    code = {name: path.read_bytes() for name, path in DECODER_MODULES.items()}
-    folders = [repository / name for name in (decoder_of(config.name), ensemble_of(config.name))]
-    current = [read_config(folder) if (folder / CONFIG_FILE).is_file() else None for folder in folders]
-    decoder = Companion(decoder_config(config, current[0]), {**code, PREPROCESS_FILE: preprocess_json(settings)})
-    ensemble = ensemble_config(config, current[1])
-    encoded = Companion(ensemble, {}, {ONE_PROCESS: one_process_config(config, ensemble)})
+    decoder, encoded = companions_for(repository, config)
     if not (decoder.is_compatible(repository) and encoded.is_compatible(repository)):
         companions.remove(encoded.name)
     for companion in (decoder, encoded):

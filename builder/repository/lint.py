@@ -18,16 +18,16 @@ from builder.onnx.file import load_without_weights
 from builder.repository.encoded import (
     DECODER_MODULES,
     PIPELINE_MODULES,
-    PREPROCESS_FILE,
     content_of,
     preprocess_json,
 )
 from builder.repository.shared_files import can_promote
 from tritonkit.errors import InputError, TritonkitError
 from tritonkit.repository.finding import Finding, error, warning
-from tritonkit.repository.lint import EXPORT, LintScope, lint
+from tritonkit.repository.lint import EXPORT, Check, LintScope, lint
 from tritonkit.repository.model_folder import ModelFolder
 from tritonkit.repository.pipelines.members import AGAIN, pipeline_of
+from tritonkit.repository.signing.companions import PREPROCESS_FILE
 from tritonkit.runtimes.formats import ONNX, OPENVINO, format_of, is_plan
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.gpu import find_gpu
@@ -49,7 +49,7 @@ def check_repository(repository: Path) -> list[Finding]:
         fix = "correct it; no plan is compared with the image until then"
         findings.append(error(repository, str(reason), fix, code=reason.code))
     scope = LintScope(repository, image, gpu.compute_capability if gpu else None)
-    return [*findings, *lint(scope, (check_graphs, check_foreign_graphs, check_pipeline_code, check_companion))[1]]
+    return [*findings, *lint(scope, FURTHER_CHECKS)[1]]
 
 
 def check_graphs(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
@@ -196,3 +196,7 @@ def check_companion(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
             EXPORT,
             code="repository.decoder_preprocess",
         )
+
+
+FURTHER_CHECKS: tuple[Check, ...] = (check_graphs, check_foreign_graphs, check_pipeline_code, check_companion)
+"""The checks of `builder check`, packages and signatures that a server does without: they open graphs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -49,9 +50,11 @@ class PipRuntime(Runtime):
             arguments.append(f"--cache-directory={environment.caches}")
         ready = folder.resolve() / _READY_FILE
         ready.unlink(missing_ok=True)
+        check = json.dumps(_signature_check(options))
+        supervisor = [sys.executable, "-I", str(SUPERVISOR_FILE), str(ready), check]
         with (folder / LOG_FILE).open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-I", str(SUPERVISOR_FILE), str(ready), str(environment.binary), *arguments],
+                [*supervisor, str(environment.binary), *arguments],
                 env={**environment.environment(), LOADED_VARIABLE: str(folder.resolve() / "loaded")},
                 cwd=folder,  # not tritonkit's folder: Triton's Python stubs import `model`
                 stdin=subprocess.DEVNULL,
@@ -103,3 +106,12 @@ def _find_process(server: Server) -> psutil.Process | None:
     except psutil.NoSuchProcess:
         return None
     return process if is_same else None
+
+
+def _signature_check(options: Options) -> list[str]:
+    """The command that checks signatures before a restart; empty where the server requires none."""
+    if options.require_signed is None:
+        return []
+    arguments = map(str, (options.repository, options.require_signed, *options.models))
+    # Triton's libraries are not those of this Python.
+    return ["env", "-u", "LD_LIBRARY_PATH", sys.executable, "-P", "-m", "tritonkit.repository.signing", *arguments]

@@ -242,6 +242,19 @@ def check_spec(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
         yield error(
             path, "differs from the spec in config.pbtxt, which clients read", EXPORT, code="repository.spec_differs"
         )
+    for version in model.loaded_versions[-1:]:  # each version is published with its own spec
+        try:
+            own = ModelSpec.read(version.path)
+        except TritonkitError as reason:
+            yield error(version.path / ModelSpec.FILE, str(reason), EXPORT, code="repository.unreadable_spec")
+            continue
+        if own is not None and own.public() != spec.public():
+            yield error(
+                path,
+                f"differs from the spec of version {version.number}, which Triton serves",
+                f"builder promote {model.name} {version.number}, or {EXPORT}",
+                code="repository.spec_differs",
+            )
     for name, labels in spec.label_files.items():
         file = model.path / name
         if file.is_file() and file.read_bytes() != labels.encode():

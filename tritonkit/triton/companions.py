@@ -17,6 +17,8 @@ ENCODED_INPUT = ENCODED_IMAGE.name
 ONE_PROCESS = "one_process"
 """The ensemble's second configuration, `configs/one_process.pbtxt`: tritonkit's own backend decodes and runs the model
 in one process. Triton takes it when it is started with this `--model-config-name`."""
+ONE_PROCESS_BACKEND = "tritonkit_encoded"
+"""The folder in `server/backends`."""
 _DECODER, _ENSEMBLE = "_decode", "_encoded"
 
 

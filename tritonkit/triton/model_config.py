@@ -34,6 +34,8 @@ _FOREIGN_SUFFIXES = {".py", ".pt2", ".pth", ".engine", ".trt", ".safetensors"}
 """Files of models that Triton loads, or that people put into a repository by mistake."""
 _AUTO_COMPLETING = (ONNX.backend, OPENVINO.backend, TRT.backend, PYTHON)
 """Backends that complete missing inputs and outputs of a configuration; Python models do so in their own code."""
+_MAX_VERSION = 2**63 - 1
+"""Triton's versions are int64."""
 
 
 def config_from_text(text: str, origin: str) -> ModelConfig:
@@ -130,16 +132,20 @@ def read_config_file(path: Path) -> ModelConfig:
 
 def versions_of(model: Path) -> list[int]:
     """Return the versions of a model folder in increasing order, by Triton's rules."""
-    return sorted(int(name) for name in _folders(model) if re.fullmatch(r"0|[1-9][0-9]*", name))
+    numbers = (int(name) for name in _folders(model) if re.fullmatch(r"0|[1-9][0-9]*", name))
+    return sorted(number for number in numbers if number <= _MAX_VERSION)
 
 
 def misread_versions(model: Path, config: ModelConfig) -> dict[str, int]:
-    """Return folders such as `2_old` that Triton loads as a version, because it reads the leading digits."""
+    """Return folders such as `2_old` that Triton loads as a version, because it reads the leading digits.
+
+    Numbers that Triton cannot hold are among them.
+    """
     known = versions_of(model)
     prefixes = {name: re.match(r"[1-9][0-9]*", name) for name in _folders(model)}
     numbers = {name: int(digits[0]) for name, digits in prefixes.items() if digits and int(digits[0]) not in known}
     loaded = versions_loaded(config, [*known, *numbers.values()])
-    return {name: number for name, number in numbers.items() if number in loaded}
+    return {name: number for name, number in numbers.items() if number in loaded or number > _MAX_VERSION}
 
 
 def last_version(config: ModelConfig) -> int:

@@ -17,6 +17,8 @@ from PIL import Image
 
 from builder.object_pipeline.config import PipelineConfig, PipelineRequest
 from builder.object_pipeline.publish import publish_pipeline
+from builder.packages import write_package
+from builder.packages.signing import sign_models
 from builder.pipeline import export
 from builder.repository.encoded import PIPELINE_MODULES
 from builder.repository.lint import check_repository
@@ -28,6 +30,7 @@ from server.process import Server
 from server.runtimes.pip_environment import ENVIRONMENT_VARIABLE
 from tests.errors import error_codes, raises
 from tests.fixture_types import Command
+from tests.packages import contents, install, write
 from tests.pictures import turned
 from tests.pipelines import (
     MAX_BATCH,
@@ -40,10 +43,12 @@ from tests.pipelines import (
     write_config,
 )
 from tests.serving import options_for, serving
-from tritonkit.errors import CheckFailedError, ConfigError, InferenceError, InputError
+from tests.signatures import write_keys
+from tritonkit.errors import ArtifactError, CheckFailedError, ConfigError, InferenceError, InputError
 from tritonkit.images.crops import CropSettings
 from tritonkit.images.objects import from_rle
 from tritonkit.images.preprocess import ImageError
+from tritonkit.repository.signing.check import check_signed
 from tritonkit.repository.verdict import Verdict
 from tritonkit.spec import ModelSpec
 from tritonkit.triton.client import TritonClient
@@ -215,6 +220,25 @@ def test_check_finds_members_that_changed(repository: Path, tmp_path: Path) -> N
     result = export(ExportRequest(source=other, repository=repository, max_batch=MAX_BATCH, encoded=False))
     assert any("verdict of the pipeline people" in warning for warning in result.warnings)
     assert codes(repository) == {("warning", "pipeline.other_version")}
+
+
+def test_package_and_signature_of_a_pipeline_are_about_its_members(repository: Path, tmp_path: Path) -> None:
+    key = write_keys(tmp_path, "model")
+    sign_models(repository, (), tmp_path / "model.pem")
+    package = write_package(repository / "people", 1, tmp_path)
+    received = install(package, tmp_path / "received", public_key=key).folder.parents[1]
+    other = save_kinds_model(tmp_path / "kinds.onnx", scale=50)
+    export(ExportRequest(source=other, repository=repository, max_batch=MAX_BATCH, encoded=False))
+    with raises(CheckFailedError, "pipeline.other_version"):
+        sign_models(repository, ("people",), tmp_path / "model.pem")
+    sign_models(repository, ("kinds",), tmp_path / "model.pem")
+    with raises(CheckFailedError, "signature.unproven", "another model"):
+        check_signed(repository, ("people",), key)
+    kinds = write_package(repository / "kinds", 2, tmp_path)
+    mixed = contents(package) | {name: data for name, data in contents(kinds).items() if "package.json" not in name}
+    with raises(ArtifactError, "pipeline.other_version"):
+        install(write(tmp_path / "mixed.zip", mixed), tmp_path / "none")
+    assert any("verdict of the pipeline people" in warning for warning in install(kinds, received).warnings)
     smaller = ExportRequest(source=other, repository=repository, max_batch=2, encoded=False)
     export(smaller)
     assert ("error", "pipeline.batch") in codes(repository)

@@ -23,7 +23,7 @@ from builder.packages.archive import MAX_RATIO
 from builder.repository.lint import check_repository
 from tests.errors import error_codes, raises
 from tests.fixture_types import Command, MakeNetwork
-from tests.packages import Contents, contents, entry_of, flip, rehash, with_code, write
+from tests.packages import Contents, contents, entry_of, flip, install, rehash, with_code, with_labels, write
 from tests.serving import options_for, serving
 from tests.web import ANY_PORT, Quiet, listening
 from tritonkit.errors import ArtifactError, CheckFailedError, InputError, TritonkitError
@@ -32,9 +32,9 @@ from tritonkit.remotes.cache import CACHE_VARIABLE
 from tritonkit.repository.verdict import Verdict
 from tritonkit.spec import Lineage
 from tritonkit.system.files import file_sha256
-from tritonkit.triton.model_config import config_from_text, config_to_text
+from tritonkit.triton.model_config import CONFIG_FILE, config_from_text, config_to_text
 
-ARTIFACT, VERDICT, CONFIG = "pets/1/model.onnx", "pets/1/verdict.json", "pets/config.pbtxt"
+ARTIFACT, VERDICT, CONFIG = "pets/1/model.onnx", "pets/1/verdict.json", f"pets/{CONFIG_FILE}"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_package_has_the_same_bytes_when_written_again_and_after_an_install(
     package: Path, exported_once: Path, repository: Path, tmp_path: Path
 ) -> None:
     again = write_package(exported_once / "pets", 1, tmp_path / "again.zip")
-    installed = install_package(package, repository)
+    installed = install(package, repository)
     assert file_sha256(again) == file_sha256(package)
     assert file_sha256(write_package(installed.folder.parent, 1, tmp_path)) == file_sha256(package)
 
@@ -85,7 +85,7 @@ def test_package_unpacks_into_a_repository_that_has_no_findings(package: Path, t
 def test_triton_serves_an_installed_package(
     package: Path, repository: Path, photos: Path, command: Command, tmp_path: Path
 ) -> None:
-    installed = install_package(package, repository)
+    installed = install(package, repository)
     assert installed.models == ("pets", "pets_decode", "pets_encoded")
     assert check_repository(repository) == []
     with serving(options_for(repository)) as server:
@@ -98,7 +98,7 @@ def test_triton_serves_an_installed_package(
 def test_install_publishes_new_content_once_as_the_next_version(
     package: Path, tiny_repository: Path, tmp_path: Path, command: Command
 ) -> None:
-    same = install_package(package, tiny_repository)
+    same = install(package, tiny_repository)
     files = contents(package)
     other = write(tmp_path / "other.zip", rehash({**files, "pets/1/verdict.html": b"<p>another page</p>"}))
     first = command("builder", "install", other, "--repository", tiny_repository, "--json")
@@ -112,7 +112,7 @@ def test_install_publishes_new_content_once_as_the_next_version(
 def test_install_keeps_a_pinned_version(package: Path, tiny_repository: Path, tmp_path: Path, command: Command) -> None:
     assert command("builder", "promote", "pets", 1, "--repository", tiny_repository).exit_code == 0
     other = write(tmp_path / "other.zip", rehash({**contents(package), "pets/1/verdict.html": b"<p>other</p>"}))
-    installed = install_package(other, tiny_repository)
+    installed = install(other, tiny_repository)
     assert (installed.version, installed.served) == (2, False)
     assert any("builder promote pets 2" in warning for warning in installed.warnings)
     assert check_repository(tiny_repository) == []
@@ -122,12 +122,12 @@ def test_package_of_a_version_that_is_not_served_has_its_own_configuration(
     package: Path, tiny_repository: Path, tmp_path: Path
 ) -> None:
     other = write(tmp_path / "other.zip", rehash({**contents(package), "pets/1/verdict.html": b"<p>other</p>"}))
-    install_package(other, tiny_repository)
+    install(other, tiny_repository)
     assert file_sha256(write_package(tiny_repository / "pets", 1, tmp_path)) == file_sha256(package)
 
 
 def test_install_under_another_name_renames_spec_verdict_and_companions(package: Path, tiny_repository: Path) -> None:
-    installed = install_package(package, tiny_repository, name="animals")
+    installed = install(package, tiny_repository, name="animals")
     assert installed.models == ("animals", "animals_decode", "animals_encoded")
     assert check_repository(tiny_repository) == []
     verdict = Verdict.read(installed.folder)
@@ -161,7 +161,7 @@ def test_install_refuses_a_path_that_leaves_the_folder(
     name: str, package: Path, repository: Path, tmp_path: Path
 ) -> None:
     with raises(ArtifactError, "package.unsafe_path"):
-        install_package(write(tmp_path / "p.zip", {**contents(package), name: b"x"}), repository)
+        install(write(tmp_path / "p.zip", {**contents(package), name: b"x"}), repository)
     assert_untouched(repository)
     assert not (tmp_path / "x").exists()
 
@@ -202,6 +202,18 @@ DAMAGES: dict[str, tuple[Callable[[Contents], Contents], bool, str]] = {
         "repository.other_verdict",
     ),
     "other labels": (lambda files: {**files, "pets/labels.txt": b"dog\ncat\nbird\n"}, True, "repository.labels_differ"),
+    "other labels wherever Triton and clients read them": (
+        lambda files: (
+            files | {name: text.encode() for name, text in with_labels(lambda name: files[name].decode()).items()}
+        ),
+        True,
+        "repository.spec_differs",
+    ),
+    "another size of the images": (
+        lambda files: with_config(files, lambda config: config.input[0].dims.__setitem__(0, 8)),
+        True,
+        "repository.graph_interface",
+    ),
     "an environment": (
         lambda files: with_config(
             files, lambda config: config.parameters["EXECUTION_ENV_PATH"].__setattr__("string_value", "env.tar.gz")
@@ -224,6 +236,21 @@ DAMAGES: dict[str, tuple[Callable[[Contents], Contents], bool, str]] = {
         True,
         "package.backend",
     ),
+    "a backend for another file": (
+        lambda files: with_config(files, lambda config: config.__setattr__("backend", "openvino")),
+        True,
+        "package.backend",
+    ),
+    "a library of an accelerator": (
+        lambda files: with_config(
+            files,
+            lambda config: config.optimization.execution_accelerators.gpu_execution_accelerator.add(
+                name="tensorrt", parameters={"trt_extra_plugin_lib_paths": "x.so"}
+            ),
+        ),
+        True,
+        "package.foreign_code",
+    ),
     "a path as file name": (
         lambda files: with_config(files, lambda config: config.__setattr__("default_model_filename", "../x.onnx")),
         True,
@@ -237,6 +264,14 @@ DAMAGES: dict[str, tuple[Callable[[Contents], Contents], bool, str]] = {
         "package.unsafe_path",
     ),
     "code of a model": (with_code, True, "package.foreign_code"),
+    "a model that says it is a decoder": (
+        lambda files: with_config(
+            with_verdict(files, passed=False),
+            lambda config: config.parameters["encoded_of"].__setattr__("string_value", "dogs"),
+        ),
+        True,
+        "verdict.not_passed",
+    ),
     "a decoder of nobody": (
         lambda files: with_config(
             files,
@@ -257,9 +292,50 @@ def test_install_refuses_a_changed_package_and_writes_nothing(
     files = change(contents(package))
     if damage == "no package.json":
         del files["pets/package.json"]
-    with raises(ArtifactError, code):
-        install_package(write(tmp_path / "p.zip", files, relist), repository)
+    refusal = CheckFailedError if code == "verdict.not_passed" else ArtifactError
+    with raises(refusal, code):
+        install(write(tmp_path / "p.zip", files, relist), repository)
     assert_untouched(repository)
+
+
+def test_install_writes_again_what_versions_share_and_deletes_what_the_package_lacks(
+    package: Path, repository: Path, tmp_path: Path
+) -> None:
+    install(package, repository)
+    config, steps = repository / "pets" / CONFIG_FILE, repository / "pets_encoded" / CONFIG_FILE
+    before = config.read_bytes(), steps.read_bytes()
+    config.write_text(config.read_text().replace("max_batch_size: 8", "max_batch_size: 4"))
+    steps.write_text(steps.read_text().replace("model_version: -1", "model_version: 1"))
+    (repository / "pets" / "configs").mkdir()
+    (repository / "pets" / "configs" / "my.pbtxt").write_text("")
+    again = install(package, repository)
+    assert (again.version, again.new, len(again.warnings)) == (1, False, 2)
+    assert any("pets/configs/my.pbtxt" in warning for warning in again.warnings)
+    assert (config.read_bytes(), steps.read_bytes()) == before
+    assert install(package, repository).warnings == ()
+
+
+def test_install_warns_of_settings_that_the_verdict_does_not_prove(
+    package: Path, repository: Path, tmp_path: Path
+) -> None:
+    def change(config: Any) -> None:
+        config.max_batch_size = 16
+        config.optimization.execution_accelerators.cpu_execution_accelerator.add(name="openvino")
+
+    installed = install(write(tmp_path / "p.zip", with_config(contents(package), change)), repository)
+    assert ["openvino" in warning or "max_batch_size 16" in warning for warning in installed.warnings] == [True, True]
+
+
+def test_unsigned_companions_that_fit_another_model_are_made_again(
+    package: Path, repository: Path, tmp_path: Path
+) -> None:
+    files = with_config(
+        contents(package),
+        lambda config: config.ensemble_scheduling.step[1].__setattr__("model_version", 1),
+        "pets_encoded/config.pbtxt",
+    )
+    install(write(tmp_path / "p.zip", files), repository)
+    assert (repository / "pets_encoded" / CONFIG_FILE).read_bytes() == contents(package)["pets_encoded/config.pbtxt"]
 
 
 def test_install_refuses_a_link(package: Path, repository: Path, tmp_path: Path) -> None:
@@ -269,7 +345,7 @@ def test_install_refuses_a_link(package: Path, repository: Path, tmp_path: Path)
         link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc/passwd")
     with raises(ArtifactError, "package.special_file"):
-        install_package(path, repository)
+        install(path, repository)
     assert_untouched(repository)
 
 
@@ -278,7 +354,7 @@ def test_install_refuses_a_truncated_package(share: float, package: Path, reposi
     path = tmp_path / "p.zip"
     path.write_bytes(package.read_bytes()[: int(package.stat().st_size * share)])
     with raises(ArtifactError, "package.not_a_zip"):
-        install_package(path, repository)
+        install(path, repository)
     assert_untouched(repository)
 
 
@@ -307,7 +383,7 @@ def test_install_refuses_bombs_in_little_memory_and_time(package: Path, reposito
         (many, "package.not_a_zip"),
     ):
         with raises(ArtifactError, code):
-            install_package(path, repository)
+            install(path, repository)
     assert time.monotonic() - started < 5
     assert tracemalloc.get_traced_memory()[1] < 30 * 2**20
     tracemalloc.stop()
@@ -317,15 +393,15 @@ def test_install_refuses_bombs_in_little_memory_and_time(package: Path, reposito
 def test_forced_verdict_is_installed_only_by_force(package: Path, repository: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "p.zip", with_verdict(contents(package), passed=False, forced=True))
     with raises(CheckFailedError, "verdict.not_passed", "--force"):
-        install_package(path, repository)
+        install(path, repository)
     assert_untouched(repository)
-    assert install_package(path, repository, force=True).verdict == "FORCED"
+    assert install(path, repository, force=True).verdict == "FORCED"
 
 
 def test_failed_verdict_is_not_installed_even_by_force(package: Path, repository: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "p.zip", with_verdict(contents(package), passed=False))
     with raises(CheckFailedError, "verdict.not_passed"):
-        install_package(path, repository, force=True)
+        install(path, repository, force=True)
 
 
 def test_code_of_a_decoder_is_not_taken_from_an_unsigned_package(
@@ -338,7 +414,7 @@ def test_code_of_a_decoder_is_not_taken_from_an_unsigned_package(
     manifest = json.loads(files["pets_decode/1/manifest.json"])
     manifest["files"]["PIL.so"] = entry_of(files["pets_decode/1/PIL.so"]).model_dump()
     files["pets_decode/1/manifest.json"] = json.dumps(manifest).encode()
-    installed = install_package(write(tmp_path / "p.zip", files), repository)
+    installed = install(write(tmp_path / "p.zip", files), repository)
     assert "pets_decode" in installed.models
     written, own = repository / "pets_decode" / "1", exported_once / "pets_decode" / "1"
     assert (written / "decoder.py").read_bytes() == (own / "decoder.py").read_bytes()
@@ -384,7 +460,7 @@ def test_group_packages_its_latest_finished_run(
     assert set(meta["files"]) == {"model.onnx", "model.pt", "pets-onnx-fp32.zip", "pets-torchscript-fp32.zip"}
     assert all(file_sha256(output / name) == file["sha256"] for name, file in meta["files"].items())
     assert all(file["verdict"] == "passed" for file in meta["files"].values())
-    assert install_package(output / "pets-onnx-fp32.zip", repository).served
+    assert install(output / "pets-onnx-fp32.zip", repository).served
     again = command(*group, "--output", output, "--json")
     plan = command(*group, "--onnx", "fp32", "--trt", "fp16", "--output", tmp_path / "plan", "--json")
     unknown = command("builder", "package", "--group", "x", "--runs", runs, "--json")
@@ -430,5 +506,5 @@ def test_repository_loads_when_an_install_is_killed_at_any_moment(package: Path,
 def test_errors_name_no_scratch_folder(package: Path, repository: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "p.zip", {**contents(package), "pets/1/extra": b"x"})
     with pytest.raises(TritonkitError) as refused:
-        install_package(path, repository)
+        install(path, repository)
     assert ".package-" not in str(refused.value)

@@ -7,36 +7,32 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from model_signing import signing
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from builder.packages import install_package, write_package
+from builder.packages import write_package
 from builder.packages.signing import PASSWORD_VARIABLE, sign_models, sign_package
 from builder.repository.promote import promote
-from server.process import start
+from server.process import running_servers, start
+from server.supervisor import REFUSED_PREFIX
 from tests.errors import error_codes, raises
 from tests.fixture_types import Command, Ports
-from tests.packages import contents, flip, rehash, with_code, write
+from tests.packages import contents, flip, install, rehash, with_code, with_labels, write
 from tests.serving import options_for
+from tests.signatures import sign_anyway, write_keys
 from tritonkit.errors import ArtifactError, CheckFailedError, InputError
 from tritonkit.repository.manifest import FileEntry, Manifest
-from tritonkit.repository.signing.check import check_signed, hashing_config
+from tritonkit.repository.signing.check import check_signed
 from tritonkit.repository.verdict import Verdict
 from tritonkit.system.files import file_sha256
+from tritonkit.triton.connection import ADMIN_TOKEN_VARIABLE
 from tritonkit.triton.model_config import CONFIG_FILE, config_to_text, read_config
 
 PASSWORD = b"correct horse"
-
-
-def _write_keys(folder: Path, name: str, encryption: serialization.KeySerializationEncryption) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    (folder / f"{name}.pem").write_bytes(key.private_bytes(pem, pkcs8, encryption))
-    public = serialization.PublicFormat.SubjectPublicKeyInfo
-    (folder / f"{name}.pub").write_bytes(key.public_key().public_bytes(pem, public))
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +40,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pairs of keys: `model`, another one, and one with a password."""
     folder = tmp_path_factory.mktemp("keys")
     for name in ("model", "other"):
-        _write_keys(folder, name, serialization.NoEncryption())
-    _write_keys(folder, "locked", serialization.BestAvailableEncryption(PASSWORD))
+        write_keys(folder, name)
+    write_keys(folder, "locked", serialization.BestAvailableEncryption(PASSWORD))
     return folder
 
 
@@ -124,6 +120,17 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: shutil.copytree(root / "pets_decode", root / ".d", ignore=shutil.ignore_patterns("*.sig")),
         "signature.missing",
     ),
+    "module that wins over the version": (
+        lambda root: (root / "pets_decode/1.py").write_text(""),
+        "signature.changed_file",
+    ),
+    "module beside the version": (lambda root: (root / "pets_decode/numpy").mkdir(), "signature.changed_file"),
+    "nested signature": (lambda root: (root / "pets/1/model.sig").write_text("[" * 100_000), "signature.invalid"),
+    "long signature": (lambda root: (root / "pets/1/model.sig").write_text(" " * 2**23), "signature.invalid"),
+    "version above int64": (
+        lambda root: shutil.copytree(root / "pets_decode/1", root / f"pets_decode/{2**63}"),
+        "signature.missing",
+    ),
     "misread version": (
         lambda root: shutil.copytree(root / "pets_decode/1", root / "pets_decode/2_old"),
         "signature.missing",
@@ -140,13 +147,102 @@ def test_check_refuses_what_was_changed_after_it_was_signed(name: str, signed: P
         check_signed(signed, (), keys / "model.pub")
 
 
+def edit_config(model: Path, edit: Callable[[Any], object]) -> None:
+    """Change a configuration."""
+    config = read_config(model)
+    edit(config)
+    (model / CONFIG_FILE).write_text(config_to_text(config))
+
+
+def reverse_labels(root: Path) -> None:
+    """Give the classes of `pets` other names, in all files outside the version folder."""
+    for name, text in with_labels(lambda name: (root / name).read_text()).items():
+        (root / name).write_text(text)
+
+
+def change_preprocess(root: Path) -> None:
+    """Let the decoder cut images otherwise."""
+    path = root / "pets_decode/1/preprocess.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "crop_ratio": 0.5}))
+
+
+UNPROVEN: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "labels": ("pets", reverse_labels),
+    "main model as decoder": (
+        "pets",
+        lambda root: edit_config(
+            root / "pets", lambda config: config.parameters["encoded_of"].__setattr__("string_value", "dogs")
+        ),
+    ),
+    "step of the ensemble": (
+        "pets_encoded",
+        lambda root: edit_config(
+            root / "pets_encoded",
+            lambda config: config.ensemble_scheduling.step[1].__setattr__("model_version", 1),
+        ),
+    ),
+    "second configuration of the ensemble": (
+        "pets_encoded",
+        lambda root: (root / "pets_encoded/configs/one_process.pbtxt").write_text('backend: "python"'),
+    ),
+    "other pixels": ("pets_decode", change_preprocess),
+    "artifact in the decoder": (
+        "pets_decode",
+        lambda root: shutil.copy(root / "pets/1/model.onnx", root / "pets_decode/1/model.onnx"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNPROVEN)
+def test_what_no_verdict_is_about_is_refused_even_signed(name: str, signed: Path, keys: Path) -> None:
+    model, apply = UNPROVEN[name]
+    apply(signed)
+    with raises(CheckFailedError, "signature.refused"):
+        sign_models(signed, (), keys / "model.pem")
+    sign_anyway(signed / model / "1", keys / "model.pem")
+    with raises(CheckFailedError, "signature.unproven"):
+        check_signed(signed, (), keys / "model.pub")
+
+
+def test_signature_survives_fields_of_a_later_tritonkit_and_records(signed: Path, keys: Path) -> None:
+    model = signed / "pets"
+    document = json.loads((model / "model.json").read_text())
+    del document["crop"], document["pipeline"]
+    (model / "model.json").write_text(json.dumps(document))
+    del document["lineage"]
+    edit_config(model, lambda config: config.parameters["model.json"].__setattr__("string_value", json.dumps(document)))
+    for record in ("tuning.json", "versions.json", "package.json"):
+        (model / record).write_text("{}")
+    check_signed(signed, (), keys / "model.pub")
+
+
+def test_check_compares_the_name_of_every_loaded_version(
+    signed: Path, package: Path, keys: Path, tmp_path: Path
+) -> None:
+    install(write(tmp_path / "p.zip", rehash({**contents(package), "pets/1/verdict.html": b"<p>newer</p>"})), signed)
+    install(package, signed, name="dogs")
+    edit_config(signed / "pets", lambda config: config.version_policy.all.SetInParent())
+    sign_models(signed, (), keys / "model.pem")
+    check_signed(signed, (), keys / "model.pub")
+    shutil.rmtree(signed / "pets" / "1")
+    shutil.copytree(signed / "dogs" / "1", signed / "pets" / "1")
+    with raises(CheckFailedError, "signature.configuration", "the name dogs", "verdict is about model dogs"):
+        check_signed(signed, ("pets",), keys / "model.pub")
+
+
+def test_signed_install_repairs_what_versions_share(signed: Path, package: Path, keys: Path) -> None:
+    reverse_labels(signed)
+    repaired = install(package, signed, public_key=keys / "model.pub")
+    assert (repaired.version, repaired.new) == (1, False)
+
+
 def test_check_refuses_another_key_and_the_signature_of_another_version(
     signed: Path, keys: Path, package: Path, tmp_path: Path
 ) -> None:
     with raises(CheckFailedError, "signature.invalid"):
         check_signed(signed, (), keys / "other.pub")
     newer = write(tmp_path / "p.zip", rehash({**contents(package), "pets/1/verdict.html": b"<p>newer</p>"}))
-    install_package(newer, signed)  # with the signature of the version before
+    install(newer, signed)  # with the signature of the version before
     with raises(CheckFailedError, "signature.other_version", "version 2"):
         check_signed(signed, (), keys / "model.pub")
     again = Path(shutil.copytree(signed, tmp_path / "again" / "repository"))
@@ -160,8 +256,7 @@ def test_check_refuses_another_key_and_the_signature_of_another_version(
 def test_check_refuses_a_signed_version_whose_verdict_did_not_pass(signed: Path, keys: Path) -> None:
     version = signed / "pets" / "1"
     republish(version, passed=False, forced=True)
-    signer = signing.Config().use_elliptic_key_signer(private_key=keys / "model.pem")
-    signer.set_hashing_config(hashing_config()).sign(version, version / "model.sig")
+    sign_anyway(version, keys / "model.pem")
     with raises(CheckFailedError, "signature.unproven"):
         check_signed(signed, (), keys / "model.pub")
 
@@ -171,7 +266,7 @@ def test_signatures_survive_promotion_and_an_install_under_another_number(
 ) -> None:
     other = write(tmp_path / "p.zip", rehash({**contents(package), "pets/1/verdict.html": b"<p>newer</p>"}))
     sign_package(other, keys / "model.pem")
-    installed = install_package(other, signed, public_key=keys / "model.pub")
+    installed = install(other, signed, public_key=keys / "model.pub")
     assert (installed.version, installed.signed) == (2, True)
     check_signed(signed, (), keys / "model.pub")
     promote(signed / "pets", 1)
@@ -202,7 +297,7 @@ def test_install_refuses_an_unsigned_and_a_renamed_package(
     refused = command("builder", "install", unsigned, *arguments)
     assert (refused.exit_code, error_codes(refused)) == (1, {"signature.missing"})
     with raises(InputError, "package.signed_name"):
-        install_package(package, repository, name="dogs", public_key=keys / "model.pub")
+        install(package, repository, name="dogs", public_key=keys / "model.pub")
     assert not repository.exists()
     accepted = command("builder", "install", package, *arguments)
     assert json.loads(accepted.stdout)["signed"]
@@ -210,7 +305,7 @@ def test_install_refuses_an_unsigned_and_a_renamed_package(
 
 def test_signed_code_of_another_tritonkit_is_installed_as_it_is(package: Path, keys: Path, tmp_path: Path) -> None:
     repository, root = tmp_path / "repository", tmp_path / "root"
-    install_package(package, root)
+    install(package, root)
     version = root / "pets_decode" / "1"
     (version / "decoder.py").write_text((version / "decoder.py").read_text() + "\n# of another version\n")
     manifest = Manifest.read(version)
@@ -218,11 +313,9 @@ def test_signed_code_of_another_tritonkit_is_installed_as_it_is(package: Path, k
     path = version / "decoder.py"
     entry = FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
     manifest.model_copy(update={"files": {**manifest.files, "decoder.py": entry}}).write(version)
-    signer = signing.Config().use_elliptic_key_signer(private_key=keys / "model.pem")
-    signer.set_hashing_config(hashing_config()).sign(version, tmp_path / "new.sig")
-    (tmp_path / "new.sig").replace(version / "model.sig")
+    sign_anyway(version, keys / "model.pem")
     changed = write_package(root / "pets", 1, tmp_path)
-    install_package(changed, repository, public_key=keys / "model.pub")
+    install(changed, repository, public_key=keys / "model.pub")
     assert (repository / "pets_decode" / "1" / "decoder.py").read_text().endswith("# of another version\n")
     check_signed(repository, (), keys / "model.pub")
 
@@ -231,13 +324,11 @@ def test_code_of_a_model_is_installed_only_signed(package: Path, keys: Path, tmp
     with zipfile.ZipFile(write(tmp_path / "p.zip", with_code(contents(package)))) as archive:
         archive.extractall(tmp_path / "root")
     version = tmp_path / "root" / "pets" / "1"
-    signer = signing.Config().use_elliptic_key_signer(private_key=keys / "model.pem")
-    signer.set_hashing_config(hashing_config()).sign(version, tmp_path / "new.sig")
-    (tmp_path / "new.sig").replace(version / "model.sig")
+    sign_anyway(version, keys / "model.pem")
     coded = write_package(tmp_path / "root" / "pets", 1, tmp_path)
     with raises(ArtifactError, "package.foreign_code"):
-        install_package(coded, tmp_path / "repository")
-    installed = install_package(coded, tmp_path / "repository", public_key=keys / "model.pub")
+        install(coded, tmp_path / "repository")
+    installed = install(coded, tmp_path / "repository", public_key=keys / "model.pub")
     assert (installed.folder / "more.py").is_file()
 
 
@@ -280,7 +371,7 @@ def test_tampered_package_is_not_signed(package: Path, keys: Path, tmp_path: Pat
 
 @pytest.mark.usefixtures("own_state")
 def test_server_starts_and_reloads_only_what_is_signed(
-    signed: Path, keys: Path, free_ports: Ports, command: Command
+    signed: Path, keys: Path, free_ports: Ports, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = free_ports()
     signature, arguments = signed / "pets/1/model.sig", ("--require-signed", keys / "model.pub", *ports, "--json")
@@ -299,6 +390,16 @@ def test_server_starts_and_reloads_only_what_is_signed(
     change(signed / "pets_decode" / "1" / "decoder.py")
     reloaded = command("server", "reload", "pets", "--grpc-port", grpc_port, "--json")
     assert (reloaded.exit_code, error_codes(reloaded)) == (1, {"signature.changed_file"})
+    [server] = running_servers(int(grpc_port))
+    monkeypatch.setenv(ADMIN_TOKEN_VARIABLE, server.tokens.admin or "")
+    by_address = command("server", "reload", "pets", "--url", f"localhost:{grpc_port}", "--json")
+    assert (by_address.exit_code, error_codes(by_address)) == (1, {"signature.changed_file"})
+    triton = next(child for child in psutil.Process(server.pid).children() if "tritonserver" in child.name())
+    triton.kill()
+    psutil.wait_procs([psutil.Process(server.pid)], timeout=30)
+    assert running_servers(int(grpc_port)) == []
+    assert REFUSED_PREFIX in server.log.read_text()
+    assert "decoder.py" in server.log.read_text()
 
 
 def test_start_in_python_checks_signatures_too(tiny_repository: Path, keys: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from server.process import Options, Server, running_servers, stop
 from server.runtimes.table import runtime_of
 from server.security import RequestTokens
-from server.supervisor import RESTART_PREFIX, SUPERVISOR_FILE
+from server.supervisor import REFUSED_PREFIX, RESTART_PREFIX, SUPERVISOR_FILE
 from tests.fixture_types import Command, Ports
 
 DIES = "echo began; kill -SEGV $$"
@@ -26,8 +26,8 @@ LIVES = "sleep 60 & trap 'kill $!; exit 7' TERM; echo began; wait"
 
 
 @contextmanager
-def supervised(ready: Path, script: str) -> Iterator[subprocess.Popen[str]]:
-    words = [sys.executable, "-I", str(SUPERVISOR_FILE), str(ready), "/bin/sh", "-c", script]
+def supervised(ready: Path, script: str, *check: str) -> Iterator[subprocess.Popen[str]]:
+    words = [sys.executable, "-I", str(SUPERVISOR_FILE), str(ready), json.dumps(check), "/bin/sh", "-c", script]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             yield process
@@ -51,6 +51,16 @@ def test_death_before_it_was_ready_is_the_end(tmp_path: Path) -> None:
     with supervised(tmp_path / "ready", DIES) as process:
         printed, _ = process.communicate(timeout=20)
     assert (printed, process.returncode) == ("began\n", 128 + signal.SIGSEGV)
+
+
+@pytest.mark.parametrize(("check", "code"), [("exit 0", 0), ("exit 3", 3)])
+def test_restart_needs_its_check(tmp_path: Path, check: str, code: int) -> None:
+    (tmp_path / "ready").touch()
+    script = f"echo began; if [ -e {tmp_path}/once ]; then exit 0; fi; touch {tmp_path}/once; kill -SEGV $$"
+    with supervised(tmp_path / "ready", script, "/bin/sh", "-c", check) as process:
+        printed, _ = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert (printed.count("began"), REFUSED_PREFIX in printed) == ((1, True) if code else (2, False))
 
 
 def test_pauses_grow_when_it_dies_again_and_again(tmp_path: Path) -> None:

@@ -48,6 +48,11 @@ def pipelines_with(repository: Path, member: str) -> list[str]:
     ]
 
 
+def refutes(finding: Finding) -> bool:
+    """Whether a package or a signature, which are proofs, is refused for a finding: errors, and another member."""
+    return finding.severity == "error" or finding.code == "pipeline.other_version"
+
+
 def artifact_digest(version: VersionFolder, file: str) -> str:
     """Return the SHA-256 of an artifact in a version folder; of one with weights in a second file, that of both.
 

@@ -12,17 +12,23 @@ from typing import Any
 
 from tritonkit.errors import CheckFailedError, InputError, Problem, TritonkitError
 from tritonkit.repository.artifact_files import MARK_FILE, SIGNATURE_FILE
-from tritonkit.repository.lint import misplaced_verdict
+from tritonkit.repository.lint import SHARED_FOLDERS, LintScope, check_spec, misplaced_verdict
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.model_folder import ModelFolder, VersionFolder
-from tritonkit.repository.signing.signed_files import SignedFiles
+from tritonkit.repository.pipelines.members import check_members, refutes
+from tritonkit.repository.signing.companions import companion_problem
+from tritonkit.repository.signing.signed_files import SignedFiles, shared_files
+from tritonkit.repository.tuning.record import TuningRecord
 from tritonkit.spec import ModelSpec
 from tritonkit.system.files import file_sha256
-from tritonkit.triton.companions import companions_of
-from tritonkit.triton.model_config import holds_model, misread_versions, versions_of
+from tritonkit.triton.model_config import CONFIG_FILE, holds_model, misread_versions, versions_of
 
 PYTHON_CACHE = "__pycache__"
 """Triton's Python backend writes it beside the code of a model, and runs it instead of code with the same time."""
+_RECORDS = frozenset({TuningRecord.FILE, "versions.json", "package.json"})
+"""Files of a model's folder that neither Triton nor a client reads, so they may change."""
+_MAX_SIGNATURE = 4 * 2**20
+"""The longest signature that is read, in bytes."""
 _MISMATCH = "Signature mismatch: "
 """How `model_signing` begins the message for files that differ from the signed ones."""
 _INSTALL = "install what signatures need with: pip install 'tritonkit[signing]'"
@@ -46,6 +52,7 @@ def check_signed(repository: Path, models: Iterable[str], public_key: Path) -> N
         try:
             model = ModelFolder.read(repository / name)
             problems += _model_problems(model, public_key)
+            pending += [model.owner] if model.owner else []  # a decoder or an ensemble is compared with it
             pending += [step.model_name for step in model.config.ensemble_scheduling.step]
             spec = ModelSpec.read(model.path)
             pending += [member.model for member in (spec.members if spec else ())]
@@ -106,23 +113,58 @@ def hashing_config() -> Any:
 
 def _model_problems(model: ModelFolder, public_key: Path) -> Iterator[Problem]:
     """The problems of the versions that Triton loads; the newest of them has the configuration of the model."""
-    is_companion = bool(model.owner) and model.name in companions_of(model.owner)
     if not model.loaded_versions or misread_versions(model.path, model.config):
         yield Problem("signature.missing", f"{model.name}: Triton may load folders of it that are no signed versions")
+    if unknown := unknown_entries(model):
+        yield Problem(
+            "signature.changed_file",
+            f"{model.name}: has {', '.join(unknown)}, which no signature covers, and which code may be loaded from",
+        )
     for version in model.loaded_versions:
         name = f"{model.name} version {version.number}"
         if (problem := _signature_problem(version, name, public_key)) is not None:
             yield problem
             continue
-        if not is_companion and (reason := _unproven(version)) is not None:
+        if not model.owner and (reason := _unproven(version, model.name)) is not None:
             yield Problem("signature.unproven", f"{name}: {reason}")
-        if version == model.loaded_versions[-1]:
-            signed = SignedFiles.read(version.path)
-            differing = ["all of it"] if signed is None else signed.differences(SignedFiles.of(model.path))
-            if differing:
-                yield Problem(
-                    "signature.configuration", f"{name}: was changed since it was signed: {', '.join(differing)}"
-                )
+        if differing := _differences(model, version):
+            yield Problem("signature.configuration", f"{name}: was changed since it was signed: {', '.join(differing)}")
+    for reason in _served_otherwise(model):
+        yield Problem("signature.unproven", f"{model.name}: {reason}")
+
+
+def _served_otherwise(model: ModelFolder) -> Iterator[str]:
+    """How labels, spec and members differ from those that the newest loaded version was verified with.
+
+    A decoder or an ensemble needs no verdict; in return it must be the one of its model.
+    """
+    if model.owner and (reason := companion_problem(model)) is not None:
+        yield reason
+    for finding in (*check_spec(model, LintScope(model.path.parent)), *check_members(model)):
+        if refutes(finding):
+            yield f"{finding.path}: {finding.message}"
+
+
+def unknown_entries(model: ModelFolder) -> list[str]:
+    """The names in a model's folder that are neither a version nor a file that versions share.
+
+    Triton's Python backend finds modules there: `1.py` wins over the folder `1`.
+    """
+    files = {CONFIG_FILE, *_RECORDS, *shared_files(model.path)}
+    folders = {*SHARED_FOLDERS, *(version.path.name for version in model.versions)}
+    return sorted(path.name for path in model.path.iterdir() if path.name not in (folders if path.is_dir() else files))
+
+
+def _differences(model: ModelFolder, version: VersionFolder) -> list[str]:
+    """What differs from the signed files outside the version folder; of older loaded versions, the name alone."""
+    signed = SignedFiles.read(version.path)
+    if signed is None:
+        return ["all of it"]
+    if version != model.loaded_versions[-1]:
+        return [f"the name {signed.model}"] if signed.model != model.name else []
+    spec = ModelSpec.read(version.path)  # signed; a later tritonkit writes the same spec with more fields
+    same = {ModelSpec.FILE} if spec is not None and spec == ModelSpec.read(model.path) else set()
+    return [name for name in signed.differences(SignedFiles.of(model.path)) if name not in same]
 
 
 def _signature_problem(version: VersionFolder, name: str, public_key: Path) -> Problem | None:
@@ -131,12 +173,14 @@ def _signature_problem(version: VersionFolder, name: str, public_key: Path) -> P
     signature = version.path / SIGNATURE_FILE
     if not signature.is_file():
         return Problem("signature.missing", f"{name}: is not signed; sign it with `builder sign`")
+    if signature.stat().st_size > _MAX_SIGNATURE:
+        return Problem("signature.invalid", f"{name}: its signature has more than {_MAX_SIGNATURE:,} bytes")
     verifier = signing_library("verifying").Config().use_elliptic_key_verifier(public_key=public_key)
     try:
         verifier.set_hashing_config(hashing_config()).verify(version.path, signature)
     except InvalidSignature:
         return Problem("signature.invalid", f"{name}: its signature was changed, or is not of this key")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         message = str(error)
         if not message.startswith(_MISMATCH):
             return Problem("signature.invalid", f"{name}: its signature is not of this key, or damaged ({message})")
@@ -170,7 +214,7 @@ def _signed_digests(signature: Path) -> dict[str, str]:
     return {resource["name"]: resource["digest"] for resource in statement["predicate"]["resources"]}
 
 
-def _unproven(version: VersionFolder) -> str | None:
+def _unproven(version: VersionFolder, model: str) -> str | None:
     """Why the verdict does not prove the answers of the artifact; None where it does."""
     verdict = version.verdict
     if verdict is None:
@@ -179,4 +223,6 @@ def _unproven(version: VersionFolder) -> str | None:
         return f"is signed, but its verdict is {verdict.state}, not passed"
     if verdict.model is None or verdict.artifact_sha256 is None:
         return "is signed, but its verdict does not say which artifact it is about"
+    if verdict.model != model:
+        return f"is signed, but its verdict is about model {verdict.model}"
     return misplaced_verdict(version.path, verdict)

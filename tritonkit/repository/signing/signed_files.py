@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from tritonkit.errors import ArtifactError
+from tritonkit.errors import ArtifactError, SpecError
 from tritonkit.repository.artifact_files import SIGNED_FILE
 from tritonkit.repository.file import RepositoryFile
 from tritonkit.repository.lint import SHARED_FOLDERS
 from tritonkit.repository.manifest import FileEntry
-from tritonkit.spec import ModelSpec
+from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.files import file_sha256
 from tritonkit.triton.backends import ModelConfig
 from tritonkit.triton.model_config import CONFIG_FILE, LAST_VERSION, config_from_text, config_to_text, read_config
@@ -43,7 +43,7 @@ class SignedFiles(RepositoryFile):
 
     def differences(self, current: SignedFiles) -> list[str]:
         """The names of what is signed otherwise than it is now."""
-        same = config_from_text(self.config, SIGNED_FILE) == config_from_text(current.config, CONFIG_FILE)
+        same = _parsed(self.config, SIGNED_FILE) == _parsed(current.config, CONFIG_FILE)
         names = {name for name, _ in self.files.items() ^ current.files.items()}
         return [
             *([f"the name {self.model}"] if self.model != current.model else []),
@@ -54,10 +54,21 @@ class SignedFiles(RepositoryFile):
 
 def shared_files(model: Path) -> list[str]:
     """The files of a model's folder that all versions share, by path: spec, labels, SHARED_FOLDERS; no config.pbtxt."""
-    labels = {output.label_filename for output in read_config(model).output}
+    spec = ModelSpec.read(model)  # some label files are read by clients alone
+    labels = {*(output.label_filename for output in read_config(model).output), *(spec.label_files if spec else ())}
     paths = [model / name for name in {ModelSpec.FILE, *labels} if name and "/" not in name]
     paths += [path for folder in SHARED_FOLDERS for path in (model / folder).rglob("*")]
     return sorted(path.relative_to(model).as_posix() for path in paths if path.is_file())
+
+
+def _parsed(text: str, origin: str) -> tuple[ModelConfig, ModelSpec | str]:
+    """A configuration, and the spec in it apart: a later tritonkit writes the same spec with more fields."""
+    config = config_from_text(text, origin)
+    spec = config.parameters.pop(METADATA_KEY).string_value if METADATA_KEY in config.parameters else ""
+    try:
+        return config, ModelSpec.from_json(spec, origin)
+    except SpecError:
+        return config, spec
 
 
 def _without_versions(config: ModelConfig) -> ModelConfig:
