@@ -290,11 +290,13 @@ def test_crop_refuses_what_would_mislead(photos_of_people: Path, model: Path, tm
         return error_codes(done)
 
     assert crop_codes(tmp_path / "none") == {"people.not_found"}
-    assert crop_codes(photos_of_people) == {"people.nothing_to_crop"}
+    assert crop_codes(photos_of_people) == {"people.database_not_found"}
     assert crop_codes(photos_of_people, "--background", "blur") == {"people.background"}
     database = ("--database", f"sqlite:///{tmp_path}/masks.db")
     assert crop_codes(photos_of_people, *database) == {"people.database_not_found"}
     assert not (tmp_path / "masks.db").exists()
+    segmented(command, photos_of_people / "worker", "--with", model, *database)
+    assert crop_codes(photos_of_people / "visitor", *database) == {"people.nothing_to_crop"}
     segmented(command, photos_of_people, "--with", model, *database)
     segmented(command, photos_of_people / "worker", "--with", model, *database, "--min-share", 0.001)
     assert crop_codes(photos_of_people, *database) == {"people.mixed_masks"}
