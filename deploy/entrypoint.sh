@@ -61,14 +61,15 @@ for model in $loaded; do
   esac
 done
 
-# The check needs Python's tritonkit[signing], which neither image has: without it nothing is started.
+# tritonkit[signing] lies apart in both images of tritonkit. In an image without it nothing is started.
 if [ -n "${REQUIRE_SIGNED:-}" ]; then
-  python3 -c 'import tritonkit.repository.signing.check, model_signing' 2>/dev/null \
-    || fail "REQUIRE_SIGNED=$REQUIRE_SIGNED: this image cannot check signatures. Start it with" \
-      "server up --runtime docker --require-signed KEY, which checks them before the start; or install" \
-      "tritonkit[signing] in an image made from this one"
+  packages=/opt/tritonkit/signing
+  PYTHONPATH=$packages python3 -c 'import tritonkit.repository.signing.check, model_signing' 2>/dev/null \
+    || fail "REQUIRE_SIGNED=$REQUIRE_SIGNED: this image cannot check signatures; build one with deploy/Dockerfile or" \
+      "deploy/Dockerfile.gpu"
+  check_file REQUIRE_SIGNED "$REQUIRE_SIGNED"
   # shellcheck disable=SC2086 # one word per model
-  python3 -m tritonkit.repository.signing "$models" "$REQUIRE_SIGNED" $loaded || exit $?
+  PYTHONPATH=$packages python3 -m tritonkit.repository.signing "$models" "$certificates/$REQUIRE_SIGNED" $loaded || exit $?
 fi
 
 administration=model-repository,trace,logging,shared-memory

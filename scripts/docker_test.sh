@@ -156,6 +156,23 @@ compose_up
 check_answers "127.0.0.1:$grpc" "$http"
 compose_down
 
+step "the same with signatures"
+mkdir "$work/keys"
+openssl ecparam -name prime256v1 -genkey -noout -out "$work/private.pem"
+openssl ec -in "$work/private.pem" -pubout -out "$work/keys/model.pub" 2> /dev/null
+builder sign "$repository" --key "$work/private.pem" > /dev/null 2> "$work/sign.log" || fail "$(tail -n 3 "$work/sign.log")"
+chmod -R a+rX "$repository"
+REQUIRE_SIGNED=model.pub TLS_FOLDER=$work/keys write_compose
+compose_up
+check_answers "127.0.0.1:$grpc" "$http"
+compose_down
+cp "$repository/imagenet/labels.txt" "$work/labels.txt"
+echo other >> "$repository/imagenet/labels.txt"
+! compose run --rm triton-cpu > "$work/refused" 2>&1 || fail "started what was changed after it was signed"
+grep -q 'imagenet version 1: was changed since it was signed: labels.txt' "$work/refused" || fail "$(cat "$work/refused")"
+cp "$work/labels.txt" "$repository/imagenet/labels.txt"
+compose_down
+
 step "the same with TLS, certificates of clients, a token to use it, and one model alone"
 mkdir "$work/tls"
 openssl req -x509 -newkey rsa:2048 -nodes -keyout "$work/tls/own.key" -out "$work/tls/own.pem" -days 2 \

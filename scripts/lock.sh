@@ -11,6 +11,7 @@ tools=(--extra train --extra builder --extra openvino --extra tracking --extra c
 tools+=(--extra faiss --extra people --extra store --extra signing --extra dvc --extra remote)
 compile pyproject.toml "${tools[@]}" --constraint requirements/dev.lock --output-file requirements/train.lock
 compile pyproject.toml --extra client --output-file requirements/client.lock
+compile pyproject.toml --extra signing --constraint requirements/dev.lock --output-file requirements/signing.lock
 compile requirements/triton.in --output-file requirements/triton.lock
 compile requirements/decode.in --no-deps --constraint requirements/triton.lock --output-file requirements/decode.lock
 compile requirements/data.in --no-deps --output-file requirements/data.lock

@@ -141,7 +141,7 @@ def test_image_is_new_enough_and_the_example_settings_are_the_defaults() -> None
 
 
 def test_pictures_are_decoded_by_one_pillow_everywhere() -> None:
-    locks = [ROOT / "requirements" / f"{name}.lock" for name in ("dev", "train", "client", "triton", "decode")]
+    locks = [ROOT / "requirements" / f"{name}.lock" for name in ("dev", "train", "client", "triton", "decode", "signing")]
     assert len({re.findall(r"^pillow==\S+", lock.read_text(), re.MULTILINE)[0] for lock in locks}) == 1
 
 
@@ -316,7 +316,7 @@ def test_entrypoint_closes_the_repository_api_when_no_token_is_set(models: Path)
         ({"MODELS": "pets ../x"}, "MODELS: ../x is"),
         ({"MODELS": ".hidden"}, "MODELS: .hidden is"),
         ({"VERSION_COMPATIBLE": "true"}, "VERSION_COMPATIBLE=true: expected yes or no"),
-        ({"REQUIRE_SIGNED": "/keys/model.pub"}, "REQUIRE_SIGNED=/keys/model.pub: this image cannot check signatures"),
+        ({"REQUIRE_SIGNED": "model.pub"}, "REQUIRE_SIGNED=model.pub: this image cannot check signatures"),
         ({"CACHE_MIB": "64mb"}, "CACHE_MIB=64mb: expected a whole number of MiB"),
         ({"CACHE_MIB": "08"}, "CACHE_MIB=08: expected a whole number of MiB"),
     ],
