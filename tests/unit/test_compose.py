@@ -141,7 +141,8 @@ def test_image_is_new_enough_and_the_example_settings_are_the_defaults() -> None
 
 
 def test_pictures_are_decoded_by_one_pillow_everywhere() -> None:
-    locks = [ROOT / "requirements" / f"{name}.lock" for name in ("dev", "train", "client", "triton", "decode", "signing")]
+    names = ("dev", "train", "client", "triton", "decode", "signing")
+    locks = [ROOT / "requirements" / f"{name}.lock" for name in names]
     assert len({re.findall(r"^pillow==\S+", lock.read_text(), re.MULTILINE)[0] for lock in locks}) == 1
 
 
