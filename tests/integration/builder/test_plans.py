@@ -15,9 +15,11 @@ from builder.repository.manifest import manifest_of
 from builder.request import ExportRequest
 from builder.tensorrt.build import build
 from tests.plans import IMAGE
+from tritonkit.repository.artifact_files import artifact_files, artifact_sha256
 from tritonkit.repository.build_record import BuildSettings
 from tritonkit.repository.compatibility import damage_reason, header_problems, plan_problems, stale_problems
 from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, plan_header
 from tritonkit.triton.releases import IMAGE_VARIABLE
 
@@ -31,6 +33,8 @@ def built_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path) ->
         folder / "model.onnx", folder / "model.rtx", BuildSettings(flavour="rtx", max_batch=8), lambda step: None
     )
     (folder / BUILD_FILE).write_text(record.model_dump_json())
+    identity = {"artifact_sha256": artifact_sha256(artifact_files(folder))}
+    Verdict.read_file(folder / Verdict.FILE).model_copy(update=identity).write(folder)
     source = folder / "model.onnx"
     (folder / Manifest.FILE).write_text(manifest_of(folder, source, "a test").model_dump_json())
     return repository
@@ -107,7 +111,8 @@ def test_check_compares_a_plan_without_a_record_with_the_image(
     magic, major, minor = header
     plan = tiny_repository / "pets/1/model.plan"
     plan.write_bytes(struct.pack("<4s12xQ4B", magic, 128, major, minor, 0, 0) + bytes(100))
-    (finding,) = check_repository(tiny_repository)
+    unproven, finding = sorted(check_repository(tiny_repository), key=lambda found: found.path == str(plan))
+    assert unproven.code == "repository.other_verdict"  # the verdict is about a version without a plan
     assert (finding.severity, finding.path) == (severity, str(plan))
     assert expected in finding.message
     assert [problem.message for problem in header_problems(plan, IMAGE)] == [finding.message]
