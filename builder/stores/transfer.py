@@ -80,7 +80,9 @@ def find_version(store: Store, reference: str) -> StoredVersion:
     chosen = choose_version(known, wanted or LATEST)
     stored = store.find(name, chosen) if chosen else None
     if stored is None:
-        problem = f"has no version {wanted} of {name}; it has {', '.join(known[-10:])}" if known else f"has no {name}"
+        problem = (
+            f"has no version {wanted} of {name}; it has {', '.join(known[-10:])}" if known else f"has no package {name}"
+        )
         raise InputError(f"{store.public_name}: {problem}", code="store.no_version")
     return stored
 

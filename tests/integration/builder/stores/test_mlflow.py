@@ -86,7 +86,7 @@ def test_exactly_one_of_two_simultaneous_uploads_wins(package: Path, other_packa
 def test_missing_version_and_missing_server_are_named(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with raises(InputError, "store.no_version", "none"):
+    with raises(InputError, "store.no_version", "has no package"):
         pull(ADDRESS, "nothing", lambda stored: tmp_path / "out.zip")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     with raises(ExternalError, "store.unreachable", "http://127.0.0.1:9") as caught:

@@ -102,7 +102,7 @@ def test_file_that_no_image_can_restore_is_refused(address: str, pets: Path, pac
         push(commented, address, "pets", "1.0.0")
     with raises(ArtifactError, "package.not_a_zip"):
         push(package, address, "pets", "1.0.0")
-    with raises(InputError, "store.no_version", "none"):
+    with raises(InputError, "store.no_version", "has no package"):
         pull(address, "pets", lambda stored: tmp_path / "out.zip")
 
 
