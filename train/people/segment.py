@@ -19,7 +19,7 @@ from tritonkit.images.objects import objects_of
 from tritonkit.images.preprocess import Geometry, ImageArray, ImageError, decode_image, fit_image
 from tritonkit.repository.artifact_files import local_artifact
 from tritonkit.runtimes import Runner, open_artifact
-from tritonkit.runtimes.formats import format_of
+from tritonkit.runtimes.formats import model_files
 from tritonkit.spec import Frozen, ModelSpec
 from tritonkit.system.console import track_progress
 from tritonkit.system.files import file_sha256
@@ -193,11 +193,7 @@ def _open_model(options: SegmentOptions) -> tuple[Runner, str]:
 
 def _artifact_digest(path: Path) -> str:
     """Return a digest of an artifact, and of its weights where they are in a second file."""
-    record = format_of(path)
-    suffix = record.weights_suffix if record is not None else ""
-    weights = path.with_suffix(suffix) if suffix else None
-    files = [path, *([weights] if weights is not None and weights.is_file() else [])]
-    return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()[:16]
+    return hashlib.sha256("".join(map(file_sha256, model_files(path))).encode()).hexdigest()[:16]
 
 
 def _label(spec: ModelSpec, option: str | None) -> str:
